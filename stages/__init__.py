@@ -1,0 +1,1 @@
+"""Fine-tune a language model on dialogues: fetch -> prep -> train -> eval."""

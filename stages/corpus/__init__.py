@@ -1,0 +1,1 @@
+"""Text only: files to dialogues, duplicates, the split, the ledger. No torch, no transformers."""

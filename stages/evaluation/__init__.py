@@ -1,0 +1,1 @@
+"""Weights to numbers: perplexity, context retention, coherence, samples, intervals."""

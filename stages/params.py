@@ -1,0 +1,199 @@
+"""params.yaml, read strictly: every key typed, every fault named at once.
+
+The file is read as YAML 1.2 by ruamel.yaml, the reader that DVC uses, so ``1e-5`` is a number,
+``no`` is text, and a value here is the value that DVC records.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """One concern of params.yaml; unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Which dialogues there are and on which side of the split each one is."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The dialogue file. Also a DVC dependency of ``prep``."""
+    format: Literal["auto", "chitchat", "dialogues", "messages", "sharegpt"]
+    """How the file is laid out; ``auto`` recognises it by its structure."""
+    on_invalid: Literal["error", "skip"]
+    """What a malformed dialogue does: stop with a list of faults, or be dropped and counted."""
+    max_dialogues: Count | None
+    """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
+    min_speakers: Count
+    """Dialogues with fewer distinct speakers are left out and counted."""
+    min_turns: Count
+    """Dialogues with fewer turns are left out and counted."""
+    validation_fraction: Fraction
+    """Probability that a dialogue's content hash puts it in the validation set."""
+
+
+class EncodingParams(Section):
+    """How text becomes token ids and targets."""
+
+    max_length: Annotated[int, Field(ge=16)]
+    """Tokens per window and per packed row."""
+    context_turns: Annotated[int, Field(ge=0)]
+    """Earlier turns that a later window of a long dialogue repeats as untrained context."""
+    loss_on: Annotated[str, Field(min_length=1)]
+    """Turns whose tokens are trained: ``all``, ``last``, or the name of a speaker or role."""
+
+
+class ModelParams(Section):
+    """Which pretrained model the run starts from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """``smollm2-135m``, a hub id such as ``openai-community/gpt2-medium``, or a local folder."""
+    revision: str | None
+    """The 40-hex commit of a hub model; null for the other two."""
+
+
+class TrainParams(Section):
+    """The optimisation: AdamW on packed rows."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    """AdamW's peak step size."""
+    batch_size: Count
+    """Rows per forward pass."""
+    gradient_accumulation_steps: Count
+    """Forward passes per optimizer step."""
+    epochs: Count
+    """Passes over the training set."""
+    mixed_precision: Literal["bf16", "fp16", "no"]
+    """Autocast type of the forward pass; weights and optimizer state stay float32."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"]
+    """Shape of the learning rate after warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
+    """Share of all steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """AdamW's decoupled weight decay (not applied to biases and norms)."""
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    """Gradients are scaled down to this norm."""
+    packing: bool
+    """Several windows per row (isolated from each other), or one."""
+    torch_compile: bool
+    """Compile the model's blocks and loss; needs a C++ compiler on a CPU."""
+    num_threads: Count
+    """CPU threads for train and eval. It changes the last bits of results, so it is tracked."""
+
+
+class EvalParams(Section):
+    """What is measured, and on how much."""
+
+    max_dialogues: Count | None
+    """Validation dialogues scored, chosen by a hash; null scores all."""
+    max_turns: Annotated[int, Field(ge=2)]
+    """Turns of each dialogue that are scored."""
+    max_bytes: Annotated[int, Field(ge=64)]
+    """UTF-8 bytes of each dialogue that are scored, in whole turns."""
+    batch_size: Count
+    """Sequences per forward pass; changes no result."""
+    coherence_candidates: Annotated[int, Field(ge=2)]
+    """Responses and contexts per block of the coherence test; chance is 1 / this."""
+    coherence_blocks: Annotated[int, Field(ge=0)]
+    """Blocks in the coherence test; 0 leaves it out."""
+    num_samples: Annotated[int, Field(ge=0)]
+    """Validation dialogues that are continued by both models."""
+    sample_prompt_turns: Count
+    """Turns given before the model takes over."""
+    sample_reply_turns: Count
+    """Turns the model writes."""
+    sample_max_new_tokens: Count
+    """Longest turn the model may write, in tokens."""
+    sample_temperature: Annotated[float, Field(gt=0)]
+    """Divides the logits before sampling."""
+    sample_top_p: Annotated[float, Field(gt=0, le=1)]
+    """Nucleus: the smallest set of tokens with this much probability."""
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+    """Resamples of the dialogues behind each 95 % interval."""
+
+
+class RuntimeParams(Section):
+    """What never changes a result. No stage declares these, so changing them reruns nothing."""
+
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+    """Longest time between two checkpoints."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Seeds row order, dropout and samples. The split does not depend on it."""
+    data: DataParams
+    encoding: EncodingParams
+    model: ModelParams
+    train: TrainParams
+    eval: EvalParams
+    runtime: RuntimeParams
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the parameter file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, repeats a key, or holds unknown keys or wrong
+            values; the message lists every fault.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} not found; run from the project's root.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as train:, found {_shown(content)}.")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        faults = [_fault(dict(fault)) for fault in error.errors()]
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise UserError(f"{path} has {len(faults)} fault(s):\n{lines}") from None
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    """One line: the key, what was found, what is allowed."""
+    location = tuple(str(part) for part in fault["loc"])
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        allowed = _keys_beside(location)
+        close = difflib.get_close_matches(location[-1], allowed, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(allowed)}"
+        return f"{key}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    wanted = fault["msg"][:1].lower() + fault["msg"][1:]
+    return f"{key}: found {_shown(fault['input'])}; {wanted}"
+
+
+def _keys_beside(location: tuple[str, ...]) -> list[str]:
+    """The keys that are allowed in the section in which an unknown key was found."""
+    section: type[BaseModel] = Params
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)
+
+
+def _shown(value: object) -> str:
+    return f"{value!r} ({type(value).__name__})"

@@ -1,0 +1,1 @@
+"""Token ids to weights: the loss, the trainer, checkpoints, experiment tracking."""
