@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with ``\\n`` line ends under a temporary name, then rename it into place."""
+    """Write UTF-8 text with Unix line ends under a temporary name, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -44,8 +43,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary.chmod(0o755)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if temporary.exists():  # left by a process that was killed
+        shutil.rmtree(temporary)
+    temporary.mkdir()
     try:
         yield temporary
         if path.exists():
@@ -60,3 +61,9 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(model: Path) -> str:
+    """One SHA-256 over a model folder's safetensors files, by name."""
+    hashes = [f"{file.name} {sha256_of(file)}" for file in sorted(model.glob("*.safetensors"))]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()

@@ -82,8 +82,8 @@ class TrainParams(Section):
     """Autocast type of the forward pass; weights and optimizer state stay float32."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"]
     """Shape of the learning rate after warm-up."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
-    """Share of all steps over which the learning rate rises from 0."""
+    warmup_steps: Annotated[float, Field(ge=0)]
+    """Steps over which the learning rate rises from 0; below 1, a share of all steps."""
     weight_decay: Annotated[float, Field(ge=0)]
     """AdamW's decoupled weight decay (not applied to biases and norms)."""
     max_grad_norm: Annotated[float, Field(gt=0)]

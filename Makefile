@@ -1,0 +1,31 @@
+# `make` alone lists the commands.
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint lock clean
+
+venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
+in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' Makefile | expand -t 10
+
+setup: ## create or repair .venv from requirements.lock (repro and test do it themselves)
+	@./setup.sh
+
+repro: setup ## fetch, prep, train, eval: run what is out of date, then show what was gained
+	@$(in_venv) dvc repro
+	@$(in_venv) python -m stages.evaluation.report metrics/eval.json
+
+test: lint ## every check: style, types, tests
+	@$(in_venv) pytest
+
+lint: setup ## style and types
+	@$(in_venv) ruff format --check
+	@$(in_venv) ruff check
+	@$(in_venv) mypy stages tests $(wildcard benchmarks)
+
+lock: ## resolve the pins of pyproject.toml anew into requirements.lock
+	@./setup.sh lock
+
+clean: ## remove .venv and caches, never data, models or results
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find stages tests $(wildcard benchmarks) -name __pycache__ -exec rm -rf {} +

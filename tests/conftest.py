@@ -1,0 +1,35 @@
+"""What several test files share: a tiny base model, and hypothesis without a stopwatch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.tiny_model import make_tiny_gpt2
+
+# A busy machine is not a fault of the code, and a failure must come back on every run.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
+
+TEXTS = (
+    "Hello! How are you doing today?",
+    "I am fine, thank you. And you?",
+    "whats up? im doing good",
+    "Not much, just reading a book about the sea.",
+    "Oh nice! What is it about?",
+    "A captain who looks for a whale, and the whale who looks for him.",
+    "haha, I think I know that one",
+    "Do you like to read?",
+    "I do, but I have no time these days. What do you do for a living?",
+    "I am a student. I study music, and I play the piano.",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base model and its tokenizer; read it, never write to it."""
+    folder: Path = tmp_path_factory.mktemp("base") / "tiny-gpt2"
+    make_tiny_gpt2(folder, TEXTS)
+    return folder

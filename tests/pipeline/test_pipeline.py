@@ -1,0 +1,231 @@
+"""The real dvc.yaml and stages in a temporary git repository, with a tiny model, by real dvc repro.
+
+The model is a GPT-2 of two layers and eight dimensions that the test makes and names as a local
+folder; fetch, the corpus's download included, runs as it does for a user.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.corpus.dialogue import read_dialogues
+from tests.tiny_model import make_tiny_gpt2
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("stages", "dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config", ".dvcignore")
+CHANGES: dict[str, dict[str, Any]] = {
+    "data": {"max_dialogues": 30},
+    "model": {"name": "tiny_base"},
+    "train": {
+        "learning_rate": 1e-2,
+        "gradient_accumulation_steps": 1,
+        "epochs": 1,
+        "mixed_precision": "no",
+        "torch_compile": False,
+        "num_threads": 1,
+    },
+    "eval": {"max_bytes": 600, "num_samples": 1, "coherence_candidates": 3},
+}
+ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+    "PYTHONWARNINGS": "default",
+    "WANDB_MODE": "offline",
+}
+
+
+class Repository:
+    """A user's clone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "WANDB_"))}
+        result = subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment | ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        if check:
+            assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        return result
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run ``dvc repro`` and return the stages that really ran."""
+        output = self.run("dvc", "repro", *arguments).stdout
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running")]
+
+    def change(self, section: str, **values: Any) -> None:
+        yaml = YAML()
+        params = yaml.load(self.path / "params.yaml")
+        params[section].update(values)
+        yaml.dump(params, self.path / "params.yaml")
+
+    def json(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return content
+
+    def commit(self) -> None:
+        self.run("git", "add", ".")
+        self.run("git", "commit", "--quiet", "--message", "state")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    """After a first ``dvc repro`` and a commit. The tests below follow each other."""
+    path = tmp_path_factory.mktemp("pipeline") / "my clone"
+    path.mkdir()
+    for name in COPIED:
+        source, target = ROOT / name, path / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(source, target)
+    texts = ["hello, how are you?", "I am fine. What do you do?", "It's raining here again."] * 50
+    make_tiny_gpt2(path / "tiny_base", texts)
+    (path / ".gitignore").write_text("wandb/\n.checkpoints/\n__pycache__/\n")
+    repository = Repository(path)
+    for section, values in CHANGES.items():
+        repository.change(section, **values)
+    repository.run("git", "init", "--quiet", "--initial-branch", "main")
+    repository.run("git", "config", "user.email", "test@localhost")
+    repository.run("git", "config", "user.name", "test")
+    assert repository.repro() == ["fetch", "prep", "train", "eval"]
+    repository.commit()
+    yield repository
+
+
+def test_the_exact_set_of_files(repository: Repository) -> None:
+    folders = ("data/prepared", "data/encoded", "models/base", "models/finetuned", "metrics")
+    found = {
+        path.relative_to(repository.path).as_posix()
+        for folder in folders
+        for path in (repository.path / folder).rglob("*")
+        if path.is_file()
+    }
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    weights = {"config.json", "generation_config.json", "model.safetensors"}
+    assert found == {
+        "data/prepared/train.jsonl",
+        "data/prepared/val.jsonl",
+        "data/encoded/input_ids.npy",
+        "data/encoded/is_target.npy",
+        "data/encoded/window_starts.npy",
+        *(f"data/encoded/tokenizer/{name}" for name in tokenizer),
+        *(f"models/base/{name}" for name in weights | tokenizer),
+        *(f"models/finetuned/{name}" for name in weights | tokenizer),
+        "metrics/eval.json",
+        "metrics/eval_by_turn.csv",
+        "metrics/eval_dialogues.csv",
+        "metrics/prep.json",
+        "metrics/samples.md",
+        "metrics/timing.json",
+        "metrics/train.json",
+        "metrics/train_log.csv",
+    }
+
+
+def test_training_learned_and_evaluation_says_so(repository: Repository) -> None:
+    train, evaluation = repository.json("metrics/train.json"), repository.json("metrics/eval.json")
+    assert train["last_epoch_loss"] < train["first_loss"] - 0.1
+    assert evaluation["tuned"]["perplexity"] < evaluation["base"]["perplexity"]
+    assert evaluation["change"]["bits_per_byte_high"] < 0
+    assert evaluation["tuned"]["num_target_tokens"] > 1000
+    with (repository.path / "metrics/train_log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, train["num_steps"] + 1))
+
+
+def test_every_dialogue_is_in_one_place(repository: Repository) -> None:
+    counts = repository.json("metrics/prep.json")["num_dialogues"]
+    assert counts.pop("input") == sum(counts.values()) == 7168
+    prepared = repository.path / "data/prepared"
+    train = {d.dialogue_id for d in read_dialogues(prepared / "train.jsonl")}
+    validation = {d.dialogue_id for d in read_dialogues(prepared / "val.jsonl")}
+    assert (len(train), len(validation)) == (counts["train"], counts["validation"])
+    assert len(train | validation) == 30
+
+
+def test_a_second_repro_runs_nothing(repository: Repository) -> None:
+    assert repository.repro() == []
+
+
+def test_a_runtime_parameter_reruns_nothing(repository: Repository) -> None:
+    repository.change("runtime", checkpoint_minutes=0.5)
+    assert repository.repro() == []
+
+
+def test_an_eval_parameter_reruns_eval_alone(repository: Repository) -> None:
+    repository.change("eval", max_turns=8)
+    assert repository.repro() == ["eval"]
+
+
+def test_the_learning_rate_reruns_train_and_eval(repository: Repository) -> None:
+    before = (repository.path / "data/prepared/val.jsonl").read_bytes()
+    repository.change("train", learning_rate=5e-3)
+    assert repository.repro() == ["train", "eval"]
+    assert (repository.path / "data/prepared/val.jsonl").read_bytes() == before
+
+
+def test_forced_again_the_lock_has_the_same_bytes(repository: Repository) -> None:
+    lock = (repository.path / "dvc.lock").read_bytes()
+    shutil.rmtree(repository.path / ".checkpoints")  # or training would only publish again
+    assert repository.repro("--force") == ["fetch", "prep", "train", "eval"]
+    assert (repository.path / "dvc.lock").read_bytes() == lock
+
+
+def test_commits_can_be_compared(repository: Repository) -> None:
+    metrics = json.loads(repository.run("dvc", "metrics", "diff", "main", "--json").stdout)
+    assert "tuned" in metrics["metrics/eval.json"]
+    assert metrics["metrics/eval.json"]["tuned"]["bits_per_byte"]["diff"] != 0
+    params = json.loads(repository.run("dvc", "params", "diff", "main", "--json").stdout)
+    assert params["params.yaml"]["train.learning_rate"] == {
+        "old": 1e-2,
+        "new": 5e-3,
+        "diff": pytest.approx(-5e-3),
+    }
+    plots = json.loads(repository.run("dvc", "plots", "diff", "main", "--json").stdout)
+    assert {"Training loss", "Learning rate", "Bits per byte by turn"} <= plots["data"].keys()
+    repository.commit()
+
+
+def test_an_experiment_from_the_command_line(repository: Repository) -> None:
+    """``1e-3`` arrives as a number, the workspace stays as it was, the run's W&B files survive."""
+    before = len(list((repository.path / "wandb").glob("offline-run-*")))
+    change = "train.learning_rate=1e-3"
+    repository.run("dvc", "exp", "run", "--temp", "--name", "slower", "--set-param", change)
+    assert repository.run("git", "status", "--porcelain").stdout == ""
+    shown = json.loads(repository.run("dvc", "exp", "show", "--json").stdout)
+    experiment = shown[1]["experiments"][0]
+    assert experiment["name"] == "slower"
+    data = experiment["revs"][0]["data"]
+    assert data["params"]["params.yaml"]["data"]["train"]["learning_rate"] == 1e-3
+    assert data["metrics"]["metrics/eval.json"]["data"]["tuned"]["bits_per_byte"] > 0
+    after = len(list((repository.path / "wandb").glob("offline-run-*")))
+    assert after == before + 2  # train and eval
+
+
+def test_a_wrong_parameter_ends_in_one_message(repository: Repository) -> None:
+    repository.change("train", learning_rte=1e-3)
+    result = repository.run("dvc", "repro", check=False)
+    assert result.returncode != 0
+    assert "train.learning_rte: unknown key; did you mean learning_rate?" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    repository.run("git", "checkout", "--quiet", "params.yaml")
+    assert repository.repro() == []

@@ -1,0 +1,229 @@
+"""Set-up: one call gives a working .venv, the next does nothing, and every failure names its cause.
+
+The real setup.sh runs with real pip in a clone whose lock names one small wheel, made on the spot.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SETUP = Path(__file__).parents[2] / "setup.sh"
+BASH = shutil.which("bash") or "bash"
+
+
+def make_wheel(folder: Path, version: str) -> None:
+    """A wheel ``pocket`` whose only command, ``pocket``, prints the wheel's version."""
+    info = f"pocket-{version}.dist-info"
+    files = {
+        "pocket.py": f"def main():\n    print('pocket {version}')\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: pocket\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\npocket = pocket:main\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"pocket-{version}-py3-none-any.whl", "w") as wheel:
+        for name, content in files.items():
+            wheel.writestr(name, content)
+
+
+class Clone:
+    """A clone with a space in its name, and the environment in which its set-up runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "my clone"
+        self.root.mkdir()
+        shutil.copy(SETUP, self.root)
+        subprocess.run(["git", "init", "--quiet", self.root], check=True)
+        self.pin("1.0")
+        wheels = folder / "wheels"
+        wheels.mkdir()
+        make_wheel(wheels, "1.0")
+        make_wheel(wheels, "2.0")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "GIT_"))}
+        self.env = inherited | {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_FIND_LINKS": str(wheels),
+            "PIP_NO_INDEX": "1",
+            "PIP_RETRIES": "1",
+            "GIT_CEILING_DIRECTORIES": str(folder),
+        }
+        for chosen in ("PYTHON", "TUNING_VENV"):
+            self.env.pop(chosen, None)
+
+    @property
+    def stamp(self) -> Path:
+        return self.root / ".venv/installed.txt"
+
+    def pin(self, version: str) -> None:
+        (self.root / "requirements.lock").write_text(f"pocket=={version}\n")
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [BASH, self.root / "setup.sh"],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def set_up(self) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = self.start()
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def pocket(self) -> str:
+        command = self.root / ".venv/bin/pocket"
+        return subprocess.run([command], check=True, capture_output=True, text=True).stdout.strip()
+
+    def restrict_path(self, folder: Path, *tools: str) -> None:
+        """Leave only these tools on PATH, so that none of this machine's Pythons is found."""
+        folder.mkdir()
+        for tool in tools:
+            target = shutil.which(tool)
+            assert target is not None
+            (folder / tool).symlink_to(target)
+        self.env["PATH"] = str(folder)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+def modification_times(folder: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def write_script(path: Path, body: str) -> None:
+    path.write_text(f"#!{BASH}\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_first_call_installs_second_changes_nothing_and_a_new_lock_reinstalls(clone: Clone) -> None:
+    assert clone.set_up()[0] == 0
+    assert clone.pocket() == "pocket 1.0"
+
+    before = modification_times(clone.root)
+    assert clone.set_up() == (0, "", "")
+    assert modification_times(clone.root) == before
+
+    clone.pin("2.0")
+    assert clone.set_up()[0] == 0
+    assert clone.pocket() == "pocket 2.0"
+
+
+def test_a_moved_folder_is_set_up_again(clone: Clone) -> None:
+    clone.set_up()
+    clone.root = clone.root.rename(clone.root.with_name("moved"))
+    assert clone.set_up()[0] == 0
+    assert clone.pocket() == "pocket 1.0"
+
+
+def test_a_killed_set_up_is_repaired_by_the_next(clone: Clone) -> None:
+    process = clone.start()
+    while not (clone.root / ".venv/bin/python").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not clone.stamp.exists()
+
+    assert clone.set_up()[0] == 0
+    assert clone.pocket() == "pocket 1.0"
+
+
+def test_of_two_set_ups_at_once_one_installs_and_the_other_waits(clone: Clone) -> None:
+    processes = [clone.start(), clone.start()]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("done" in output for output in outputs) == 1
+    assert sum("waiting" in output for output in outputs) == 1
+    assert clone.pocket() == "pocket 1.0"
+
+
+def test_a_failed_install_shows_the_cause_and_counts_as_none(clone: Clone) -> None:
+    clone.pin("9.9")
+    code, _, error = clone.set_up()
+    assert code == 1
+    assert "No matching distribution found for pocket==9.9" in error
+    assert not clone.stamp.exists()
+
+    clone.pin("1.0")
+    assert clone.set_up()[0] == 0
+    assert clone.pocket() == "pocket 1.0"
+
+
+def test_an_unreachable_index_is_named_as_the_cause(clone: Clone) -> None:
+    clone.pin("9.9")
+    del clone.env["PIP_NO_INDEX"]
+    clone.env["PIP_INDEX_URL"] = "http://127.0.0.1:9/simple"
+    code, _, error = clone.set_up()
+    assert code == 1
+    assert "Connection refused" in error
+    assert not clone.stamp.exists()
+
+
+def test_an_old_python_gets_one_clear_line(clone: Clone, tmp_path: Path) -> None:
+    clone.restrict_path(tmp_path / "bin", "dirname", "git")
+    write_script(tmp_path / "bin/python3", "echo 3.9")
+    assert clone.set_up() == (
+        1,
+        "",
+        "set-up: needs Python 3.11 to 3.13; found python3 which is 3.9. "
+        "Install one, or name it: PYTHON=/path/to/python3.12 make …\n",
+    )
+
+
+def test_no_python_gets_one_clear_line(clone: Clone, tmp_path: Path) -> None:
+    clone.restrict_path(tmp_path / "bin", "dirname", "git")
+    code, _, error = clone.set_up()
+    assert code == 1
+    assert error.startswith("set-up: needs Python 3.11 to 3.13; found no python3.")
+    assert error.count("\n") == 1
+
+
+def test_a_python_without_venv_names_the_missing_module(clone: Clone, tmp_path: Path) -> None:
+    clone.restrict_path(tmp_path / "bin", "dirname", "git")
+    write_script(tmp_path / "bin/python3", "[[ $2 == *version_info* ]] && echo 3.12")
+    code, _, error = clone.set_up()
+    assert code == 1
+    assert "python3 without its venv module" in error
+    assert "python3.12-venv" in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_git_gets_one_clear_line(clone: Clone, tmp_path: Path) -> None:
+    clone.restrict_path(tmp_path / "bin", "dirname")
+    assert clone.set_up() == (1, "", "set-up: git was not found; install it first.\n")
+
+
+def test_a_folder_that_is_no_git_repository_gets_one_clear_line(clone: Clone) -> None:
+    shutil.rmtree(clone.root / ".git")
+    code, _, error = clone.set_up()
+    assert code == 1
+    assert "DVC needs a git repository" in error
+    assert error.count("\n") == 1
+
+
+def test_a_borrowed_environment_is_used_but_never_changed(clone: Clone) -> None:
+    clone.set_up()
+    clone.env["TUNING_VENV"] = str(clone.stamp.parent)
+    assert clone.set_up() == (0, "", "")
+
+    before = modification_times(clone.stamp.parent)
+    clone.pin("2.0")
+    code, _, error = clone.set_up()
+    assert code == 1
+    assert "TUNING_VENV" in error
+    assert modification_times(clone.stamp.parent) == before

@@ -1,0 +1,165 @@
+"""Windows lose no target, repeat none, and never exceed their length."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.encoding.speakers import EncodedTurn
+from stages.encoding.windows import Window, cut_windows, trained_turns
+
+TAGS = {"a": 1, "b": 2, "c": 3}
+END = 4
+FIRST_CONTENT_ID = 10
+
+
+@st.composite
+def dialogues(draw: st.DrawFn) -> list[EncodedTurn]:
+    """Turns whose content ids are all different, so that each token can be followed."""
+    ids = count(FIRST_CONTENT_ID)
+    lengths = st.one_of(st.integers(0, 8), st.integers(0, 45))
+    drawn = draw(st.lists(st.tuples(st.sampled_from("abc"), lengths), max_size=12))
+    return [
+        EncodedTurn(name, [TAGS[name]], [next(ids) for _ in range(length)], [END])
+        for name, length in drawn
+    ]
+
+
+def text(turn: EncodedTurn) -> list[int]:
+    return turn.tag + turn.content + turn.end
+
+
+def targets(window: Window) -> list[int]:
+    return [i for i, target in zip(window.input_ids, window.is_target, strict=True) if target]
+
+
+cases = given(
+    dialogues(),
+    st.sampled_from(["all", "last", "a", "b"]),
+    st.integers(16, 30),
+    st.integers(0, 4),
+)
+
+
+def cut(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> list[Window]:
+    return cut_windows(
+        turns, trained_turns(turns, loss_on), max_length=max_length, context_turns=context_turns
+    )
+
+
+@cases
+@settings(max_examples=120)
+def test_every_trained_token_is_a_target_once_and_in_order(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> None:
+    trained = {"all": turns, "last": turns[-1:]}.get(
+        loss_on, [turn for turn in turns if turn.speaker == loss_on]
+    )
+    found = [i for window in cut(turns, loss_on, max_length, context_turns) for i in targets(window)]
+    assert found == [i for turn in trained for i in turn.content + turn.end]
+
+
+@cases
+@settings(max_examples=120)
+def test_a_window_fits_begins_with_a_tag_and_trains_none(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> None:
+    for window in cut(turns, loss_on, max_length, context_turns):
+        assert len(window.input_ids) == len(window.is_target) <= max_length
+        assert window.input_ids[0] in TAGS.values()
+        assert not window.is_target[0]
+        assert not set(targets(window)) & set(TAGS.values())
+        assert any(window.is_target)
+
+
+@cases
+@settings(max_examples=120)
+def test_a_window_is_a_run_of_whole_turns_or_holds_a_part_of_one_that_is_too_long(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> None:
+    whole = [text(turn) for turn in turns]
+    parts = [
+        turn.tag + (turn.content + turn.end)[start : start + max_length - 1]
+        for turn in turns
+        if len(turn) > max_length
+        for start in range(0, len(turn) - 1, max_length - 1)
+    ]
+    for window in cut(turns, loss_on, max_length, context_turns):
+        starts = [n for n, i in enumerate(window.input_ids) if i in TAGS.values()]
+        pieces = [
+            window.input_ids[start:end]
+            for start, end in zip(starts, [*starts[1:], None], strict=True)
+        ]
+        if all(piece in whole for piece in pieces):
+            runs = [whole[n : n + len(pieces)] for n in range(len(whole))]
+            assert pieces in runs
+        else:
+            assert all(piece in whole or piece in parts for piece in pieces)
+
+
+@cases
+@settings(max_examples=120)
+def test_a_later_window_repeats_only_earlier_turns_as_untrained_context(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> None:
+    """With ``all``, what is not a target and not a tag is context: seen before, at the start."""
+    seen: set[int] = set()
+    for number, window in enumerate(cut(turns, "all", max_length, context_turns)):
+        first = window.is_target.index(True)
+        context = window.input_ids[: first - 1]
+        assert sum(i in TAGS.values() for i in context) <= (context_turns if number else 0)
+        assert {i for i in context if i >= FIRST_CONTENT_ID} <= seen
+        rest = zip(window.input_ids[first:], window.is_target[first:], strict=True)
+        assert all(target or i in TAGS.values() for i, target in rest)
+        seen |= set(window.input_ids)
+
+
+def test_the_drawing_in_the_docstring() -> None:
+    letters = {"S1": 1, "S2": 2, "a": 10, "b": 11, "c": 12, "d": 13, "E": 4}
+
+    def turn(drawn: str) -> EncodedTurn:
+        tag, *content, end = (letters[letter] for letter in drawn.split())
+        return EncodedTurn(drawn[:2], [tag], content, [end])
+
+    turns = [turn(drawn) for drawn in ("S1 a a E", "S2 b b E", "S1 c c E", "S2 d E")]
+    drawing = [
+        ("S1 a a E  S2 b b E", ". t t t  . t t t"),
+        ("S2 b b E  S1 c c E", ". . . .  . t t t"),
+        ("S1 c c E  S2 d E", ". . . .  . t t"),
+    ]
+    assert cut(turns, "all", 10, 1) == [
+        Window([letters[i] for i in ids.split()], [mark == "t" for mark in marks.split()])
+        for ids, marks in drawing
+    ]
+
+
+def test_a_turn_that_is_too_long_is_split_with_its_tag_in_every_part() -> None:
+    turns = [
+        EncodedTurn("a", [1], [10, 11], [4]),
+        EncodedTurn("b", [2], list(range(12, 47)), [4]),
+        EncodedTurn("a", [1], [50], [4]),
+    ]
+    windows = cut(turns, "all", 16, 2)
+    assert [window.input_ids for window in windows] == [
+        [1, 10, 11, 4],
+        [2, *range(12, 27)],
+        [2, *range(27, 42)],
+        [2, *range(42, 47), 4, 1, 50, 4],
+    ]
+    assert [window.is_target for window in windows] == [
+        [False, True, True, True],
+        [False] + [True] * 15,
+        [False] + [True] * 15,
+        [False] + [True] * 6 + [False, True, True],
+    ]
+
+
+def test_the_last_turn_alone_is_trained_with_its_context() -> None:
+    turns = [EncodedTurn("ab"[n % 2], [1 + n % 2], [10 + n] * 4, [4]) for n in range(4)]
+    assert cut(turns, "last", 16, 1) == [
+        Window([1, 12, 12, 12, 12, 4, 2, 13, 13, 13, 13, 4], [False] * 7 + [True] * 5)
+    ]

@@ -1,0 +1,59 @@
+"""A GPT-2 small enough to train in a test: two layers, eight dimensions, a BPE made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from stages.files import write_json
+
+END_OF_TEXT = "<|endoftext|>"
+MAX_POSITIONS = 1024
+
+
+def make_tiny_gpt2(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
+    """Write a random GPT-2 and a byte-level BPE of at most 400 tokens learned from ``texts``.
+
+    Like GPT-2's, the tokenizer has one special token, which begins, ends and stands for the
+    unknown. The same texts and seed give the same bytes.
+    """
+    bpe = Tokenizer(BPE())
+    bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    bpe.decoder = ByteLevelDecoder()
+    bpe.train_from_iterator(
+        texts,
+        BpeTrainer(
+            vocab_size=400,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe.save(str(folder / "tokenizer.json"))
+    # As in GPT-2's own repository, config.json alone says that this is a GPT2Tokenizer.
+    write_json(folder / "tokenizer_config.json", {"model_max_length": MAX_POSITIONS})
+    config = GPT2Config(
+        n_layer=2,
+        n_embd=8,
+        n_head=2,
+        n_positions=MAX_POSITIONS,
+        vocab_size=bpe.get_vocab_size(),
+        bos_token_id=bpe.token_to_id(END_OF_TEXT),
+        eos_token_id=bpe.token_to_id(END_OF_TEXT),
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config)
+    model.save_pretrained(folder)

@@ -1,0 +1,112 @@
+"""The floors, each stage's declared code and parameters, and the one file that knows W&B."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.params import Params
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("fetch", "prep", "train", "eval")
+PIPELINE: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").rglob("*.py"))
+
+
+def imported(module: str) -> set[str]:
+    """Every module that a file names in an import statement."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own_files(names: set[str]) -> set[str]:
+    """The project's files behind imported names, packages' ``__init__.py`` included."""
+    files: set[str] = set()
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            path = "/".join(parts[:end])
+            files |= {file for file in (f"{path}.py", f"{path}/__init__.py") if file in MODULES}
+    return files
+
+
+def all_imports(module: str) -> set[str]:
+    """The module and everything of ours that it loads, directly or not."""
+    found: set[str] = set()
+    todo = {module}
+    while todo:
+        found |= todo
+        todo = set().union(*(own_files(imported(name)) for name in todo)) - found
+    return found
+
+
+def floor(module: str) -> int:
+    room = module.split("/")[1]
+    if module.startswith("stages/") and room.removesuffix(".py") in STAGES:
+        return 4
+    return {"training": 3, "evaluation": 3, "encoding": 2, "corpus": 1}.get(room, 0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_that_it_loads(stage: str) -> None:
+    declared = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.startswith("stages/")}
+    assert declared == all_imports(f"stages/{stage}.py")
+
+
+def test_every_module_belongs_to_a_stage() -> None:
+    assert set(MODULES) == set().union(*(all_imports(f"stages/{stage}.py") for stage in STAGES))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    room = module.split("/")[1]
+    for other in own_files(imported(module)) - {"stages/__init__.py"}:
+        same_room = other.split("/")[1] == room
+        assert floor(other) < floor(module) or same_room or floor(other) == floor(module) == 0
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "/corpus/" in name])
+def test_the_corpus_room_needs_no_tensors(module: str) -> None:
+    packages = {name.split(".")[0] for name in imported(module)}
+    assert not packages & {"torch", "transformers"}
+
+
+def test_only_one_module_knows_wandb() -> None:
+    users = [name for name in MODULES if any(n.split(".")[0] == "wandb" for n in imported(name))]
+    assert users == ["stages/training/tracking.py"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_exactly_the_parameters_that_it_reads(stage: str) -> None:
+    """Read as ``params.section`` or ``params.section.key`` (or ``params.seed``) in its script."""
+    source = (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8")
+    declared = {name.split(".")[0] for name in PIPELINE["stages"][stage]["params"]}
+    sections = "|".join(Params.model_fields)
+    read = set(re.findall(rf"params\)?\.({sections})\b", source)) - {"runtime"}
+    assert read == declared
+    for name in PIPELINE["stages"][stage]["params"]:
+        if "." in name:  # one key of a section: no other key of it may be read
+            section, key = name.split(".")
+            assert set(re.findall(rf"\bparams\.{section}\.(\w+)", source)) == {key}
+
+
+def test_no_other_file_holds_a_path_of_the_data_flow() -> None:
+    paths = [
+        path if isinstance(path, str) else next(iter(path))
+        for stage in PIPELINE["stages"].values()
+        for kind in ("outs", "metrics", "plots")
+        for path in stage.get(kind, [])
+    ]
+    for module in MODULES:
+        source = (ROOT / module).read_text(encoding="utf-8")
+        assert not [path for path in paths if f'"{path}' in source]
