@@ -1,40 +1,5 @@
-"""A user's mistake ends in one clear message and a non-zero exit, never in a traceback."""
-
-from __future__ import annotations
-
-import os
-import signal
-import sys
-from collections.abc import Callable
+"""The one exception whose message is meant for the user."""
 
 
 class UserError(Exception):
-    """What was found, where, what was wanted and what to do, in words meant for the user."""
-
-
-def run_stage(name: str, main: Callable[[], None]) -> None:
-    """Run one stage's ``main``; end the process with the exit code DVC must see.
-
-    A ``UserError`` prints its message alone and exits 1. SIGINT and SIGTERM exit 128 + n: after a
-    caught signal, exit code 0 would make DVC cache a partial model as if it were final.
-    """
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    try:
-        main()
-    except UserError as error:
-        print(f"\n{name}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; run the same command again to continue.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"\n{name}: {error.strerror or error}{where}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _exit_on_signal(number: int, _frame: object) -> None:
-    """Leave at once: a checkpoint is either complete on disk or it is ignored."""
-    print(f"\nstopped by signal {number}; run the same command again to continue.", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(128 + number)
+    """What was found, where, what was wanted and what to do."""

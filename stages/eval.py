@@ -15,17 +15,17 @@ from transformers.utils import logging as transformers_logging
 from stages.corpus.dialogue import Dialogue, Turn, read_dialogues
 from stages.device import keep_freed_memory, set_threads
 from stages.encoding.speakers import PlainText, SpeakerTokens, Template, load_tokenizer
-from stages.errors import UserError, run_stage
+from stages.errors import UserError
 from stages.evaluation.coherence import context_identification, make_blocks
 from stages.evaluation.context import history_gain
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
 from stages.evaluation.generation import Sample, continue_dialogues, samples_as_markdown
 from stages.evaluation.per_dialogue import as_table, change_in_bits_per_byte
 from stages.evaluation.perplexity import ResponseScores, by_turn, score_responses, summarise
-from stages.evaluation.report import format_table
 from stages.files import weights_sha256, write_csv, write_json, write_text
 from stages.inputs import Inputs
 from stages.params import EvalParams, load_params
+from stages.process import run_stage
 from stages.timing import read_timing, record_timing
 from stages.training.tracking import start_run
 
@@ -130,7 +130,8 @@ def main() -> None:
             as_rows(samples),
             step=trained.get("last_step", 0) + 1,
         )
-    print(f"\n{format_table(metrics)}\n\nsamples: {args.samples}")
+    before, after = (results[name]["bits_per_byte"] for name in ("base", "tuned"))
+    print(f"eval: bits per byte {before:.4f} -> {after:.4f}; continued dialogues: {args.samples}")
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -15,11 +15,14 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from stages.base_model import HOW_TO_GET_A_REVISION, check_model, from_folder, from_gguf, from_hub
-from stages.errors import UserError, run_stage
+from stages.errors import UserError
 from stages.files import new_folder, sha256_of
-from stages.params import PARAMS_FILE, load_params
+from stages.inputs import Inputs
+from stages.params import load_params
+from stages.process import run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +59,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 def main() -> None:
     """Fetch the base model, then the corpus: what params.yaml can get wrong fails first."""
     parser = argparse.ArgumentParser(prog="python -m stages.fetch", description=__doc__)
-    parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--corpus", type=Path, required=True, help="file to write")
     parser.add_argument("--base-model", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
-    model = load_params(arguments.params).model
+    model = load_params().model
+    inputs = Inputs([], declared_params)
 
     fetch_base_model(model.name, model.revision, arguments.base_model)
     num_bytes = sum(path.stat().st_size for path in arguments.base_model.iterdir())
@@ -69,6 +72,7 @@ def main() -> None:
     fetch_file(CHITCHAT, arguments.corpus)
     num_bytes = arguments.corpus.stat().st_size
     print(f"fetch: corpus {CHITCHAT.package} {CHITCHAT.version}, {num_bytes / 1e6:,.1f} MB")
+    inputs.check_unchanged()
 
 
 def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
@@ -164,6 +168,11 @@ def _pip_said(output: str, *telling: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     lines = [line for line in lines if any(word in line for word in telling)] or lines
     return "pip said:" + "".join(f"\n  {line[-160:]}" for line in lines[-3:])
+
+
+def declared_params() -> dict[str, Any]:
+    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
+    return {"model": load_params().model.model_dump()}
 
 
 if __name__ == "__main__":

@@ -106,13 +106,13 @@ class EvalParams(Section):
     max_bytes: Annotated[int, Field(ge=64)]
     """UTF-8 bytes of each dialogue that are scored, in whole turns."""
     batch_size: Count
-    """Sequences per forward pass; changes no result."""
+    """Sequences per forward pass; results agree to the last bits of float32."""
     coherence_candidates: Annotated[int, Field(ge=2)]
     """Responses and contexts per block of the coherence test; chance is 1 / this."""
     coherence_blocks: Annotated[int, Field(ge=0)]
     """Blocks in the coherence test; 0 leaves it out."""
     num_samples: Annotated[int, Field(ge=0)]
-    """Validation dialogues that are continued by both models."""
+    """Validation dialogues that the fine-tuned model continues."""
     sample_prompt_turns: Count
     """Turns given before the model takes over."""
     sample_reply_turns: Count

@@ -15,10 +15,11 @@ from stages.encoding.dataset import write_windows
 from stages.encoding.packing import pack
 from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
 from stages.encoding.windows import Window, cut_windows, trained_turns
-from stages.errors import UserError, run_stage
+from stages.errors import UserError
 from stages.files import new_folder, write_json
 from stages.inputs import Inputs
 from stages.params import DataParams, EncodingParams, load_params
+from stages.process import run_stage
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ from transformers.utils import logging as transformers_logging
 from stages.device import choose_device, keep_freed_memory, set_threads
 from stages.encoding.dataset import PackedRows
 from stages.encoding.speakers import load_tokenizer
-from stages.errors import run_stage
 from stages.files import weights_sha256, write_csv, write_json
 from stages.inputs import Inputs
 from stages.params import load_params
+from stages.process import run_stage
 from stages.timing import record_timing
-from stages.training.checkpoint import CheckpointFolder, die_with_parent
+from stages.training.checkpoint import CheckpointFolder
 from stages.training.model import load_for_training, publish
 from stages.training.tracking import start_run
 from stages.training.trainer import LOG_COLUMNS, fine_tune
@@ -37,7 +37,6 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True, help="one row per step, CSV")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
-    die_with_parent()
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -112,7 +111,7 @@ def main() -> None:
                 "wandb_run_id": run.run_id,
             },
         )
-        checkpoints.prune()
+        checkpoints.finish()
 
 
 def declared_params() -> dict[str, Any]:

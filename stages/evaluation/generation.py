@@ -43,7 +43,7 @@ def continue_dialogues(
     hash of the seed, the dialogue and the turn, so no sample depends on another.
     """
     tokenizer = template.tokenizer
-    forbidden = set(tokenizer.all_special_ids) | {tokenizer.pad_token_id}
+    special = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
     settings = GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -52,7 +52,7 @@ def continue_dialogues(
         max_new_tokens=max_new_tokens,
         eos_token_id=template.end_of_turn_id,
         pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=sorted(forbidden - {template.end_of_turn_id}),
+        suppress_tokens=[id_ for id_ in special if id_ != template.end_of_turn_id],
     )
     generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
     samples: list[Sample] = []

@@ -8,35 +8,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# metric, its name in the table, decimals, whether lower is better (None: neither)
-_ROWS: tuple[tuple[str, str, int, bool | None], ...] = (
-    ("bits_per_byte", "bits per byte", 4, True),
-    ("perplexity", "perplexity", 2, True),
-    ("end_of_turn_nll", "end-of-turn nats", 3, True),
-    ("history_gain", "history gain, bits/byte", 4, False),
-    ("context_identification", "context identification", 3, False),
-    ("num_target_tokens", "target tokens", 0, None),
+# metric, its name in the table, decimals
+_ROWS = (
+    ("bits_per_byte", "bits per byte", 4),
+    ("perplexity", "perplexity", 2),
+    ("history_gain", "history gain, bits/byte", 4),
+    ("context_identification", "context identification", 3),
+    ("num_target_tokens", "target tokens", 0),
 )
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """A table of ``metrics/eval.json``, with the interval of the headline's change below it."""
+    """A table of ``metrics/eval.json``, and whether the headline's change is more than noise."""
     base, tuned, change = metrics["base"], metrics["tuned"], metrics["change"]
     lines = [f"{'validation':<26}{'base':>12}{'fine-tuned':>12}{'change':>12}"]
-    for metric, title, decimals, lower_is_better in _ROWS:
-        if metric not in base or metric not in tuned:
-            continue
-        row = f"{title:<26}{base[metric]:>12,.{decimals}f}{tuned[metric]:>12,.{decimals}f}"
-        if lower_is_better is not None:
+    for metric, title, decimals in _ROWS:
+        if metric in base and metric in tuned:
             difference = tuned[metric] - base[metric]
-            row += f"{difference:>+12,.{decimals}f}"
-            row += "  better" if (difference < 0) is lower_is_better else "  worse"
-        lines.append(row)
+            lines.append(
+                f"{title:<26}{base[metric]:>12,.{decimals}f}{tuned[metric]:>12,.{decimals}f}"
+                f"{difference:>+12,.{decimals}f}"
+            )
     low, high = change["bits_per_byte_low"], change["bits_per_byte_high"]
-    verdict = "inside the noise" if low <= 0 <= high else "outside the noise"
+    verdict = "better" if high < 0 else "worse" if low > 0 else "inside the noise"
     lines.append(
-        f"change in bits per byte: {change['bits_per_byte']:+.4f}, 95 % interval "
-        f"[{low:+.4f}, {high:+.4f}] over {metrics['set']['num_dialogues']} dialogues: {verdict}"
+        f"bits per byte: {change['bits_per_byte']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
+        f"over {metrics['set']['num_dialogues']} dialogues: {verdict}"
     )
     return "\n".join(lines)
 

@@ -8,26 +8,16 @@ counts only once it holds the file COMPLETE, which is written after all else is 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import IO, Self
 
 from stages.errors import UserError
 
 COMPLETE = "COMPLETE"
-NUM_RUNS_KEPT = 2
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Be killed when dvc is (Linux): an orphan would keep writing beside the next run."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+NUM_UNFINISHED_RUNS_KEPT = 2
 
 
 class CheckpointFolder:
@@ -64,7 +54,8 @@ class CheckpointFolder:
 
     def newest(self) -> Path | None:
         """The complete checkpoint with the highest step."""
-        return max(self._folders(), key=_step, default=None)
+        complete = [folder for folder in self._folders() if (folder / COMPLETE).exists()]
+        return max(complete, key=_step, default=None)
 
     def complete(self, step: int) -> None:
         """Declare the checkpoint of this step whole, once all its bytes are on disk."""
@@ -75,18 +66,21 @@ class CheckpointFolder:
         _sync(folder / COMPLETE)
         _sync(folder)
 
-    def prune(self) -> None:
-        """Keep this run's newest checkpoint, and the newest runs beside it that are not in use."""
-        newest = self.newest()
+    def finish(self) -> None:
+        """Remove this run's checkpoints: it is published, and ``dvc repro --force`` trains anew.
+
+        Of other runs, all unfinished, keep the newest few and those that are in use.
+        """
         for folder in self._folders():
-            if folder != newest:
-                shutil.rmtree(folder)
-        runs = sorted(self.path.parent.iterdir(), key=lambda run: run.stat().st_mtime)
-        for run in runs[:-NUM_RUNS_KEPT]:
-            lock = _try_lock(run) if run != self.path else None
+            shutil.rmtree(folder)
+        runs = [path for path in self.path.parent.iterdir() if path.is_dir() and path != self.path]
+        runs.sort(key=lambda run: run.stat().st_mtime)
+        for run in runs[:-NUM_UNFINISHED_RUNS_KEPT]:
+            lock = _try_lock(run)
             if lock is not None:
                 shutil.rmtree(run)
                 lock.close()
+        shutil.rmtree(self.path)
 
     def _folders(self) -> list[Path]:
         return [path for path in self.path.glob("checkpoint-*") if path.is_dir()]

@@ -72,3 +72,5 @@ def publish(model: PreTrainedModel, tokenizer_folder: Path, target: Path) -> Non
     with new_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors writes 0600

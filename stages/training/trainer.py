@@ -193,8 +193,7 @@ class _Watch(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        is_due = time.monotonic() - self._last_save > 60 * self.checkpoint_minutes
-        control.should_save = is_due or state.global_step == state.max_steps
+        control.should_save = time.monotonic() - self._last_save > 60 * self.checkpoint_minutes
         return control
 
     def on_save(

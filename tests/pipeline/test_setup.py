@@ -79,7 +79,7 @@ class Clone:
     def set_up(self) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         process = self.start()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
     def pocket(self) -> str:
@@ -145,7 +145,7 @@ def test_a_killed_set_up_is_repaired_by_the_next(clone: Clone) -> None:
 
 def test_of_two_set_ups_at_once_one_installs_and_the_other_waits(clone: Clone) -> None:
     processes = [clone.start(), clone.start()]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum("done" in output for output in outputs) == 1
     assert sum("waiting" in output for output in outputs) == 1

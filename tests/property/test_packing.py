@@ -113,8 +113,9 @@ def test_the_row_in_the_docstring(tmp_path: Path) -> None:
         tmp_path,
         [Window([10, 11, 12], [False, True, True]), Window([20, 21], [False, True])],
     )
-    [row] = list(PackedRows(tmp_path, max_length=6, packing=True, pad_token_id=PAD_ID))
-    assert {key: value.tolist() for key, value in row.items()} == {
+    rows = PackedRows(tmp_path, max_length=6, packing=True, pad_token_id=PAD_ID)
+    assert len(rows) == 1
+    assert {key: value.tolist() for key, value in rows[0].items()} == {
         "input_ids": [10, 11, 12, 20, 21, PAD_ID],
         "segment_ids": [1, 1, 1, 2, 2, -1],
         "position_ids": [0, 1, 2, 0, 1, 0],
@@ -139,12 +140,12 @@ def test_a_short_batch_is_filled_with_rows_that_have_no_target(
 ) -> None:
     write_windows(tmp_path, [Window([9] * 5, [False] + [True] * 4)] * num_rows)
     rows = PackedRows(tmp_path, max_length=6, packing=False, pad_token_id=PAD_ID)
-    given = list(rows)
-    batch = rows.collate(given, batch_size=4)
+    real = [rows[number] for number in range(len(rows))]
+    batch = rows.collate(real, batch_size=4)
     for key, value in batch.items():
         assert value.shape == (4, 6)
-        assert torch.equal(value[:num_rows], torch.stack([row[key] for row in given]))
+        assert torch.equal(value[:num_rows], torch.stack([row[key] for row in real]))
     assert (batch["labels"][num_rows:] == IGNORE_INDEX).all()
     assert (batch["input_ids"][num_rows:] == PAD_ID).all()
     assert (batch["segment_ids"][num_rows:] == PAD_SEGMENT).all()
-    assert len(given) == num_rows
+    assert len(real) == num_rows

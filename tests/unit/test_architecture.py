@@ -63,8 +63,9 @@ def test_a_stage_depends_on_exactly_the_modules_that_it_loads(stage: str) -> Non
     assert declared == all_imports(f"stages/{stage}.py")
 
 
-def test_every_module_belongs_to_a_stage() -> None:
-    assert set(MODULES) == set().union(*(all_imports(f"stages/{stage}.py") for stage in STAGES))
+def test_every_module_belongs_to_a_stage_or_shows_results() -> None:
+    used = set().union(*(all_imports(f"stages/{stage}.py") for stage in STAGES))
+    assert set(MODULES) - used == {"stages/evaluation/report.py"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -92,7 +93,7 @@ def test_a_stage_declares_exactly_the_parameters_that_it_reads(stage: str) -> No
     source = (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8")
     declared = {name.split(".")[0] for name in PIPELINE["stages"][stage]["params"]}
     sections = "|".join(Params.model_fields)
-    read = set(re.findall(rf"params\)?\.({sections})\b", source)) - {"runtime"}
+    read = set(re.findall(rf"params(?:\(\))?\.({sections})\b", source)) - {"runtime"}
     assert read == declared
     for name in PIPELINE["stages"][stage]["params"]:
         if "." in name:  # one key of a section: no other key of it may be read

@@ -245,14 +245,16 @@ def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> N
     assert not any("<|" in text for reply in first.values() for text in reply)
 
 
-def test_the_table_says_which_way_is_better_and_what_is_noise() -> None:
-    numbers = {"bits_per_byte": 1.5, "perplexity": 30.0, "history_gain": 0.2}
+def test_the_table_says_when_a_change_is_noise() -> None:
+    base = {"bits_per_byte": 1.5, "perplexity": 30.0, "history_gain": 0.2}
     tuned = {"bits_per_byte": 1.25, "perplexity": 20.0, "history_gain": 0.1}
     change = {"bits_per_byte": -0.25, "bits_per_byte_low": -0.3, "bits_per_byte_high": -0.2}
-    metrics = {"base": numbers, "tuned": tuned, "change": change, "set": {"num_dialogues": 9}}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 9}}
     lines = format_table(metrics).splitlines()
-    assert lines[1].split() == ["bits", "per", "byte", "1.5000", "1.2500", "-0.2500", "better"]
-    assert lines[3].endswith("-0.1000  worse")
-    assert "over 9 dialogues: outside the noise" in lines[-1]
+    assert lines[1].split() == ["bits", "per", "byte", "1.5000", "1.2500", "-0.2500"]
+    assert lines[2].split() == ["perplexity", "30.00", "20.00", "-10.00"]
+    assert lines[-1].endswith("[-0.3000, -0.2000] over 9 dialogues: better")
     change["bits_per_byte_high"] = 0.01
-    assert "inside the noise" in format_table(metrics)
+    assert format_table(metrics).endswith("inside the noise")
+    change["bits_per_byte_low"] = 0.005
+    assert format_table(metrics).endswith("worse")

@@ -171,15 +171,6 @@ def test_offline_mode_is_named_as_the_cause(project: Path) -> None:
     assert_failed(result, project, REPO, COMMIT, "HF_HUB_OFFLINE is set", "local folder")
 
 
-def test_another_parameter_file_can_be_named(project: Path) -> None:
-    command = [sys.executable, "-m", "stages.fetch", "--params", "no/such.yaml"]
-    command += ["--corpus", "corpus.json", "--base-model", "base"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    assert (result.returncode, files_in(project)) == (1, set())
-    assert "no/such.yaml not found" in result.stderr
-
-
 def test_a_failed_fetch_keeps_the_model_that_was_there(tiny: Path, project: Path) -> None:
     shutil.copytree(tiny, project / "models/base")
     before = files_in(project)

@@ -157,16 +157,6 @@ def test_a_stopped_run_continues_to_the_same_weights(
         assert torch.equal(tensor, weights[name]), name
 
 
-def test_a_finished_run_only_publishes_again(
-    tiny_base: Path, tokenizer_folder: Path, rows: PackedRows, tmp_path: Path
-) -> None:
-    weights, result = run(tiny_base, tokenizer_folder, rows, tmp_path)
-    again, repeated = run(tiny_base, tokenizer_folder, rows, tmp_path)
-    assert repeated.timing.num_steps == 0
-    assert repeated.log == result.log
-    assert all(torch.equal(again[name], weights[name]) for name in weights)
-
-
 def test_a_loss_that_explodes_stops_the_run_at_its_step(
     tiny_base: Path, tokenizer_folder: Path, rows: PackedRows, tmp_path: Path
 ) -> None:

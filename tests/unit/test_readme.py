@@ -1,0 +1,34 @@
+"""The README's tables are true: every parameter with its default, every file."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_parameter_is_listed_with_its_default() -> None:
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    expected = {"seed": params.pop("seed")} | {
+        f"{section}.{key}": value for section, keys in params.items() for key, value in keys.items()
+    }
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| (\S+) \|", README, re.MULTILINE))
+    found = {key: YAML(typ="safe", pure=True).load(value) for key, value in listed.items()}
+    assert found == expected
+
+
+def test_every_file_is_listed_and_every_listed_file_exists() -> None:
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    table = README[README.index("## Files") :]
+    listed = set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE))
+    covered = {name for name in files if any(name == e or name.startswith(e) for e in listed)}
+    own = {name for name in files if not name.endswith("/__init__.py")}
+    assert own - covered == set()
+    assert {entry for entry in listed if not (ROOT / entry).exists()} == set()

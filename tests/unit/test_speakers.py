@@ -1,0 +1,192 @@
+"""Dialogue tokens are new ids that only the template writes; all text comes back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from stages.corpus.dialogue import Dialogue, Turn
+from stages.encoding.speakers import (
+    EncodedTurn,
+    PlainText,
+    SpeakerTokens,
+    Template,
+    add_dialogue_tokens,
+    load_tokenizer,
+)
+from tests.tiny_model import END_OF_TEXT
+
+HELLO = Dialogue("x", (Turn("ann", "Hello! How are you?"), Turn("bob", "fine ☺\nand you?")))
+SPELLINGS = ("<|endofturn|>", "<|speaker1|>", "<|speaker9|>", "<|pad|>", END_OF_TEXT)
+
+
+@pytest.fixture(scope="module")
+def base_size(tiny_base: Path) -> int:
+    return len(load_tokenizer(tiny_base))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> PreTrainedTokenizerFast:
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 2)
+    return tokenizer
+
+
+def all_ids(turns: list[EncodedTurn]) -> list[int]:
+    return [i for turn in turns for i in turn.tag + turn.content + turn.end]
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
+
+
+def test_added_ids_follow_the_old_ones(tiny_base: Path, base_size: int) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    old = tokenizer.get_vocab()
+    assert add_dialogue_tokens(tokenizer, 3) == 5
+    new = {token: i for token, i in tokenizer.get_vocab().items() if token not in old}
+    assert new == {
+        "<|speaker1|>": base_size,
+        "<|speaker2|>": base_size + 1,
+        "<|speaker3|>": base_size + 2,
+        "<|endofturn|>": base_size + 3,
+        "<|pad|>": base_size + 4,
+    }
+    assert {token: tokenizer.get_vocab()[token] for token in old} == old
+
+
+def test_a_second_add_adds_nothing(tiny_base: Path, base_size: int) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    assert add_dialogue_tokens(tokenizer, 2) == 4
+    assert add_dialogue_tokens(tokenizer, 2) == 0
+    assert len(tokenizer) == base_size + 4
+
+
+def test_pad_is_no_other_token(tokenizer: PreTrainedTokenizerFast, base_size: int) -> None:
+    assert tokenizer.pad_token_id == base_size + 3
+    assert tokenizer.pad_token_id not in {
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.unk_token_id,
+        SpeakerTokens(tokenizer).end_of_turn_id,
+    }
+
+
+def test_a_dialogue_is_a_tag_its_text_and_an_end_per_turn(
+    tokenizer: PreTrainedTokenizerFast, base_size: int
+) -> None:
+    turns = SpeakerTokens(tokenizer).encode(HELLO)
+    assert [(turn.speaker, turn.tag, turn.end) for turn in turns] == [
+        ("ann", [base_size], [base_size + 2]),
+        ("bob", [base_size + 1], [base_size + 2]),
+    ]
+    assert [decode(tokenizer, turn.content) for turn in turns] == [
+        "Hello! How are you?",
+        "fine ☺\nand you?",
+    ]
+    assert decode(tokenizer, all_ids(turns)) == (
+        "<|speaker1|>Hello! How are you?<|endofturn|><|speaker2|>fine ☺\nand you?<|endofturn|>"
+    )
+    assert [len(turn) for turn in turns] == [len(all_ids([turn])) for turn in turns]
+
+
+def test_speakers_are_numbered_by_first_appearance(tiny_base: Path, base_size: int) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 3)
+    dialogue = Dialogue(
+        "x", tuple(Turn(name, "hi") for name in ("zoe", "ann", "zoe", "bob", "bob"))
+    )
+    tags = [turn.tag for turn in SpeakerTokens(tokenizer).encode(dialogue)]
+    assert tags == [[base_size + n] for n in (0, 1, 0, 2, 2)]
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(SPELLINGS), st.text(st.characters(codec="utf-8"), max_size=8)),
+        max_size=6,
+    ).map("".join)
+)
+@settings(max_examples=100)
+def test_any_text_is_encoded_as_plain_text_and_comes_back(
+    tokenizer: PreTrainedTokenizerFast, base_size: int, text: str
+) -> None:
+    """Among it text that spells a special token, ours or the base model's own."""
+    [turn] = SpeakerTokens(tokenizer).encode(Dialogue("x", (Turn("ann", text),)))
+    assert decode(tokenizer, turn.content) == text
+    assert not set(turn.content) & {*range(base_size, base_size + 4), tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_base_models_template_reads_spellings_as_text_too(
+    tiny_base: Path, spelling: str
+) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    [turn] = PlainText(tokenizer).encode(Dialogue("x", (Turn("ann", spelling),)))
+    assert len(turn.content) > 3
+    assert decode(tokenizer, turn.content) == f" {spelling}"
+
+
+def test_plain_text_is_one_line_per_turn(tiny_base: Path, base_size: int) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    turns = PlainText(tokenizer).encode(
+        Dialogue("x", (*HELLO.turns, Turn("ann", "good"), Turn("cem", "hi")))
+    )
+    assert [decode(tokenizer, all_ids([turn])) for turn in turns] == [
+        "A: Hello! How are you?\n",
+        "B: fine ☺\nand you?\n",
+        "A: good\n",
+        "C: hi\n",
+    ]
+    assert [decode(tokenizer, turn.tag) for turn in turns] == ["A:", "B:", "A:", "C:"]
+    assert {decode(tokenizer, turn.end) for turn in turns} == {"\n"}
+    assert max(all_ids(turns)) < base_size
+
+
+def test_plain_text_has_a_name_for_every_speaker(tiny_base: Path) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    template = PlainText(tokenizer)
+    assert [decode(tokenizer, template.tag(n)) for n in (0, 25, 26, 27, 52)] == [
+        "A:",
+        "Z:",
+        "A1:",
+        "B1:",
+        "A2:",
+    ]
+
+
+def test_an_extended_tokenizer_survives_being_saved(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert again.pad_token_id == tokenizer.pad_token_id
+    assert again.eos_token_id == tokenizer.eos_token_id
+    assert add_dialogue_tokens(again, 2) == 0
+    spelled = Dialogue("y", tuple(Turn("ann", f"I say {text}") for text in SPELLINGS))
+    for dialogue in (HELLO, spelled):
+        assert SpeakerTokens(again).encode(dialogue) == SpeakerTokens(tokenizer).encode(dialogue)
+
+
+@pytest.mark.parametrize("kind", [SpeakerTokens, PlainText])
+def test_a_base_that_was_saved_with_truncation_and_padding_loses_and_gains_nothing(
+    tiny_base: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    kind: type[SpeakerTokens] | type[PlainText],
+) -> None:
+    """Many fine-tuned models' tokenizer.json holds what their last batch was cut and padded to."""
+    saved = load_tokenizer(tiny_base)
+    saved.backend_tokenizer.enable_truncation(4)
+    saved.backend_tokenizer.enable_padding(pad_id=0, pad_token=END_OF_TEXT)
+    saved.save_pretrained(tmp_path)
+    cut = load_tokenizer(tmp_path)
+    add_dialogue_tokens(cut, 2)
+    template: Template = kind(cut)
+    assert template.encode(HELLO) == kind(tokenizer).encode(HELLO)
