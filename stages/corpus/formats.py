@@ -41,6 +41,10 @@ class _InvalidRecord(Exception):
     """What was found and what was wanted, within one record."""
 
 
+class _RepeatedKey(Exception):
+    """The key that stands twice in one JSON object."""
+
+
 def read_records(path: Path, data_format: str = "auto") -> tuple[str, list[Record]]:
     """Read a whole file.
 
@@ -54,7 +58,8 @@ def read_records(path: Path, data_format: str = "auto") -> tuple[str, list[Recor
     if not entries:
         raise UserError(f"{path} holds no dialogue.")
     if data_format == "auto":
-        data_format = _recognise(path, entries[0][2])
+        telling = (entry for _, _, entry in entries if _holds_something(entry))
+        data_format = _recognise(path, next(telling, entries[0][2]))
     turns_of = _LAYOUTS[data_format]
     return data_format, [_record(where, key, entry, turns_of) for where, key, entry in entries]
 
@@ -107,7 +112,12 @@ def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 def _parse(text: str, where: str, first_line: int = 1) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object_of)
+    except _RepeatedKey as error:
+        raise UserError(
+            f"{where}: the key {str(error)!r} stands twice in one object, so that one of its "
+            "values would be lost; rename or remove one."
+        ) from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise UserError(
@@ -115,6 +125,22 @@ def _parse(text: str, where: str, first_line: int = 1) -> Any:
         ) from None
     except RecursionError:
         raise UserError(f"{where}: not usable JSON: nested too deeply.") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{where}: not usable JSON: {error}.") from None
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, unless it repeats a key: Python would keep the last value in silence."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return result
+
+
+def _holds_something(entry: Any) -> bool:
+    """Whether the entry tells how dialogues are laid out: an object with a list in use."""
+    return isinstance(entry, dict) and any(isinstance(v, list) and v for v in entry.values())
 
 
 def _recognise(path: Path, entry: Any) -> str:
@@ -141,15 +167,11 @@ def _record(
     where: str, key: str, entry: Any, turns_of: Callable[[Any], list[list[tuple[str, str]]]]
 ) -> Record:
     try:
+        dialogue_id = _dialogue_id(key, entry)
         turns = turns_of(entry)
     except _InvalidRecord as error:
         return Record(where, 0, 0, None, str(error))
     texts = [text for turn in turns for _, text in turn]
-    dialogue_id = key
-    for id_key in ("dialogue_id", "id", "conversation_id"):
-        if isinstance(entry, dict) and isinstance(entry.get(id_key), str | int):
-            dialogue_id = str(entry[id_key])
-            break
     spoken = (
         Turn(turn[0][0], "\n".join(text.strip() for _, text in turn if text.strip()))
         for turn in turns
@@ -162,6 +184,15 @@ def _record(
         dialogue=Dialogue(dialogue_id, tuple(turn for turn in spoken if turn.utterance)),
         fault=None,
     )
+
+
+def _dialogue_id(key: str, entry: Any) -> str:
+    """The record's own id if it has one, else its key or place in the file."""
+    for name in ("dialogue_id", "id", "conversation_id"):
+        value = entry.get(name) if isinstance(entry, dict) else None
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return _checked(str(value), repr(name))
+    return _checked(key, "the key")
 
 
 def _chitchat_turns(entry: Any) -> list[list[tuple[str, str]]]:
@@ -221,10 +252,14 @@ def _text(item: Any, keys: tuple[str, ...], where: str) -> str:
             value = item[key]
             if not isinstance(value, str):
                 raise _InvalidRecord(f"{where}: {key!r}: wanted text, found {_kind(value)}")
-            if any("\ud800" <= character <= "\udfff" for character in value):
-                raise _InvalidRecord(f"{where}: {key!r} holds a lone surrogate, which is not text")
-            return value
+            return _checked(value, f"{where}: {key!r}")
     raise _InvalidRecord(f"{where}: wanted {' or '.join(map(repr, keys))}, found neither")
+
+
+def _checked(text: str, what: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _InvalidRecord(f"{what} holds a lone surrogate, which is not text")
+    return text
 
 
 def _kind(value: Any) -> str:

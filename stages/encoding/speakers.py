@@ -53,10 +53,16 @@ class Template(Protocol):
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in ``folder``, set to read special tokens in text as plain text."""
+    """The tokenizer saved in ``folder``, set to encode all of a text and nothing but the text.
+
+    Special tokens spelled in it are plain text. A tokenizer that was saved after a truncated or
+    padded call would otherwise go on cutting and padding.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerFast), "fetch takes fast tokenizers only"
     tokenizer.backend_tokenizer.encode_special_tokens = True
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 

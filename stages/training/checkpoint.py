@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -71,16 +72,15 @@ class CheckpointFolder:
 
         Of other runs, all unfinished, keep the newest few and those that are in use.
         """
-        for folder in self._folders():
-            shutil.rmtree(folder)
-        runs = [path for path in self.path.parent.iterdir() if path.is_dir() and path != self.path]
-        runs.sort(key=lambda run: run.stat().st_mtime)
-        for run in runs[:-NUM_UNFINISHED_RUNS_KEPT]:
-            lock = _try_lock(run)
-            if lock is not None:
-                shutil.rmtree(run)
-                lock.close()
         shutil.rmtree(self.path)
+        with suppress(FileNotFoundError):  # another run, finishing too, may be removing them
+            runs = [path for path in self.path.parent.iterdir() if path.is_dir()]
+            runs.sort(key=lambda run: run.stat().st_mtime)
+            for run in runs[:-NUM_UNFINISHED_RUNS_KEPT]:
+                lock = _try_lock(run)
+                if lock is not None:
+                    shutil.rmtree(run)
+                    lock.close()
 
     def _folders(self) -> list[Path]:
         return [path for path in self.path.glob("checkpoint-*") if path.is_dir()]

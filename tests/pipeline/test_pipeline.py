@@ -191,8 +191,7 @@ def test_forced_again_the_lock_has_the_same_bytes(repository: Repository) -> Non
 
 def test_commits_can_be_compared(repository: Repository) -> None:
     metrics = json.loads(repository.run("dvc", "metrics", "diff", "main", "--json").stdout)
-    assert "tuned" in metrics["metrics/eval.json"]
-    assert metrics["metrics/eval.json"]["tuned"]["bits_per_byte"]["diff"] != 0
+    assert metrics["metrics/eval.json"]["tuned.bits_per_byte"]["diff"] != 0
     params = json.loads(repository.run("dvc", "params", "diff", "main", "--json").stdout)
     assert params["params.yaml"]["train.learning_rate"] == {
         "old": 1e-2,

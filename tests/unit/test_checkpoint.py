@@ -140,6 +140,15 @@ def test_a_finished_run_leaves_nothing_and_two_unfinished_ones_stay(runs: Path) 
     assert names(runs / "new") == ["checkpoint-4"]
 
 
+def test_a_run_that_was_continued_is_no_longer_the_oldest(runs: Path) -> None:
+    write_old_runs(runs, "new", "middle", "f" * 16)
+    with CheckpointFolder(RUNS, "f" * 64):
+        pass
+    with CheckpointFolder(RUNS, FINGERPRINT) as folder:
+        folder.finish()
+    assert names(runs) == ["f" * 16, "new"]
+
+
 def test_finishing_leaves_a_run_that_is_in_use(runs: Path) -> None:
     in_use = "e" * 16
     with another_process(*hold(in_use)), CheckpointFolder(RUNS, FINGERPRINT) as folder:
