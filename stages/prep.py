@@ -41,6 +41,13 @@ def main() -> None:
         write_dialogues(folder / "train.jsonl", train)
         write_dialogues(folder / "val.jsonl", validation)
     write_json(args.metrics, ledger | tokens)
+    dropped = [
+        f"{count:,} {bucket.removeprefix('dropped_').replace('_', ' ')}"
+        for bucket, count in ledger["num_dialogues"].items()
+        if bucket.startswith("dropped_") and count
+    ]
+    if dropped:
+        print(f"prep: left out: {', '.join(dropped)}")
     print(
         f"prep: {len(train):,} training and {len(validation):,} validation dialogues, "
         f"{tokens['num_target_tokens']:,} target tokens per epoch"

@@ -29,8 +29,6 @@ class Record:
 
     where: str
     """``file:line`` for JSONL, ``file, record N`` (from 1) for JSON."""
-    num_characters: int
-    """Code points of all message text as found, before white space is stripped."""
     num_empty_messages: int
     """Messages with nothing but white space; left out of the dialogue."""
     dialogue: Dialogue | None
@@ -170,8 +168,7 @@ def _record(
         dialogue_id = _dialogue_id(key, entry)
         turns = turns_of(entry)
     except _InvalidRecord as error:
-        return Record(where, 0, 0, None, str(error))
-    texts = [text for turn in turns for _, text in turn]
+        return Record(where, 0, None, str(error))
     spoken = (
         Turn(turn[0][0], "\n".join(text.strip() for _, text in turn if text.strip()))
         for turn in turns
@@ -179,8 +176,7 @@ def _record(
     )
     return Record(
         where=where,
-        num_characters=sum(map(len, texts)),
-        num_empty_messages=sum(not text.strip() for text in texts),
+        num_empty_messages=sum(not text.strip() for turn in turns for _, text in turn),
         dialogue=Dialogue(dialogue_id, tuple(turn for turn in spoken if turn.utterance)),
         fault=None,
     )
