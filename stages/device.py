@@ -66,10 +66,10 @@ def choose_device(*, precision: Precision, compile_model: bool, num_threads: int
             "train.mixed_precision is fp16, which needs a GPU, and none was found. Use bf16 or no."
         )
     if precision == "bf16" and not _cpu_has_bf16():
-        notes.append("this CPU has no fast bf16: training in float32, several times slower")
+        notes.append("this CPU has no fast bf16: training in float32, which is slower")
         precision = "no"
     if compile_model and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        notes.append("no C++ compiler found: training uncompiled, about half as fast")
+        notes.append("no C++ compiler found: training uncompiled, which is slower")
         compile_model = False
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if num_cores > num_threads:

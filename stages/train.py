@@ -92,7 +92,7 @@ def main() -> None:
             "num_target_tokens": rows.num_target_tokens,
             "packing_efficiency": rows.packing_efficiency,
             "first_loss": result.log[0]["loss"],
-            "last_epoch_loss": sum(entry["loss"] for entry in last_epoch) / len(last_epoch),
+            "last_epoch_loss": mean_loss(last_epoch),
         }
         write_csv(args.log, LOG_COLUMNS, ([row[c] for c in LOG_COLUMNS] for row in result.log))
         write_json(args.metrics, metrics)
@@ -112,6 +112,12 @@ def main() -> None:
             },
         )
         checkpoints.finish()
+
+
+def mean_loss(log: list[dict[str, float]]) -> float:
+    """Nats per target token over all of the steps, not a mean of their means."""
+    num_target_tokens = sum(entry["num_target_tokens"] for entry in log)
+    return sum(entry["loss"] * entry["num_target_tokens"] for entry in log) / num_target_tokens
 
 
 def declared_params() -> dict[str, Any]:

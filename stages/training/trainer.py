@@ -27,7 +27,7 @@ from stages.params import TrainParams
 from stages.training.checkpoint import CheckpointFolder
 from stages.training.loss import attach_packed_loss
 
-LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
+LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
 
 
 @dataclass
@@ -104,8 +104,8 @@ def fine_tune(
         disable_tqdm=True,
         report_to="none",
     )
-    watch = _Watch(rows, train, checkpoints, checkpoint_minutes, on_step)
-    trainer = Trainer(
+    watch = _Watch(checkpoints, checkpoint_minutes, on_step)
+    trainer = _CountingTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
@@ -127,12 +127,27 @@ def fine_tune(
     return TrainResult(log, watch.timing)
 
 
+class _CountingTrainer(Trainer):
+    """A Trainer whose log says how many targets each step had, so that losses can be averaged."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The step's batches and their targets; the latter are kept for the log."""
+        batches, num_target_tokens = super().get_batch_samples(*args, **kwargs)
+        assert num_target_tokens is not None, "rows always have labels"
+        self.num_target_tokens = int(num_target_tokens)
+        return batches, num_target_tokens
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step's metrics with its count of targets."""
+        if "loss" in logs:
+            logs["num_target_tokens"] = self.num_target_tokens
+        super().log(logs, start_time)
+
+
 @dataclass
 class _Watch(TrainerCallback):
     """Progress, metrics, checkpoints by the clock, and a stop at the first non-finite loss."""
 
-    rows: PackedRows
-    train: TrainParams
     checkpoints: CheckpointFolder
     checkpoint_minutes: float
     report: Callable[[int, dict[str, float]], None]
@@ -140,6 +155,7 @@ class _Watch(TrainerCallback):
 
     def __post_init__(self) -> None:
         self._start = self._first_end = self._last_save = time.monotonic()
+        self._num_target_tokens = 0.0  # since the first step's end
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(
@@ -180,9 +196,8 @@ class _Watch(TrainerCallback):
             self.timing.first_step_seconds = self.timing.seconds
             self._first_end = now
         else:
-            steps_per_epoch = state.max_steps / self.train.epochs
-            tokens = self.rows.num_target_tokens * (step - self._first_step) / steps_per_epoch
-            self.timing.tokens_per_second = tokens / (now - self._first_end)
+            self._num_target_tokens += logs["num_target_tokens"]
+            self.timing.tokens_per_second = self._num_target_tokens / (now - self._first_end)
         metrics = {column: logs[column] for column in LOG_COLUMNS if column in logs}
         if self._bar is not None:
             speed = f"{self.timing.tokens_per_second:.0f}"

@@ -130,6 +130,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         *(f"data/encoded/tokenizer/{name}" for name in tokenizer),
         *(f"models/base/{name}" for name in weights | tokenizer),
         *(f"models/finetuned/{name}" for name in weights | tokenizer),
+        "metrics/.gitignore",
         "metrics/eval.json",
         "metrics/eval_by_turn.csv",
         "metrics/eval_dialogues.csv",
@@ -176,6 +177,14 @@ def test_an_eval_parameter_reruns_eval_alone(repository: Repository) -> None:
     assert repository.repro() == ["eval"]
 
 
+def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) -> None:
+    after = (repository.path / "metrics/eval.json").read_bytes()
+    repository.change("eval", max_turns=16)
+    assert repository.repro() == []
+    assert (repository.path / "metrics/eval.json").read_bytes() != after
+    repository.run("git", "diff", "--exit-code", "metrics/eval.json", "metrics/eval_by_turn.csv")
+
+
 def test_the_learning_rate_reruns_train_and_eval(repository: Repository) -> None:
     before = (repository.path / "data/prepared/val.jsonl").read_bytes()
     repository.change("train", learning_rate=5e-3)
@@ -199,7 +208,13 @@ def test_commits_can_be_compared(repository: Repository) -> None:
         "diff": pytest.approx(-5e-3),
     }
     plots = json.loads(repository.run("dvc", "plots", "diff", "main", "--json").stdout)
-    assert {"Training loss", "Learning rate", "Bits per byte by turn"} <= plots["data"].keys()
+    assert plots["data"].keys() == {
+        "metrics/train_log.csv",
+        "metrics/eval_by_turn.csv",
+        "metrics/eval_dialogues.csv",
+        "Learning rate",
+        "Bits per byte by turn, base",
+    }
     repository.commit()
 
 

@@ -116,6 +116,7 @@ def test_steps_and_learning_rate_follow_the_formula(
     assert [entry["step"] for entry in result.log] == [1, 2, 3, 4, 5, 6]
     rates = [entry["learning_rate"] for entry in result.log]
     assert rates == pytest.approx([1e-2 * f for f in (0, 1 / 2, 1, 3 / 4, 2 / 4, 1 / 4)])
+    assert sum(entry["num_target_tokens"] for entry in result.log) == 2 * rows.num_target_tokens
 
 
 def test_batches_times_accumulation_is_what_counts(
