@@ -17,6 +17,8 @@ _ROWS = (
     ("num_target_tokens", "target tokens", 0),
 )
 
+_FEWEST_DIALOGUES = 10  # resampling fewer says little: of a single one, the interval has no width
+
 
 def format_table(metrics: Mapping[str, Any]) -> str:
     """A table of ``metrics/eval.json``, and whether the headline's change is more than noise."""
@@ -30,10 +32,13 @@ def format_table(metrics: Mapping[str, Any]) -> str:
                 f"{difference:>+12,.{decimals}f}"
             )
     low, high = change["bits_per_byte_low"], change["bits_per_byte_high"]
+    num_dialogues = metrics["set"]["num_dialogues"]
     verdict = "better" if high < 0 else "worse" if low > 0 else "inside the noise"
+    if num_dialogues < _FEWEST_DIALOGUES:
+        verdict = "too few dialogues to tell"
     lines.append(
         f"bits per byte: {change['bits_per_byte']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
-        f"over {metrics['set']['num_dialogues']} dialogues: {verdict}"
+        f"over {num_dialogues} dialogues: {verdict}"
     )
     return "\n".join(lines)
 

@@ -249,12 +249,15 @@ def test_the_table_says_when_a_change_is_noise() -> None:
     base = {"bits_per_byte": 1.5, "perplexity": 30.0, "history_gain": 0.2}
     tuned = {"bits_per_byte": 1.25, "perplexity": 20.0, "history_gain": 0.1}
     change = {"bits_per_byte": -0.25, "bits_per_byte_low": -0.3, "bits_per_byte_high": -0.2}
-    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 9}}
+    size = {"num_dialogues": 12}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": size}
     lines = format_table(metrics).splitlines()
     assert lines[1].split() == ["bits", "per", "byte", "1.5000", "1.2500", "-0.2500"]
     assert lines[2].split() == ["perplexity", "30.00", "20.00", "-10.00"]
-    assert lines[-1].endswith("[-0.3000, -0.2000] over 9 dialogues: better")
+    assert lines[-1].endswith("[-0.3000, -0.2000] over 12 dialogues: better")
     change["bits_per_byte_high"] = 0.01
     assert format_table(metrics).endswith("inside the noise")
     change["bits_per_byte_low"] = 0.005
     assert format_table(metrics).endswith("worse")
+    size["num_dialogues"] = 1
+    assert format_table(metrics).endswith("too few dialogues to tell")
