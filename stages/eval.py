@@ -1,4 +1,4 @@
-"""Stage 4: base and fine-tuned model on the same validation text; numbers, curves, samples out."""
+"""Stage 5: base and fine-tuned model on the same validation text; numbers, curves, samples out."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from stages.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
+Layout = Literal["chitchat", "dialogues", "messages", "prompts", "sharegpt", "strings"]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -32,9 +33,9 @@ class DataParams(Section):
     """Which dialogues there are and on which side of the split each one is."""
 
     path: Annotated[str, Field(min_length=1)]
-    """The dialogue file. Also a DVC dependency of ``prep``."""
-    format: Literal["auto", "chitchat", "dialogues", "messages", "sharegpt"]
-    """How the file is laid out; ``auto`` recognises it by its structure."""
+    """The dialogue file, or a folder of them. Also a DVC dependency of ``prep``."""
+    format: Literal["auto", Layout]
+    """How the records are laid out; ``auto`` recognises it by their structure."""
     on_invalid: Literal["error", "skip"]
     """What a malformed dialogue does: stop with a list of faults, or be dropped and counted."""
     max_dialogues: Count | None
@@ -43,8 +44,16 @@ class DataParams(Section):
     """Dialogues with fewer distinct speakers are left out and counted."""
     min_turns: Count
     """Dialogues with fewer turns are left out and counted."""
+    deduplicate: Literal["keep_one", "keep_all"]
+    """Of dialogues that say the same, keep one, or all that are on one side of the split."""
+    near_duplicate_threshold: Annotated[float, Field(ge=0.3, le=1)]
+    """Dialogues are near duplicates if they share this much of their five-word runs (Jaccard)."""
     validation_fraction: Fraction
     """Probability that a dialogue's content hash puts it in the validation set."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """The same for a test set that nothing in the pipeline reads; 0 makes none."""
+    group_by: Annotated[str, Field(min_length=1)] | None
+    """Keep dialogues with an equal value of this field on one side; ``speakers`` for who speaks."""
 
 
 class EncodingParams(Section):
@@ -163,11 +172,18 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as train:, found {_shown(content)}.")
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         faults = [_fault(dict(fault)) for fault in error.errors()]
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise UserError(f"{path} has {len(faults)} fault(s):\n{lines}") from None
+    if params.data.validation_fraction + params.data.test_fraction >= 1:
+        raise UserError(
+            f"{path}: data.validation_fraction {params.data.validation_fraction} and "
+            f"data.test_fraction {params.data.test_fraction} leave nothing to train on; their sum "
+            "must be below 1."
+        )
+    return params
 
 
 def _fault(fault: dict[str, Any]) -> str:

@@ -1,150 +1,169 @@
-"""Stage 2: dialogues in, clean text on both sides of the split and encoded training windows out."""
+"""Stage 2: dialogue files in; clean, deduplicated dialogues on their side of the split out."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.corpus.deduplicate import first_of_each
-from stages.corpus.dialogue import Dialogue, write_dialogues
-from stages.corpus.formats import raise_for_faults, read_records
-from stages.corpus.ledger import account
-from stages.corpus.split import select, split
-from stages.encoding.dataset import write_windows
-from stages.encoding.packing import pack
-from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
-from stages.encoding.windows import Window, cut_windows, trained_turns
+from tqdm import tqdm
+
+from stages.corpus.catalogue import Catalogue
+from stages.corpus.cleaning import MAX_FAULTS, Cleaner, faults_message
+from stages.corpus.duplicates import bands_for
+from stages.corpus.formats import RECORD_KEYS, recognise
+from stages.corpus.ledger import account, describe
+from stages.corpus.reading import data_files, read_pieces
+from stages.corpus.selection import FATES, Selection, repeated_ids, select, shared_between_sides
+from stages.corpus.split import SIDES
+from stages.engine import map_in_order
 from stages.errors import UserError
 from stages.files import new_folder, write_json
 from stages.inputs import Inputs
-from stages.params import DataParams, EncodingParams, load_params
+from stages.params import DataParams, load_params
 from stages.process import run_stage
 
 
 def main() -> None:
-    """Read, clean, select, split, encode, and account for all of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="dialogues, JSON or JSONL")
-    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
-    parser.add_argument("--prepared", type=Path, required=True, help="folder for train/val.jsonl")
-    parser.add_argument("--encoded", type=Path, required=True, help="folder for windows, tokenizer")
+    """Read, clean, deduplicate, select, split, and account for all of it."""
+    parser = argparse.ArgumentParser(prog="python -m stages.prep", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a dialogue file, or a folder")
+    parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--prepared", type=Path, required=True, help="folder for the clean text")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger, JSON")
     args = parser.parse_args()
-    params = load_params()
-    inputs = Inputs([args.data, args.base], declared_params)
+    data = load_params().data
+    inputs = Inputs([args.data, args.lock], declared_params)
 
-    train, validation, ledger = prepare(args.data, params.data)
-    tokens = encode(train, validation, args.base, args.encoded, params.encoding)
-    inputs.check_unchanged()
     with new_folder(args.prepared) as folder:
-        write_dialogues(folder / "train.jsonl", train)
-        write_dialogues(folder / "val.jsonl", validation)
-    write_json(args.metrics, ledger | tokens)
+        try:
+            ledger = prepare(args.data, data, folder)
+        except UserError:
+            inputs.check_unchanged()  # a file that changed is the cause, not what it seemed to hold
+            raise
+        inputs.check_unchanged()
+    write_json(args.metrics, ledger)
+
+
+def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
+    """Write the sides of the split and what was left out into an existing folder.
+
+    Returns:
+        The ledger: every dialogue, turn and character of the input in one bucket.
+    """
+    num_bands, _ = bands_for(data.near_duplicate_threshold)
+    with Catalogue(folder / "scratch", num_bands) as catalogue:
+        read_all(path, data, catalogue)
+        catalogue.finish()
+        report_faults(path, data, catalogue)
+        selection = select(catalogue, data)
+        ledger = account(catalogue, selection)
+        raise_if_a_side_is_empty(path, ledger["num_dialogues"])
+        write_sides(folder, catalogue, selection, with_test=data.test_fraction > 0)
+        write_dropped(folder / "dropped.jsonl", catalogue, selection)
+        split = shared_between_sides(selection, catalogue)
+        assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
+        print_summary(ledger["num_dialogues"])
+        return (
+            ledger
+            | describe(catalogue, selection)
+            | {"num_invalid": dict(catalogue.invalid), "split": split}
+        )
+
+
+def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> None:
+    """Clean every file into the catalogue; each file's layout is recognised by itself."""
+    files = data_files(path)
+    with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
+        for file in files:
+            prefix = f"{file.relative_to(path)}:" if path.is_dir() else ""
+            pieces = read_pieces(file, prefix, RECORD_KEYS)
+            first = next(read_pieces(file, prefix, RECORD_KEYS), None)
+            if first is None or not any(True for _ in first.records()):
+                raise UserError(f"{file} holds no dialogue.")
+            layout = data.format
+            if layout == "auto":
+                layout = recognise(file, first.records())
+            before = catalogue.num_records
+            for piece in map_in_order(partial(Cleaner, data, layout), pieces):
+                catalogue.add(piece)
+                progress.update(piece.num_raw_characters)
+            num_records = catalogue.num_records - before
+            progress.write(f"prep: {file}: {num_records:,} records in the {layout} layout")
+
+
+def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
+    """Stop with a list of what is wrong, or say what is being left out."""
+    _, repeated = repeated_ids(catalogue.rows)
+    faults = list(catalogue.faults)
+    for index in sorted(repeated[: MAX_FAULTS - len(faults)].tolist()):
+        dialogue_id = catalogue.dialogue(index).dialogue_id
+        fault = f"the id {dialogue_id!r} belongs to another dialogue too; wanted one of its own"
+        faults.append((catalogue.line(index)[0], fault))
+    num_faults = catalogue.invalid.total() + len(repeated)
+    if not num_faults:
+        return
+    message = faults_message(path, catalogue.num_records, faults, num_faults)
+    if data.on_invalid == "error":
+        raise UserError(message)
+    print(f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip")
+
+
+def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
+    """There must be something to train on, and something to measure with."""
+    if num_dialogues["train"] and num_dialogues["validation"]:
+        return
+    counts = ", ".join(f"{name} {count:,}" for name, count in num_dialogues.items() if count)
+    raise UserError(
+        f"{path}: {num_dialogues['train']:,} training and {num_dialogues['validation']:,} "
+        f"validation dialogues are left; both need at least one. Of the input: {counts}. Lower "
+        "data.min_speakers or data.min_turns, raise data.max_dialogues, change "
+        "data.validation_fraction or data.group_by, or bring more dialogues."
+    )
+
+
+def write_sides(
+    folder: Path, catalogue: Catalogue, selection: Selection, *, with_test: bool
+) -> None:
+    """``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order."""
+    for number, side in enumerate(SIDES):
+        if side != "test" or with_test:
+            with (folder / f"{side}.jsonl").open("wb") as file:
+                for index in selection.kept[selection.fates[selection.kept] == number].tolist():
+                    file.write(catalogue.line(index)[1])
+
+
+def write_dropped(path: Path, catalogue: Catalogue, selection: Selection) -> None:
+    """Every dialogue that is on no side, with its place in the input and the reason."""
+    with path.open("wb") as file:
+        for index in (selection.fates >= len(SIDES)).nonzero()[0].tolist():
+            where, line = catalogue.line(index)
+            reason = FATES[selection.fates[index]]
+            head = json.dumps({"where": where, "reason": reason}, ensure_ascii=False)
+            file.write(f"{head[:-1]}, ".encode() + line[1:])
+
+
+def print_summary(num_dialogues: dict[str, int]) -> None:
+    """What was left out, and what is left."""
     dropped = [
         f"{count:,} {bucket.removeprefix('dropped_').replace('_', ' ')}"
-        for bucket, count in ledger["num_dialogues"].items()
+        for bucket, count in num_dialogues.items()
         if bucket.startswith("dropped_") and count
     ]
     if dropped:
         print(f"prep: left out: {', '.join(dropped)}")
+    test = f" and {num_dialogues['test']:,} test" if num_dialogues["test"] else ""
     print(
-        f"prep: {len(train):,} training and {len(validation):,} validation dialogues, "
-        f"{tokens['num_target_tokens']:,} target tokens per epoch"
+        f"prep: {num_dialogues['train']:,} training, {num_dialogues['validation']:,} validation"
+        f"{test} dialogues"
     )
-
-
-def prepare(
-    path: Path, data: DataParams
-) -> tuple[list[Dialogue], list[Dialogue], dict[str, dict[str, int]]]:
-    """Training and validation dialogues, and the ledger of everything else."""
-    data_format, records = read_records(path, data.format)
-    if data.on_invalid == "error":
-        raise_for_faults(path, records)
-    print(f"prep: {path}: {len(records):,} records in the {data_format} layout")
-    dialogues = [record.dialogue for record in records if record.dialogue]
-
-    few_speakers = [d for d in dialogues if len(d.speakers) < data.min_speakers]
-    rest = [d for d in dialogues if len(d.speakers) >= data.min_speakers]
-    few_turns = [d for d in rest if len(d.turns) < data.min_turns]
-    unique, repeats = first_of_each(d for d in rest if len(d.turns) >= data.min_turns)
-    selected, not_selected = select(unique, data.max_dialogues)
-    train, validation = split(selected, data.validation_fraction)
-    ledger = account(
-        {
-            "dropped_few_speakers": few_speakers,
-            "dropped_few_turns": few_turns,
-            "dropped_duplicate": repeats,
-            "dropped_over_max_dialogues": not_selected,
-            "train": train,
-            "validation": validation,
-        },
-        num_input_dialogues=len(records),
-        num_invalid=len(records) - len(dialogues),
-    )
-    if not train or not validation:
-        counts = ", ".join(f"{name} {count}" for name, count in ledger["num_dialogues"].items())
-        raise UserError(
-            f"{path}: {len(train)} training and {len(validation)} validation dialogues are left; "
-            f"both need at least one. Of the input: {counts}. Lower data.min_speakers or "
-            "data.min_turns, raise data.max_dialogues, change data.validation_fraction, or bring "
-            "more dialogues."
-        )
-    num_empty = sum(record.num_empty_messages for record in records)
-    ledger["num_empty_messages"] = {"input": num_empty}
-    return train, validation, ledger
-
-
-def encode(
-    train: list[Dialogue],
-    validation: list[Dialogue],
-    base: Path,
-    encoded: Path,
-    encoding: EncodingParams,
-) -> dict[str, float]:
-    """Write the training windows and the extended tokenizer; return the counts of tokens."""
-    tokenizer = load_tokenizer(base)
-    num_speakers = max(len(dialogue.speakers) for dialogue in [*train, *validation])
-    add_dialogue_tokens(tokenizer, max(2, num_speakers))
-    template = SpeakerTokens(tokenizer)
-
-    windows: list[Window] = []
-    num_split_turns = 0
-    for dialogue in train:
-        turns = template.encode(dialogue)
-        num_split_turns += sum(len(turn) > encoding.max_length for turn in turns)
-        windows += cut_windows(
-            turns,
-            trained_turns(turns, encoding.loss_on),
-            max_length=encoding.max_length,
-            context_turns=encoding.context_turns,
-        )
-    num_targets = sum(sum(window.is_target) for window in windows)
-    if num_targets == 0:
-        names = sorted({name for dialogue in train for name in dialogue.speakers})[:10]
-        raise UserError(
-            f"encoding.loss_on: {encoding.loss_on!r} trains no turn at all; wanted all, last, or "
-            f"one of the speakers ({', '.join(names)}, …)."
-        )
-    with new_folder(encoded) as folder:
-        write_windows(folder, windows)
-        tokenizer.save_pretrained(folder / "tokenizer")
-    lengths = [len(window.input_ids) for window in windows]
-    num_rows = len(pack(lengths, encoding.max_length))
-    return {
-        "num_speaker_tokens": max(2, num_speakers),
-        "num_windows": len(windows),
-        "num_split_turns": num_split_turns,
-        "num_target_tokens": num_targets,
-        "num_untrained_tokens": sum(lengths) - num_targets,
-        "packing_efficiency": sum(lengths) / (num_rows * encoding.max_length),
-    }
 
 
 def declared_params() -> dict[str, Any]:
     """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    params = load_params()
-    return {"data": params.data.model_dump(), "encoding": params.encoding.model_dump()}
+    return {"data": load_params().data.model_dump()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 3: the base model and the encoded dialogues in, a fine-tuned model out."""
+"""Stage 4: the base model and the encoded dialogues in, a fine-tuned model out."""
 
 from __future__ import annotations
 

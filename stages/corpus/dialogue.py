@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from stages.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +34,25 @@ class Dialogue:
         return sum(len(turn.utterance) for turn in self.turns)
 
 
-def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
-    """One JSON object per line, keys in a fixed order, non-ASCII text as it is."""
-    lines = (
-        json.dumps(
-            {
-                "dialogue_id": dialogue.dialogue_id,
-                "turns": [{"speaker": t.speaker, "utterance": t.utterance} for t in dialogue.turns],
-            },
-            ensure_ascii=False,
-        )
-        for dialogue in dialogues
+def to_line(dialogue: Dialogue) -> str:
+    """One JSON object without a line end: keys in a fixed order, non-ASCII text as it is."""
+    return json.dumps(
+        {
+            "dialogue_id": dialogue.dialogue_id,
+            "turns": [{"speaker": t.speaker, "utterance": t.utterance} for t in dialogue.turns],
+        },
+        ensure_ascii=False,
     )
-    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def from_line(line: str | bytes) -> Dialogue:
+    """The dialogue that ``to_line`` wrote; other keys beside it are ignored."""
+    record = json.loads(line)
+    turns = tuple(Turn(turn["speaker"], turn["utterance"]) for turn in record["turns"])
+    return Dialogue(record["dialogue_id"], turns)
 
 
 def read_dialogues(path: Path) -> Iterator[Dialogue]:
-    """Dialogues as ``write_dialogues`` wrote them."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            turns = tuple(Turn(turn["speaker"], turn["utterance"]) for turn in record["turns"])
-            yield Dialogue(record["dialogue_id"], turns)
+    """Dialogues of a file with one ``to_line`` per line."""
+    with path.open("rb") as file:
+        yield from map(from_line, file)

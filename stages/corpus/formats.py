@@ -1,271 +1,342 @@
-"""A JSON or JSONL file in one of four layouts -> dialogues, and the records that are not one.
+"""One raw record in one of six layouts -> a dialogue, or the fault that keeps it from being one.
 
-``chitchat``   {id: {"messages": [[{"text", "sender"}, …], …]}}; a block is one turn
-``dialogues``  [{"turns": [{"speaker", "text"}]}]; or "dialogue", "utterances" for the list, and
-               "utterance", "content" for the text
-``messages``   [{"messages": [{"role", "content"}]}]
-``sharegpt``   [{"conversations": [{"from", "value"}]}]
+``messages``   {"messages": [{"role", "content"}, …]}; content is text, or parts of type text
+``sharegpt``   {"conversations": [{"from", "value"}, …]}
+``dialogues``  {"turns": [{"speaker", "text"}, …]}; or "dialogue", "dialog", "utterances" for the
+               list, and "utterance", "content" for the text
+``strings``    ["Hello", "Hi", …], or such a list under a key of ``dialogues``: two speakers, A and
+               B, in turn
+``prompts``    {"prompt", "response"} (or "completion"): one exchange of user and assistant
+``chitchat``   {"messages": [[{"text", "sender"}, …], …]}; a sender's texts in a block are a turn
 
-The last three are a JSON list, a JSON object that maps ids to them, or a JSONL file.
+Other keys are ignored. Sources: OpenAI's chat format, ShareGPT, Google's Schema-Guided Dialogue,
+DailyDialog, prompt-completion data sets, the BYU chit-chat corpus.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stages.corpus.dialogue import Dialogue, Turn
+from stages.corpus.reading import RawRecord
 from stages.errors import UserError
+from stages.params import Layout
 
-MAX_FAULTS_SHOWN = 20
+SPEAKERS = "speakers"
+"""The value of ``data.group_by`` that means a dialogue's own speakers."""
+
+Message = tuple[str, str]
+"""Speaker and text."""
+
+_TURN_LISTS = ("turns", "dialogue", "dialog", "utterances")
+_RESPONSES = ("response", "completion")
+RECORD_KEYS = frozenset({"messages", "conversations", "prompt", *_TURN_LISTS})
+"""An object with one of these is a record, not a table of records by id."""
+_ID_KEYS = ("dialogue_id", "id", "conversation_id")
+_NOT_TEXT = re.compile("[\ud800-\udfff\0]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of the input file: a dialogue, or the fault that keeps it from being one."""
+    """One entry of the input: a dialogue, or the fault that keeps it from being one."""
 
     where: str
-    """``file:line`` for JSONL, ``file, record N`` (from 1) for JSON."""
-    num_empty_messages: int
-    """Messages with nothing but white space; left out of the dialogue."""
-    dialogue: Dialogue | None
-    fault: str | None
+    dialogue: Dialogue | None = None
+    groups: tuple[str, ...] = ()
+    """Values of the ``data.group_by`` field; none without one."""
+    num_raw_turns: int = 0
+    """Turns before those with nothing but white space are left out."""
+    num_raw_characters: int = 0
+    """Characters before white space is stripped, a line end between two messages of a turn."""
+    reason: str = ""
+    """The fault in a word or two, for counting."""
+    fault: str = ""
+    """What was found and what was wanted."""
 
 
-class _InvalidRecord(Exception):
-    """What was found and what was wanted, within one record."""
+class _Invalid(Exception):
+    """A reason to count, and what was found and wanted."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-class _RepeatedKey(Exception):
-    """The key that stands twice in one JSON object."""
+def parse_record(raw: RawRecord, layout: Layout, group_by: str | None = None) -> Record:
+    """Decode and check one record; whatever is wrong with it becomes its fault."""
+    try:
+        entry = _decoded(raw.text)
+        dialogue_id = _dialogue_id(raw.key, entry)
+        turns = [turn for turn in _LAYOUTS[layout](entry) if turn]
+        spoken = [_turn(turn) for turn in turns]
+        dialogue = Dialogue(dialogue_id, tuple(turn for turn in spoken if turn.utterance))
+        return Record(
+            raw.where,
+            dialogue,
+            _groups(entry, dialogue, group_by),
+            len(turns),
+            sum(len(text) + 1 for turn in turns for _, text in turn) - len(turns),
+        )
+    except _Invalid as invalid:
+        return Record(raw.where, reason=invalid.reason, fault=str(invalid))
 
 
-def read_records(path: Path, data_format: str = "auto") -> tuple[str, list[Record]]:
-    """Read a whole file.
-
-    Returns:
-        The layout that was used, and one record per entry, in the file's order.
+def recognise(path: object, records: Iterable[RawRecord]) -> Layout:
+    """The layout of the first record that tells it: one with a list in use.
 
     Raises:
-        UserError: the file cannot be read, is not JSON, is empty, or has no known layout.
+        UserError: no record tells; the message shows what the first one holds.
     """
-    entries = list(_entries(path))
-    if not entries:
-        raise UserError(f"{path} holds no dialogue.")
-    if data_format == "auto":
-        telling = (entry for _, _, entry in entries if _holds_something(entry))
-        data_format = _recognise(path, next(telling, entries[0][2]))
-    turns_of = _LAYOUTS[data_format]
-    return data_format, [_record(where, key, entry, turns_of) for where, key, entry in entries]
-
-
-def raise_for_faults(path: Path, records: list[Record]) -> None:
-    """Raise ``UserError`` that lists the faults (up to 20, then a count), if there is one."""
-    faults = [f"  {record.where}: {record.fault}" for record in records if record.fault]
-    if not faults:
-        return
-    shown = "\n".join(faults[:MAX_FAULTS_SHOWN])
-    more = len(faults) - MAX_FAULTS_SHOWN
-    rest = f"\n  … and {more} more" if more > 0 else ""
+    found = "nothing that is JSON"
+    for number, raw in enumerate(records):
+        try:
+            entry = _decoded(raw.text)
+        except _Invalid:
+            continue
+        layout = _layout_of(entry)
+        if layout and (_holds_something(entry) or layout == "prompts"):
+            return layout
+        if number == 0:
+            found = (
+                f"keys {', '.join(map(repr, list(entry)[:8]))}"
+                if isinstance(entry, dict)
+                else _kind(entry)
+            )
     raise UserError(
-        f"{path}: {len(faults)} of {len(records)} records are not dialogues:\n{shown}{rest}\n"
-        "Mend them, or drop and count them with data.on_invalid: skip."
+        f"{path}: the layout of its dialogues is not known. The first record holds {found}; wanted "
+        f"one of the keys {', '.join(map(repr, sorted(RECORD_KEYS)))} with a list (or a prompt), "
+        "or a list of texts. Or name it: data.format is one of "
+        f"{', '.join(name for name in get_args(Layout))}."
     )
 
 
-def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Each entry's place, its id and its JSON value."""
+def _decoded(text: str | bytes) -> Any:
+    """The record's JSON value; a repeated key is a fault, for Python would keep the last one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path} not found; data.path names the dialogue file.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; data.path names one JSON or JSONL file.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); save the file as UTF-8."
-        ) from None
-    if not text.strip():
-        raise UserError(f"{path} is empty.")
-    if path.suffix in {".jsonl", ".ndjson"}:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                where = f"{path}:{number}"
-                yield where, f"line-{number}", _parse(line, where, first_line=number)
-        return
-    content = _parse(text, str(path))
-    if isinstance(content, dict):
-        pairs = [(str(key), value) for key, value in content.items()]
-    elif isinstance(content, list):
-        pairs = [(f"record-{number}", value) for number, value in enumerate(content, start=1)]
-    else:
-        found = type(content).__name__
-        raise UserError(f"{path}: expected a list or an object of dialogues, found {found}.")
-    for number, (key, value) in enumerate(pairs, start=1):
-        yield f"{path}, record {number}", key, value
-
-
-def _parse(text: str, where: str, first_line: int = 1) -> Any:
-    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
         return json.loads(text, object_pairs_hook=_object_of)
-    except _RepeatedKey as error:
-        raise UserError(
-            f"{where}: the key {str(error)!r} stands twice in one object, so that one of its "
-            "values would be lost; rename or remove one."
-        ) from None
+    except UnicodeDecodeError as error:
+        message = f"byte {error.start} of the line is not UTF-8 ({error.reason})"
+        raise _Invalid("not_utf8", f"{message}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(
-            f"{where}: not JSON: {error.msg} at line {line}, column {error.colno}."
-        ) from None
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} of it"
+        raise _Invalid("not_json", f"not JSON: {error.msg} at {place}") from None
     except RecursionError:
-        raise UserError(f"{where}: not usable JSON: nested too deeply.") from None
+        raise _Invalid("not_json", "not usable JSON: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise UserError(f"{where}: not usable JSON: {error}.") from None
+        raise _Invalid("not_json", f"not usable JSON: {error}") from None
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, unless it repeats a key: Python would keep the last value in silence."""
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise _Invalid("repeated_key", f"the key {key!r} stands twice in one object")
     return result
 
 
+def _layout_of(entry: Any) -> Layout | None:
+    if isinstance(entry, list):
+        return "strings" if all(isinstance(text, str) for text in entry) else None
+    if not isinstance(entry, dict):
+        return None
+    messages = entry.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[0], list):
+        return "chitchat"
+    if "messages" in entry:
+        return "messages"
+    if "conversations" in entry:
+        return "sharegpt"
+    for key in _TURN_LISTS:
+        if key in entry:
+            items = entry[key]
+            is_text = isinstance(items, list) and bool(items) and isinstance(items[0], str)
+            return "strings" if is_text else "dialogues"
+    return "prompts" if "prompt" in entry else None
+
+
 def _holds_something(entry: Any) -> bool:
-    """Whether the entry tells how dialogues are laid out: an object with a list in use."""
-    return isinstance(entry, dict) and any(isinstance(v, list) and v for v in entry.values())
+    values = entry.values() if isinstance(entry, dict) else [entry]
+    return any(isinstance(value, list) and value for value in values)
 
 
-def _recognise(path: Path, entry: Any) -> str:
-    if isinstance(entry, dict):
-        messages = entry.get("messages")
-        if isinstance(messages, list) and messages and isinstance(messages[0], list):
-            return "chitchat"
-        if "messages" in entry:
-            return "messages"
-        if "conversations" in entry:
-            return "sharegpt"
-        if any(key in entry for key in _TURN_LISTS):
-            return "dialogues"
-    found = (
-        f"keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else type(entry).__name__
-    )
-    raise UserError(
-        f"{path}: the first record has no known layout ({found}); wanted one of the keys "
-        "'messages', 'conversations', 'turns', 'dialogue', 'utterances'."
-    )
-
-
-def _record(
-    where: str, key: str, entry: Any, turns_of: Callable[[Any], list[list[tuple[str, str]]]]
-) -> Record:
-    try:
-        dialogue_id = _dialogue_id(key, entry)
-        turns = turns_of(entry)
-    except _InvalidRecord as error:
-        return Record(where, 0, None, str(error))
-    spoken = (
-        Turn(turn[0][0], "\n".join(text.strip() for _, text in turn if text.strip()))
-        for turn in turns
-        if turn
-    )
-    return Record(
-        where=where,
-        num_empty_messages=sum(not text.strip() for turn in turns for _, text in turn),
-        dialogue=Dialogue(dialogue_id, tuple(turn for turn in spoken if turn.utterance)),
-        fault=None,
-    )
+def _turn(messages: list[Message]) -> Turn:
+    """The messages of one speaker as lines, without white space around them or empty ones."""
+    lines = (text.strip() for _, text in messages)
+    return Turn(messages[0][0], "\n".join(line for line in lines if line))
 
 
 def _dialogue_id(key: str, entry: Any) -> str:
     """The record's own id if it has one, else its key or place in the file."""
-    for name in ("dialogue_id", "id", "conversation_id"):
+    for name in _ID_KEYS:
         value = entry.get(name) if isinstance(entry, dict) else None
         if isinstance(value, str | int) and not isinstance(value, bool):
             return _checked(str(value), repr(name))
     return _checked(key, "the key")
 
 
-def _chitchat_turns(entry: Any) -> list[list[tuple[str, str]]]:
+def _groups(entry: Any, dialogue: Dialogue, group_by: str | None) -> tuple[str, ...]:
+    """The group or groups that a dialogue belongs to; every dialogue must name one."""
+    if group_by is None:
+        return ()
+    if group_by == SPEAKERS:
+        return dialogue.speakers
+    value = entry.get(group_by) if isinstance(entry, dict) else None
+    values = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(v, str | int) and not isinstance(v, bool) for v in values):
+        raise _Invalid(
+            "missing_group", f"{group_by!r} (data.group_by): wanted text or a list of texts, "
+            f"found {_kind(value)}",
+        )  # fmt: skip
+    return tuple(dict.fromkeys(_checked(str(v), repr(group_by)) for v in values))
+
+
+def _chitchat_turns(entry: Any) -> list[list[Message]]:
     """A block of messages that one sender wrote in a row is one turn."""
-    blocks = _list(entry, "messages")
-    turns: list[list[tuple[str, str]]] = []
-    for number, block in enumerate(blocks, start=1):
+    turns: list[list[Message]] = []
+    for number, block in enumerate(_list(entry, "messages"), start=1):
         if not isinstance(block, list):
-            raise _InvalidRecord(f"messages {number}: wanted a list, found {_kind(block)}")
-        for message in block:
-            said = (
-                _text(message, ("sender",), f"messages {number}"),
-                _text(message, ("text",), f"messages {number}"),
-            )
-            if turns and turns[-1] and message is not block[0] and turns[-1][0][0] == said[0]:
-                turns[-1].append(said)
-            else:
-                turns.append([said])
+            raise _Invalid("wrong_layout", f"messages {number}: wanted a list, {_found(block)}")
+        turn: list[Message] = []
+        for item in block:
+            where = f"messages {number}"
+            message = (_text(item, ("sender",), where), _text(item, ("text",), where))
+            if turn and turn[0][0] != message[0]:
+                turns.append(turn)
+                turn = []
+            turn.append(message)
+        turns.append(turn)
     return turns
 
 
-def _flat_turns(
-    list_keys: tuple[str, ...], speaker_keys: tuple[str, ...], text_keys: tuple[str, ...]
-) -> Callable[[Any], list[list[tuple[str, str]]]]:
-    """A reader of records whose list holds one turn per item."""
-
-    def turns_of(entry: Any) -> list[list[tuple[str, str]]]:
-        found = [key for key in list_keys if isinstance(entry, dict) and key in entry]
-        items = _list(entry, found[0] if found else list_keys[0])
-        return [
-            [
-                (
-                    _text(item, speaker_keys, f"turn {number}"),
-                    _text(item, text_keys, f"turn {number}"),
-                )
-            ]
-            for number, item in enumerate(items, start=1)
+def _dialogue_turns(entry: Any) -> list[list[Message]]:
+    return [
+        [
+            (
+                _text(item, ("speaker",), f"turn {number}"),
+                _text(item, ("text", "utterance", "content"), f"turn {number}"),
+            )
         ]
+        for number, item in enumerate(_turn_list(entry), start=1)
+    ]
 
-    return turns_of
+
+def _sharegpt_turns(entry: Any) -> list[list[Message]]:
+    return [
+        [(_text(item, ("from",), f"turn {number}"), _text(item, ("value",), f"turn {number}"))]
+        for number, item in enumerate(_list(entry, "conversations"), start=1)
+    ]
+
+
+def _openai_turns(entry: Any) -> list[list[Message]]:
+    """Content is text, or a list of parts of type text, which are lines of the turn."""
+    turns: list[list[Message]] = []
+    for number, item in enumerate(_list(entry, "messages"), start=1):
+        where = f"turn {number}"
+        role = _text(item, ("role",), where)
+        content = item.get("content")
+        if not isinstance(content, list):
+            turns.append([(role, _text(item, ("content",), where))])
+            continue
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else part
+            if kind != "text":
+                raise _Invalid(
+                    "not_text", f"{where}: 'content': wanted parts of type 'text', {_found(kind)}"
+                )
+        turns.append([(role, _text(part, ("text",), where)) for part in content])
+    return turns
+
+
+def _string_turns(entry: Any) -> list[list[Message]]:
+    texts = entry if isinstance(entry, list) else _turn_list(entry)
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise _Invalid(_text_fault(text), f"turn {number}: wanted text, {_found(text)}")
+    return [
+        [("AB"[index % 2], _checked(text, f"turn {index + 1}"))] for index, text in enumerate(texts)
+    ]
+
+
+def _prompt_turns(entry: Any) -> list[list[Message]]:
+    return [
+        [("user", _text(entry, ("prompt",), "the record"))],
+        [("assistant", _text(entry, _RESPONSES, "the record"))],
+    ]
+
+
+def _turn_list(entry: Any) -> list[Any]:
+    found = [key for key in _TURN_LISTS if isinstance(entry, dict) and key in entry]
+    return _list(entry, found[0] if found else _TURN_LISTS[0])
 
 
 def _list(entry: Any, key: str) -> list[Any]:
     if not isinstance(entry, dict):
-        raise _InvalidRecord(f"wanted an object with {key!r}, found {_kind(entry)}")
+        raise _Invalid("wrong_layout", f"wanted an object with {key!r}, {_found(entry)}")
     value = entry.get(key)
     if not isinstance(value, list):
-        raise _InvalidRecord(f"{key!r}: wanted a list, found {_kind(value)}")
+        raise _Invalid("wrong_layout", f"{key!r}: wanted a list, {_found(value)}")
     return value
 
 
 def _text(item: Any, keys: tuple[str, ...], where: str) -> str:
     if not isinstance(item, dict):
-        raise _InvalidRecord(f"{where}: wanted an object, found {_kind(item)}")
+        raise _Invalid("wrong_layout", f"{where}: wanted an object, {_found(item)}")
     for key in keys:
         if key in item:
             value = item[key]
             if not isinstance(value, str):
-                raise _InvalidRecord(f"{where}: {key!r}: wanted text, found {_kind(value)}")
-            return _checked(value, f"{where}: {key!r}")
-    raise _InvalidRecord(f"{where}: wanted {' or '.join(map(repr, keys))}, found neither")
+                raise _Invalid(
+                    _text_fault(value), f"{where}: {key!r}: wanted text, {_found(value)}"
+                )
+            return _checked(value, f"{where}: {key!r}") if _NOT_TEXT.search(value) else value
+    wanted = " or ".join(map(repr, keys))
+    reason = "missing_speaker" if keys[0] in {"speaker", "role", "from", "sender"} else "no_text"
+    present = ", ".join(map(repr, list(item)[:8])) or "nothing"
+    raise _Invalid(reason, f"{where}: wanted {wanted}, found {present}")
+
+
+def _text_fault(value: Any) -> str:
+    return "no_text" if value is None else "not_text"
 
 
 def _checked(text: str, what: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise _InvalidRecord(f"{what} holds a lone surrogate, which is not text")
+    if found := _NOT_TEXT.search(text):
+        name = "the character NUL" if found[0] == "\0" else "a lone surrogate"
+        raise _Invalid("not_text", f"{what} holds {name}, which is not text")
     return text
+
+
+def _found(value: Any) -> str:
+    return f"found {_kind(value)}"
 
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
-_TURN_LISTS = ("turns", "dialogue", "utterances")
-_LAYOUTS: dict[str, Callable[[Any], list[list[tuple[str, str]]]]] = {
+_LAYOUTS: dict[Layout, Callable[[Any], list[list[Message]]]] = {
     "chitchat": _chitchat_turns,
-    "dialogues": _flat_turns(_TURN_LISTS, ("speaker",), ("text", "utterance", "content")),
-    "messages": _flat_turns(("messages",), ("role",), ("content",)),
-    "sharegpt": _flat_turns(("conversations",), ("from",), ("value",)),
+    "dialogues": _dialogue_turns,
+    "messages": _openai_turns,
+    "prompts": _prompt_turns,
+    "sharegpt": _sharegpt_turns,
+    "strings": _string_turns,
 }
+REASONS = (
+    "missing_group",
+    "missing_speaker",
+    "no_text",
+    "not_json",
+    "not_text",
+    "not_utf8",
+    "repeated_key",
+    "wrong_layout",
+)
+"""Every reason that a record can be counted under."""

@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
-from stages.corpus.dialogue import Dialogue
+import numpy as np
+
+from stages.corpus.buckets import bucket, percentiles
+from stages.corpus.catalogue import Catalogue
+from stages.corpus.selection import FATES, Selection
 
 
-def account(
-    buckets: Mapping[str, Sequence[Dialogue]], *, num_input_dialogues: int, num_invalid: int
-) -> dict[str, dict[str, int]]:
-    """Count each bucket's dialogues, turns and characters.
+def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, int]]:
+    """Count each bucket's dialogues, turns and characters; each count's sum is its ``input``.
 
-    Args:
-        buckets: Bucket name (``train``, ``validation``, ``dropped_…``) to its dialogues.
-        num_input_dialogues: Records in the input file.
-        num_invalid: Records that are not dialogues.
-
-    Returns:
-        ``{"num_dialogues": {bucket: n, …, "input": n}, "num_turns": …, "num_characters": …}``.
-        Turns and characters are those of valid dialogues, after white space is stripped.
+    ``dropped_invalid`` are records that are not dialogues, so they have no turns or characters.
+    ``dropped_empty`` are turns of white space alone, ``dropped_white_space`` the characters that
+    were stripped from the others' ends and from between their messages.
     """
-    num_dialogues = {name: len(dialogues) for name, dialogues in buckets.items()}
-    num_dialogues["dropped_invalid"] = num_invalid
-    assert sum(num_dialogues.values()) == num_input_dialogues, (
-        "a dialogue is in no bucket, or in two"
-    )
-    num_dialogues["input"] = num_input_dialogues
+    rows = catalogue.rows
+    ledger: dict[str, dict[str, int]] = {}
+    for name, weights in (
+        ("num_dialogues", np.ones(len(rows), np.int64)),
+        ("num_turns", rows["num_turns"].astype(np.int64)),
+        ("num_characters", rows["num_characters"].astype(np.int64)),
+    ):
+        ledger[name] = {
+            bucket(fate): int(weights[selection.fates == number].sum())
+            for number, fate in enumerate(FATES)
+        }
+    num_turns, num_characters = (int(rows[n].sum()) for n in ("num_turns", "num_characters"))
+    ledger["num_dialogues"] |= {
+        "dropped_invalid": catalogue.invalid.total(),
+        "input": catalogue.num_records,
+    }
+    ledger["num_turns"] |= {
+        "dropped_empty": catalogue.num_raw_turns - num_turns,
+        "input": catalogue.num_raw_turns,
+    }
+    ledger["num_characters"] |= {
+        "dropped_white_space": catalogue.num_raw_characters - num_characters,
+        "input": catalogue.num_raw_characters,
+    }
+    for name, buckets in ledger.items():
+        total = sum(count for fate, count in buckets.items() if fate != "input")
+        assert total == buckets["input"], f"{name}: something is in no bucket, or in two"
+    return ledger
+
+
+def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:
+    """Lengths and speakers of the dialogues that were kept, and the duplicates found."""
+    kept = catalogue.rows[selection.kept]
+    _, sizes = np.unique(selection.clusters, return_counts=True)
     return {
-        "num_dialogues": num_dialogues,
-        "num_turns": {
-            name: sum(len(dialogue.turns) for dialogue in dialogues)
-            for name, dialogues in buckets.items()
+        "duplicates": {
+            "num_clusters": int((sizes > 1).sum()),
+            "largest_cluster": int(sizes.max(initial=0)),
+            "num_straddling": selection.num_straddling,
         },
-        "num_characters": {
-            name: sum(dialogue.num_characters for dialogue in dialogues)
-            for name, dialogues in buckets.items()
-        },
+        "num_speakers_per_dialogue": percentiles(kept["num_speakers"]),
+        "num_turns_per_dialogue": percentiles(kept["num_turns"]),
+        "num_characters_per_dialogue": percentiles(kept["num_characters"]),
     }

@@ -8,39 +8,53 @@ seeds are measured on the same text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Final
 
-from stages.corpus.deduplicate import content_hash
-from stages.corpus.dialogue import Dialogue
-
-
-def draw(dialogue: Dialogue, key: str) -> float:
-    """A number in [0, 1), uniform over contents and independent between keys."""
-    digest = hashlib.blake2b(content_hash(dialogue), key=key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+TRAIN: Final = 0
+TEST: Final = 1
+VALIDATION: Final = 2
+"""Of duplicates on several sides, the highest number stays."""
+SIDES: Final = ("train", "test", "val")
 
 
-def select(
-    dialogues: Iterable[Dialogue], max_dialogues: int | None
-) -> tuple[list[Dialogue], list[Dialogue]]:
-    """The ``max_dialogues`` that come first in a fixed random order, and the rest, in that order.
+def draw(content: bytes, key: str) -> int:
+    """A number in [0, 2^64), uniform over contents and independent between keys."""
+    digest = hashlib.blake2b(content, key=key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
-    A larger ``max_dialogues`` keeps all that a smaller one keeps.
+
+def side_of(
+    content: bytes,
+    groups: Sequence[str] = (),
+    *,
+    validation_fraction: float,
+    test_fraction: float = 0.0,
+    groups_per_dialogue: int = 1,
+) -> int:
+    """``TRAIN``, ``VALIDATION`` or ``TEST``.
+
+    Without groups, the dialogue's content draws. With one group, the group draws, and all of its
+    dialogues go with it. With several (its speakers, say), each of them draws, and the dialogue is
+    held out if any of them is: one who is held out is nowhere in training, while a partner who is
+    not may be on both sides. So no chain of shared partners pulls the whole corpus onto one side,
+    and one who speaks with everybody (a hub) draws like everyone else; prep reports how many
+    validation dialogues have speakers who were seen in training.
+
+    Args:
+        content: The dialogue's ``content_hash``.
+        groups: Values of the field that must not straddle.
+        validation_fraction: Probability of the validation side, whatever the test fraction.
+        test_fraction: Probability of the test side.
+        groups_per_dialogue: How many groups a dialogue has as a rule. Each is held out with
+            probability 1 - (1 - fraction)^(1 / this), so that dialogues are with the fraction.
     """
-    ordered = sorted(
-        dialogues, key=lambda dialogue: (draw(dialogue, "order"), dialogue.dialogue_id)
+    least = min(draw(group.encode(), "split") for group in groups) if groups else None
+    drawn = (draw(content, "split") if least is None else least) / 2**64
+    validation, held_out = (
+        1 - (1 - fraction) ** (1 / groups_per_dialogue)
+        for fraction in (validation_fraction, validation_fraction + test_fraction)
     )
-    end = len(ordered) if max_dialogues is None else max_dialogues
-    return ordered[:end], ordered[end:]
-
-
-def split(
-    dialogues: Iterable[Dialogue], validation_fraction: float
-) -> tuple[list[Dialogue], list[Dialogue]]:
-    """Training and validation dialogues, each in the order given."""
-    train: list[Dialogue] = []
-    validation: list[Dialogue] = []
-    for dialogue in dialogues:
-        is_validation = draw(dialogue, "split") < validation_fraction
-        (validation if is_validation else train).append(dialogue)
-    return train, validation
+    if drawn < validation:
+        return VALIDATION
+    return TEST if drawn < held_out else TRAIN

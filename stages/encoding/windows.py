@@ -24,6 +24,15 @@ class Window:
     is_target: list[bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A dialogue's windows, and what did not come into any."""
+
+    windows: list[Window]
+    num_truncated: int
+    """Tokens in no window, because no turn near them is trained."""
+
+
 def trained_turns(turns: Sequence[EncodedTurn], loss_on: str) -> list[bool]:
     """Which turns are trained: ``all``, ``last``, or those of the speaker of that name."""
     if loss_on == "last":
@@ -33,7 +42,7 @@ def trained_turns(turns: Sequence[EncodedTurn], loss_on: str) -> list[bool]:
 
 def cut_windows(
     turns: Sequence[EncodedTurn], trained: Sequence[bool], *, max_length: int, context_turns: int
-) -> list[Window]:
+) -> Cut:
     """Cut a dialogue into windows of at most ``max_length`` tokens.
 
     A window takes as many whole turns as fit. Each but the first begins with up to
@@ -41,31 +50,51 @@ def cut_windows(
     single turn that is too long for a window is split, its speaker tag repeated in every part.
     Windows without a target are left out. A tag is never a target; content and end of turn are.
     """
-    pieces = [
-        (piece, is_trained)
-        for turn, is_trained in zip(turns, trained, strict=True)
-        for piece in _split_turn(turn, max_length)
-    ]
+    # All pieces (turns, or parts of one) end to end; ids and targets grow together, part by part.
+    input_ids: list[int] = []
+    is_target: list[bool] = []
+    ends: list[int] = []
+    num_repeated: list[int] = []  # tokens of a piece that an earlier piece of its turn has too
+    for turn, is_trained in zip(turns, trained, strict=True):
+        for part, piece in enumerate(_split_turn(turn, max_length)):
+            input_ids += piece.tag
+            input_ids += piece.content
+            input_ids += piece.end
+            is_target += [False] * len(piece.tag)
+            is_target += [is_trained] * (len(piece.content) + len(piece.end))
+            ends.append(len(input_ids))
+            num_repeated.append(len(piece.tag) if part else 0)
+
     windows: list[Window] = []
+    truncated: set[int] = set()
     start = 0
-    while start < len(pieces):
-        used = len(pieces[start][0])
-        end = start + 1
+    while start < len(ends):
+        first = ends[start - 1] if start else 0
         context = start
+        room = max_length - (ends[start] - first)
         while context > 0 and start - context < context_turns:
-            length = len(pieces[context - 1][0])
-            if used + length > max_length:
+            length = ends[context - 1] - (ends[context - 2] if context > 1 else 0)
+            if length > room:
                 break
-            used += length
+            room -= length
             context -= 1
-        while end < len(pieces) and used + len(pieces[end][0]) <= max_length:
-            used += len(pieces[end][0])
-            end += 1
-        window = _window(pieces[context:end], num_context=start - context)
-        if any(window.is_target):
-            windows.append(window)
-        start = end
-    return windows
+        stop = start + 1
+        while stop < len(ends) and ends[stop] - ends[stop - 1] <= room:
+            room -= ends[stop] - ends[stop - 1]
+            stop += 1
+        last = ends[stop - 1]
+        if True in is_target[first:last]:
+            begin = ends[context - 1] if context else 0
+            targets = [False] * (first - begin) + is_target[first:last]
+            windows.append(Window(input_ids[begin:last], targets))
+            truncated.difference_update(range(context, start))
+        else:
+            truncated.update(range(start, stop))
+        start = stop
+    num_truncated = sum(
+        ends[piece] - (ends[piece - 1] if piece else 0) - num_repeated[piece] for piece in truncated
+    )
+    return Cut(windows, num_truncated)
 
 
 def _split_turn(turn: EncodedTurn, max_length: int) -> list[EncodedTurn]:
@@ -79,14 +108,3 @@ def _split_turn(turn: EncodedTurn, max_length: int) -> list[EncodedTurn]:
     return [EncodedTurn(turn.speaker, turn.tag, part, []) for part in parts[:-1]] + [
         EncodedTurn(turn.speaker, turn.tag, parts[-1][:-1], turn.end)
     ]
-
-
-def _window(pieces: Sequence[tuple[EncodedTurn, bool]], num_context: int) -> Window:
-    """Ids and targets grow together, part by part."""
-    input_ids: list[int] = []
-    is_target: list[bool] = []
-    for number, (turn, trained) in enumerate(pieces):
-        for part, trainable in ((turn.tag, False), (turn.content, True), (turn.end, True)):
-            input_ids += part
-            is_target += [trainable and trained and number >= num_context] * len(part)
-    return Window(input_ids, is_target)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from stages.params import Params
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("fetch", "prep", "train", "eval")
+STAGES = ("fetch", "prep", "encode", "train", "eval")
 PIPELINE: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").rglob("*.py"))
 

@@ -1,0 +1,26 @@
+"""What the ledgers of prep and encode share: names of buckets, and percentiles of lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.corpus.split import SIDES
+
+PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+
+def bucket(fate: str) -> str:
+    """The ledger's name of a side or of a reason: ``train``, ``validation``, ``dropped_…``."""
+    if fate in SIDES:
+        return {"val": "validation"}.get(fate, fate)
+    return f"dropped_{fate}"
+
+
+def percentiles(values: npt.NDArray[Any]) -> dict[str, float]:
+    """``p05`` … ``p99`` (linear between neighbours) and ``max``; zeros where there is no value."""
+    found = np.percentile(values, PERCENTILES) if len(values) else np.zeros(len(PERCENTILES))
+    named = {f"p{p:02}": float(value) for p, value in zip(PERCENTILES, found, strict=True)}
+    return named | {"max": float(values.max(initial=0))}

@@ -1,0 +1,389 @@
+"""Dialogue files of any size -> pieces of whole raw records, read in bounded memory.
+
+One JSON or JSONL file, gzip or zstd of either, or a folder of such files (sorted by name). Nothing
+is decoded here beyond where a record ends: the pieces are small, and each can be decoded and
+checked by another process. Plain JSONL is handed out as byte ranges: a worker reads its own.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import zstandard
+
+from stages.errors import UserError
+
+PIECE_BYTES = 2**20
+"""A piece ends at the first record that reaches this size."""
+MAX_RECORD_BYTES = 2**28
+"""A record over a quarter of a gigabyte is a file that is not what its reader believes."""
+
+_LINES = {".jsonl", ".ndjson"}
+_COMPRESSED = {".gz", ".zst"}
+_DATA = {".json", *_LINES}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7-Zip",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One record's bytes or text, as it stands in the file."""
+
+    where: str
+    """``file:line`` in JSONL, ``file, record N`` (from 1) in JSON."""
+    key: str
+    """What to call the dialogue if the record has no id of its own."""
+    text: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LineRange:
+    """Lines of a plain JSONL file, still on disk."""
+
+    path: Path
+    prefix: str
+    """Begins the ids of records without one: the file's name where there are several files."""
+    start: int
+    """First byte."""
+    stop: int
+    """One past the last byte."""
+    first_line: int
+    """Number of the first line, from 1."""
+
+    def records(self) -> Iterator[RawRecord]:
+        """Every line that holds something."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            lines = file.read(self.stop - self.start).split(b"\n")
+        yield from _line_records(self.path, self.prefix, self.first_line, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of a compressed JSONL file."""
+
+    path: Path
+    prefix: str
+    first_line: int
+    lines: list[bytes]
+
+    def records(self) -> Iterator[RawRecord]:
+        """Every line that holds something."""
+        yield from _line_records(self.path, self.prefix, self.first_line, self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Elements of a JSON list or object."""
+
+    path: Path
+    prefix: str
+    first_number: int
+    keys: list[str] | None
+    """Of an object; a list has none."""
+    texts: list[str]
+
+    def records(self) -> Iterator[RawRecord]:
+        """Every element."""
+        for index, text in enumerate(self.texts):
+            number = self.first_number + index
+            key = self.keys[index] if self.keys else f"record-{number}"
+            yield RawRecord(f"{self.path}, record {number}", self.prefix + key, text)
+
+
+Piece = LineRange | Lines | Elements
+
+
+def data_files(path: Path) -> list[Path]:
+    """The file itself, or the dialogue files below a folder, sorted by name.
+
+    Raises:
+        UserError: there is nothing there, or something in the folder is not a dialogue file.
+    """
+    if not path.exists():
+        raise UserError(f"{path} not found; data.path names a dialogue file or a folder of them.")
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"{path} is neither a file nor a folder; data.path names one of them.")
+        return [path]
+    visible = [
+        file
+        for file in sorted(path.rglob("*"))
+        if not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    strange = [str(file) for file in visible if _kind(file) not in _DATA or not file.is_file()]
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise UserError(
+            f"{path}: {', '.join(strange[:3])}{more}: not a dialogue file by its name; wanted "
+            ".json, .jsonl or .ndjson, or one of them with .gz or .zst. Move it elsewhere."
+        )
+    if not visible:
+        raise UserError(f"{path} is a folder with no dialogue file in it.")
+    return visible
+
+
+def read_pieces(
+    path: Path, prefix: str = "", record_keys: frozenset[str] = frozenset()
+) -> Iterator[Piece]:
+    """The records of one file, in its order, in pieces of about a megabyte.
+
+    Args:
+        path: The file.
+        prefix: Begins the ids of records without one.
+        record_keys: A JSON object with one of these keys is one record, not a table of them.
+
+    Raises:
+        UserError: the file is empty, damaged, compressed in another way, or is not JSON in a way
+            that hides where its records end.
+    """
+    compression = _compression(path)
+    if _kind(path) in _LINES or _begins_with_lines(path):
+        yield from _line_ranges(path, prefix) if not compression else _lines(path, prefix)
+    else:
+        yield from _elements(path, prefix, record_keys)
+
+
+def _kind(path: Path) -> str:
+    """The file's suffix without that of a compression: ``.jsonl`` of ``x.jsonl.gz``."""
+    name = path.with_suffix("") if path.suffix in _COMPRESSED else path
+    return name.suffix
+
+
+def _compression(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(8)
+    found = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    if found not in {None, "gzip", "zstd"} or (not found and path.suffix in _COMPRESSED and start):
+        raise UserError(
+            f"{path}: compressed with {found or 'something unknown'}; wanted gzip, zstd or plain "
+            "JSON. Decompress it first."
+        )
+    return found
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, decompressed; damage in the compressed stream is the user's to mend."""
+    opened: IO[bytes]
+    match _compression(path):
+        case "gzip":
+            opened = cast(IO[bytes], gzip.open(path))  # noqa: SIM115 (closed below)
+        case "zstd":
+            opened = cast(IO[bytes], zstandard.open(path, "rb"))
+        case _:
+            opened = path.open("rb")
+    with opened as file:
+        try:
+            yield file
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+            raise UserError(f"{path} is damaged or ends too early: {error}.") from None
+
+
+def _begins_with_lines(path: Path) -> bool:
+    """Whether a file that is not named so is JSONL: an object on its first line, and more after."""
+    with _open(path) as file:
+        line = b""
+        while not line.strip():
+            line = file.readline(PIECE_BYTES)
+            if not line:
+                return False
+        rest = file.read(2**16).strip()
+    try:
+        first = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and bool(rest)
+
+
+def _line_records(
+    path: Path, prefix: str, first_line: int, lines: list[bytes]
+) -> Iterator[RawRecord]:
+    for number, line in enumerate(lines, start=first_line):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield RawRecord(f"{path}:{number}", f"{prefix}line-{number}", line)
+
+
+def _line_ranges(path: Path, prefix: str) -> Iterator[LineRange]:
+    """Ranges that end at a line's end; the file is scanned for those, and nothing is kept."""
+    start = position = 0
+    first_line = line = 1
+    with path.open("rb") as file:
+        while block := file.read(PIECE_BYTES):
+            end = block.rfind(b"\n") + 1
+            if end:
+                stop = position + end
+                line += block.count(b"\n")
+                yield LineRange(path, prefix, start, stop, first_line)
+                start, first_line = stop, line
+            position += len(block)
+            _check_record_size(position - start, f"{path}:{line}")
+    if not position:
+        raise UserError(f"{path} is empty.")
+    if position > start:
+        yield LineRange(path, prefix, start, position, first_line)
+
+
+def _lines(path: Path, prefix: str) -> Iterator[Lines]:
+    first_line = 1
+    rest = b""
+    with _open(path) as file:
+        while block := file.read(PIECE_BYTES):
+            *lines, rest = (rest + block).split(b"\n")
+            _check_record_size(len(rest), f"{path}:{first_line + len(lines)}")
+            if lines:
+                yield Lines(path, prefix, first_line, lines)
+                first_line += len(lines)
+    if not rest and first_line == 1:
+        raise UserError(f"{path} is empty.")
+    yield Lines(path, prefix, first_line, [rest])
+
+
+def _elements(path: Path, prefix: str, record_keys: frozenset[str]) -> Iterator[Elements]:
+    """The elements of a JSON list, the values of an object, or the one record that the file is."""
+    with _open(path) as file:
+        text = _JsonText(path, file)
+        if not text.peek():
+            raise UserError(f"{path} is empty.")
+        bracket = text.peek()
+        if bracket not in "[{":
+            found = type(json.loads(text.value())).__name__
+            raise UserError(f"{path}: wanted a list or an object of dialogues, found {found}.")
+        text.take(bracket)
+        keys: list[str] = []
+        texts: list[str] = []
+        number = num_characters = 0
+        while text.peek() != ("]" if bracket == "[" else "}"):
+            if number:
+                text.take(",")
+            if bracket == "{":
+                if text.peek() != '"':
+                    text.fail('wanted a key in double quotes or "}"')
+                keys.append(json.loads(text.value()))
+                text.take(":")
+            texts.append(text.value())
+            number += 1
+            num_characters += len(texts[-1])
+            if num_characters >= PIECE_BYTES:
+                yield Elements(path, prefix, number - len(texts) + 1, keys or None, texts)
+                keys, texts, num_characters = [], [], 0
+        text.take(text.peek())
+        if text.peek():
+            text.fail("wanted the end of the file")
+        if number == len(texts) and record_keys.intersection(keys):
+            pairs = zip(map(json.dumps, keys), texts, strict=True)
+            yield Elements(path, prefix, 1, None, [f"{{{','.join(map(':'.join, pairs))}}}"])
+        elif texts:
+            yield Elements(path, prefix, number - len(texts) + 1, keys or None, texts)
+
+
+def _check_record_size(num_bytes: int, where: str) -> None:
+    if num_bytes > MAX_RECORD_BYTES:
+        raise UserError(
+            f"{where}: a record of more than {MAX_RECORD_BYTES:,} bytes; is the file JSONL or JSON "
+            "with one dialogue per record?"
+        )
+
+
+class _JsonText:
+    """A JSON file's characters, a stretch at a time: punctuation taken, values cut out whole."""
+
+    # Numbers stay text: one of thousands of digits is its own record's fault, not the file's.
+    _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        """Begin before the first character."""
+        self._path = path
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self._num_bytes = 0
+        self._buffer = ""
+        self._position = 0
+        self._at_end = False
+        self._num_lines = 0  # line ends before the buffer
+        self._column = 0  # characters between the last of them and the buffer
+
+    def peek(self) -> str:
+        """The next character that is not white space; empty at the end of the file."""
+        while True:
+            while self._position < len(self._buffer):
+                character = self._buffer[self._position]
+                if character not in " \t\r\n":
+                    return character
+                self._position += 1
+            if self._at_end:
+                return ""
+            self._read_more()
+
+    def take(self, character: str) -> None:
+        """Go past a character, which must come next."""
+        if self.peek() != character:
+            self.fail(f"wanted {character!r}")
+        self._position += 1
+
+    def value(self) -> str:
+        """The text of the next JSON value."""
+        self.peek()
+        while True:
+            try:
+                _, end = self._decoder.raw_decode(self._buffer, self._position)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
+                if self._at_end or not cut:
+                    self.fail(error.msg, error.pos)
+            except RecursionError:
+                self.fail("nested too deeply")
+            else:
+                if end < len(self._buffer) or self._at_end:
+                    text = self._buffer[self._position : end]
+                    self._position = end
+                    return text
+            self._read_more()
+
+    def fail(self, message: str, position: int | None = None) -> None:
+        """Raise ``UserError`` with the line and column."""
+        position = self._position if position is None else position
+        before = self._buffer[:position]
+        line = self._num_lines + before.count("\n") + 1
+        last = before.rfind("\n")
+        column = position - last if last >= 0 else self._column + position + 1
+        raise UserError(f"{self._path}: not JSON: {message} at line {line}, column {column}.")
+
+    def _read_more(self) -> None:
+        """Drop what is done with; append as much again as is left, and at least a block."""
+        done = self._buffer[: self._position]
+        self._num_lines += done.count("\n")
+        last = done.rfind("\n")
+        self._column = len(done) - last - 1 if last >= 0 else self._column + len(done)
+        left = self._buffer[self._position :]
+        _check_record_size(len(left), f"{self._path}, line {self._num_lines + 1}")
+        block = self._file.read(max(PIECE_BYTES, len(left)))
+        try:
+            text = self._decode.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            place = self._num_bytes - (len(error.object) - len(block)) + error.start
+            raise UserError(
+                f"{self._path}: byte {place} is not UTF-8 ({error.reason}); save the file as UTF-8."
+            ) from None
+        self._num_bytes += len(block)
+        self._at_end = not block
+        self._buffer = left + text
+        self._position = 0

@@ -1,0 +1,139 @@
+"""Stage 3: clean dialogues in; training windows of token ids and the extended tokenizer out."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.corpus.buckets import percentiles
+from stages.corpus.dialogue import read_dialogues
+from stages.corpus.reading import LineRange, read_pieces
+from stages.encoding.dataset import WindowWriter
+from stages.encoding.encoder import Encoder, make_speaker_counter
+from stages.encoding.packing import pack
+from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
+from stages.engine import map_in_order
+from stages.errors import UserError
+from stages.files import new_folder, write_json
+from stages.inputs import Inputs
+from stages.params import EncodingParams, load_params
+from stages.process import run_stage
+
+TRAINED = "train"
+HELD_OUT = ("val", "test")
+LEFT_OUT = "dropped"
+BUCKETS = ("trained", "context", "truncated", "validation", "test")
+"""Of tokens; the reasons for leaving dialogues out come beside them."""
+
+
+def main() -> None:
+    """Tokenise, cut into windows, check every one, account for every token."""
+    parser = argparse.ArgumentParser(prog="python -m stages.encode", description=__doc__)
+    parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
+    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
+    parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--encoded", type=Path, required=True, help="folder for windows, tokenizer")
+    parser.add_argument("--metrics", type=Path, required=True, help="the ledger of tokens, JSON")
+    args = parser.parse_args()
+    encoding = load_params().encoding
+    inputs = Inputs([args.prepared, args.base, args.lock], declared_params)
+
+    with new_folder(args.encoded) as folder:
+        ledger = encode(args.prepared, args.base, folder, encoding)
+        inputs.check_unchanged()
+    write_json(args.metrics, ledger)
+    tokens = ledger["num_tokens"]
+    print(
+        f"encode: {tokens['trained']:,} target tokens per epoch in {ledger['num_windows']:,} "
+        f"windows, {ledger['packing_efficiency']:.1%} of the rows they are packed into"
+    )
+
+
+def encode(prepared: Path, base: Path, folder: Path, encoding: EncodingParams) -> dict[str, Any]:
+    """Write the training windows and the extended tokenizer into an existing folder.
+
+    Returns:
+        The ledger: every token of the valid input in one bucket, and the shape of the windows.
+    """
+    in_use = pieces(prepared, (TRAINED, *HELD_OUT))
+    num_speakers = max(2, *map_in_order(make_speaker_counter, in_use))
+    tokenizer = load_tokenizer(base)
+    add_dialogue_tokens(tokenizer, num_speakers)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    make = partial(
+        Encoder,
+        tokenizer,
+        num_speakers,
+        max_length=encoding.max_length,
+        context_turns=encoding.context_turns,
+        loss_on=encoding.loss_on,
+    )
+    num_tokens: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    lengths = [np.empty(0, np.int64)]
+    with (
+        WindowWriter(folder) as writer,
+        tqdm(desc="encode", unit=" tokens", unit_scale=True, disable=None) as progress,
+    ):
+        for piece in map_in_order(make, pieces(prepared, (TRAINED, *HELD_OUT, LEFT_OUT))):
+            writer.add(piece.input_ids, piece.is_target, piece.lengths)
+            lengths.append(piece.lengths)
+            num_tokens += piece.num_tokens
+            counts["num_split_turns"] += piece.num_split_turns
+            counts["num_composed_turns"] += piece.num_composed_turns
+            progress.update(piece.num_tokens.total())
+    if not num_tokens["trained"]:
+        raise_nothing_trained(prepared, encoding.loss_on)
+    window_lengths = np.concatenate(lengths)
+    num_in_windows = int(window_lengths.sum())
+    num_rows = len(pack(window_lengths.tolist(), encoding.max_length))
+    return {
+        "num_tokens": dict.fromkeys(BUCKETS, 0) | num_tokens | {"input": num_tokens.total()},
+        "num_windows": len(window_lengths),
+        # Context that a later window repeats, and the tag in every part of a split turn
+        "num_repeated_tokens": num_in_windows - num_tokens["trained"] - num_tokens["context"],
+        "num_speaker_tokens": num_speakers,
+        "packing_efficiency": num_in_windows / (num_rows * encoding.max_length),
+        "num_tokens_per_window": percentiles(window_lengths),
+        "num_split_turns": counts["num_split_turns"],
+        "num_composed_turns": counts["num_composed_turns"],
+    }
+
+
+def pieces(prepared: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, LineRange]]:
+    """The given parts of what prep wrote, in pieces for the workers."""
+    for part in parts:
+        file = prepared / f"{part}.jsonl"
+        if file.exists() and file.stat().st_size:
+            for piece in read_pieces(file):
+                assert isinstance(piece, LineRange)
+                yield part, piece
+
+
+def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
+    """No turn is trained: say which speakers there are."""
+    names: dict[str, None] = {}
+    for dialogue in islice(read_dialogues(prepared / f"{TRAINED}.jsonl"), 100):
+        names |= dict.fromkeys(dialogue.speakers)
+    shown = ", ".join([*names][:10])
+    raise UserError(
+        f"encoding.loss_on: {loss_on!r} trains no turn at all; wanted all, last, or one of the "
+        f"speakers ({shown}, …)."
+    )
+
+
+def declared_params() -> dict[str, Any]:
+    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
+    return {"encoding": load_params().encoding.model_dump()}
+
+
+if __name__ == "__main__":
+    run_stage("encode", main)

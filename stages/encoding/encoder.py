@@ -1,0 +1,153 @@
+"""A piece of the prepared dialogues -> their windows, and what became of every token.
+
+This is the part that runs on every core. Dialogues that are not trained are tokenised too, so that
+the ledger's tokens add up to the input's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerFast
+
+from stages.corpus.buckets import bucket
+from stages.corpus.dialogue import from_line
+from stages.corpus.reading import LineRange
+from stages.encoding.contract import ContractError, check_text, check_windows
+from stages.encoding.speakers import SpeakerTokens, encode_texts, read_all_as_text
+from stages.encoding.windows import Window, cut_windows, trained_turns
+from stages.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPiece:
+    """Windows of one piece, one after another, and counts."""
+
+    input_ids: npt.NDArray[np.int32]
+    """``[N]``."""
+    is_target: npt.NDArray[np.bool_]
+    """``[N]``."""
+    lengths: npt.NDArray[np.int64]
+    """``[W]``, summing to N."""
+    num_tokens: Counter[str]
+    """Tokens of the piece's dialogues, tags and ends included, by bucket; each in one."""
+    num_split_turns: int
+    """Turns too long for a window."""
+    num_composed_turns: int
+    """Turns that the tokenizer gives back in another Unicode composition."""
+
+
+class Encoder:
+    """Encodes pieces of the files that prep wrote."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        num_speakers: int,
+        *,
+        max_length: int,
+        context_turns: int,
+        loss_on: str,
+    ) -> None:
+        """Take a tokenizer with the dialogue tokens of ``num_speakers`` speakers."""
+        read_all_as_text(tokenizer)
+        self._tokenizer = tokenizer
+        self._template = SpeakerTokens(tokenizer)
+        self._max_length = max_length
+        self._context_turns = context_turns
+        self._loss_on = loss_on
+        tags = (self._template.tag(index)[0] for index in range(num_speakers))
+        assert isinstance(tokenizer.pad_token_id, int)
+        self._untrained_ids = frozenset({*tags, tokenizer.pad_token_id})
+
+    def __call__(self, piece: tuple[str, LineRange]) -> EncodedPiece:
+        """Encode the dialogues of one part (``train``, ``val``, ``test`` or ``dropped``)."""
+        part, lines = piece
+        return self._encode_windows(lines) if part == "train" else self._count(part, lines)
+
+    def _encode_windows(self, lines: LineRange) -> EncodedPiece:
+        dialogues = [from_line(raw.text) for raw in lines.records()]
+        windows: list[Window] = []
+        num_tokens: Counter[str] = Counter()
+        num_split_turns = num_composed_turns = 0
+        encoded = self._template.encode_all(dialogues)
+        decoded = iter(
+            self._tokenizer.backend_tokenizer.decode_batch(
+                [turn.content for turns in encoded for turn in turns], skip_special_tokens=False
+            )
+        )
+        for dialogue, turns in zip(dialogues, encoded, strict=True):
+            trained = trained_turns(turns, self._loss_on)
+            cut = cut_windows(
+                turns,
+                trained,
+                max_length=self._max_length,
+                context_turns=self._context_turns,
+            )
+            try:
+                check_windows(
+                    cut.windows,
+                    turns,
+                    trained,
+                    max_length=self._max_length,
+                    end_of_turn_id=self._template.end_of_turn_id,
+                    untrained_ids=self._untrained_ids,
+                )
+                num_composed_turns += check_text(dialogue, [next(decoded) for _ in turns])
+            except ContractError as error:
+                raise UserError(
+                    f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
+                    "would be trained wrongly."
+                ) from None
+            windows += cut.windows
+            lengths = [len(turn) for turn in turns]
+            num_split_turns += sum(length > self._max_length for length in lengths)
+            num_trained = sum(
+                len(turn) - len(turn.tag)
+                for turn, is_trained in zip(turns, trained, strict=True)
+                if is_trained
+            )
+            num_tokens["trained"] += num_trained
+            num_tokens["truncated"] += cut.num_truncated
+            num_tokens["context"] += sum(lengths) - num_trained - cut.num_truncated
+        return EncodedPiece(
+            input_ids=np.array([i for window in windows for i in window.input_ids], np.int32),
+            is_target=np.array([t for window in windows for t in window.is_target], np.bool_),
+            lengths=np.array([len(window.input_ids) for window in windows], np.int64),
+            num_tokens=num_tokens,
+            num_split_turns=num_split_turns,
+            num_composed_turns=num_composed_turns,
+        )
+
+    def _count(self, part: str, lines: LineRange) -> EncodedPiece:
+        """Tokens of dialogues that are not trained: a tag, the content and an end per turn."""
+        records = [json.loads(raw.text) for raw in lines.records()]
+        contents = iter(
+            encode_texts(self._tokenizer, [t["utterance"] for r in records for t in r["turns"]])
+        )
+        num_tokens: Counter[str] = Counter()
+        for record in records:
+            name = bucket(record["reason"] if part == "dropped" else part)
+            num_tokens[name] += sum(len(next(contents)) + 2 for _ in record["turns"])
+        return EncodedPiece(
+            input_ids=np.empty(0, np.int32),
+            is_target=np.empty(0, np.bool_),
+            lengths=np.empty(0, np.int64),
+            num_tokens=num_tokens,
+            num_split_turns=0,
+            num_composed_turns=0,
+        )
+
+
+def make_speaker_counter() -> Callable[[tuple[str, LineRange]], int]:
+    """A function from a piece to the largest number of distinct speakers in one dialogue."""
+    return _most_speakers
+
+
+def _most_speakers(piece: tuple[str, LineRange]) -> int:
+    return max((len(from_line(raw.text).speakers) for raw in piece[1].records()), default=0)
