@@ -82,10 +82,11 @@ def shingle_hashes(words: Sequence[Sequence[str]]) -> tuple[UInts, UInts]:
         flat += [0] * missing
         lengths.append(len(of_dialogue) + missing)
     hashes = np.array(flat, np.uint64)
-    num_runs = np.array(lengths, np.int64) - (SHINGLE_WORDS - 1)
-    offsets = np.concatenate([[0], np.cumsum(num_runs)])
-    # Where each dialogue's runs begin among the words, one index per run
-    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1]
+    num_words = np.array(lengths, np.int64)
+    num_runs = num_words - (SHINGLE_WORDS - 1)
+    offsets = np.append(0, np.cumsum(num_runs))
+    starts = np.append(0, np.cumsum(num_words))[:-1]
+    # Where each run begins among the words
     first = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], num_runs)
     runs = hashes[first]
     for k in range(1, SHINGLE_WORDS):

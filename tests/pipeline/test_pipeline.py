@@ -106,7 +106,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
     repository.run("git", "init", "--quiet", "--initial-branch", "main")
     repository.run("git", "config", "user.email", "test@localhost")
     repository.run("git", "config", "user.name", "test")
-    assert repository.repro() == ["fetch", "prep", "train", "eval"]
+    assert repository.repro() == ["fetch", "prep", "encode", "train", "eval"]
     repository.commit()
     yield repository
 
@@ -122,6 +122,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     weights = {"config.json", "generation_config.json", "model.safetensors"}
     assert found == {
+        "data/prepared/dropped.jsonl",
         "data/prepared/train.jsonl",
         "data/prepared/val.jsonl",
         "data/encoded/input_ids.npy",
@@ -131,6 +132,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         *(f"models/base/{name}" for name in weights | tokenizer),
         *(f"models/finetuned/{name}" for name in weights | tokenizer),
         "metrics/.gitignore",
+        "metrics/encode.json",
         "metrics/eval.json",
         "metrics/eval_by_turn.csv",
         "metrics/eval_dialogues.csv",
@@ -161,6 +163,14 @@ def test_every_dialogue_is_in_one_place(repository: Repository) -> None:
     validation = {d.dialogue_id for d in read_dialogues(prepared / "val.jsonl")}
     assert (len(train), len(validation)) == (counts["train"], counts["validation"])
     assert len(train | validation) == 30
+    dropped = list(read_dialogues(prepared / "dropped.jsonl"))
+    assert len(dropped) == 7168 - 30 - counts["dropped_invalid"]
+
+
+def test_every_token_is_in_one_place(repository: Repository) -> None:
+    tokens = repository.json("metrics/encode.json")["num_tokens"]
+    assert tokens.pop("input") == sum(tokens.values())
+    assert tokens["trained"] == repository.json("metrics/train.json")["num_target_tokens"]
 
 
 def test_a_second_repro_runs_nothing(repository: Repository) -> None:
@@ -192,9 +202,23 @@ def test_the_learning_rate_reruns_train_and_eval(repository: Repository) -> None
     assert (repository.path / "data/prepared/val.jsonl").read_bytes() == before
 
 
+def test_encoding_and_the_model_repeat_no_cleaning(repository: Repository) -> None:
+    prepared = repository.path / "data/prepared"
+    before = {file.name: file.read_bytes() for file in prepared.iterdir()}
+    repository.change("encoding", max_length=128)
+    assert repository.repro("encode") == ["encode"]
+    make_tiny_gpt2(repository.path / "tiny_base2", ["What a day, and what a night!"] * 50)
+    repository.change("model", name="tiny_base2")
+    assert repository.repro("encode") == ["fetch", "encode"]
+    assert {file.name: file.read_bytes() for file in prepared.iterdir()} == before
+    repository.change("model", name="tiny_base")
+    repository.change("encoding", max_length=512)
+    assert repository.repro() == []  # all are in the run-cache
+
+
 def test_forced_again_the_lock_has_the_same_bytes(repository: Repository) -> None:
     lock = (repository.path / "dvc.lock").read_bytes()
-    assert repository.repro("--force") == ["fetch", "prep", "train", "eval"]
+    assert repository.repro("--force") == ["fetch", "prep", "encode", "train", "eval"]
     assert (repository.path / "dvc.lock").read_bytes() == lock
 
 

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import random
-import tempfile
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.corpus.deduplicate import content_hash, first_of_each
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.corpus.split import select, split
-from stages.params import DataParams
-from stages.prep import prepare
-
-utterances = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=12
+from stages.corpus.duplicates import content_hash
+from stages.corpus.split import TEST, TRAIN, VALIDATION, side_of
+from tests.corpora import (
+    Prepared,
+    as_record,
+    contents,
+    corpora,
+    generated,
+    prepare_dialogues,
+    prepare_records,
 )
-turns = st.builds(Turn, st.sampled_from(["ann", "bob", "cem"]), utterances)
-contents = st.lists(turns, max_size=5).map(tuple)
 
-
-@st.composite
-def corpora(draw: st.DrawFn) -> list[Dialogue]:
-    """Dialogues with ids of their own, some of them with the same content."""
-    drawn = draw(st.lists(contents, max_size=12))
-    repeated = draw(st.lists(st.sampled_from(drawn), max_size=4)) if drawn else []
-    return [Dialogue(f"d{n}", content) for n, content in enumerate([*drawn, *repeated])]
+BASE = generated(60)
+"""Enough for both sides, whatever is added to it."""
 
 
 def renamed(dialogue: Dialogue) -> Dialogue:
@@ -41,65 +35,63 @@ def renamed(dialogue: Dialogue) -> Dialogue:
     )
 
 
-def contents_of(dialogues: list[Dialogue]) -> Counter[bytes]:
-    return Counter(map(content_hash, dialogues))
+def contents_by_side(prepared: Prepared) -> dict[str, Counter[bytes]]:
+    return {name: Counter(map(content_hash, side)) for name, side in prepared.sides.items()}
 
 
-def sides(
-    dialogues: list[Dialogue],
-) -> list[Callable[[list[Dialogue]], tuple[list[Dialogue], list[Dialogue]]]]:
-    """The three functions, each with arguments that fit the number of dialogues."""
-    return [
-        lambda corpus: split(corpus, 0.4),
-        lambda corpus: select(corpus, len(dialogues) // 2),
-        first_of_each,
-    ]
+def drawn_side(dialogue: Dialogue, validation: float, test: float = 0.0) -> int:
+    return side_of(content_hash(dialogue), validation_fraction=validation, test_fraction=test)
 
 
-def generated(num_dialogues: int, seed: int = 7) -> list[Dialogue]:
-    """Small talk made of ten words."""
-    source = random.Random(seed)
-    words = ["yes", "no", "maybe", "tea", "rain", "sea", "hello", "why", "so", "well"]
-    return [
-        Dialogue(
-            f"g{number}",
-            tuple(Turn("ab"[turn % 2], " ".join(source.choices(words, k=6))) for turn in range(4)),
-        )
-        for number in range(num_dialogues)
-    ]
-
-
-@given(corpora(), st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@given(corpora(), st.randoms(use_true_random=False), st.sampled_from([None, 30]))
+@settings(max_examples=25)
 def test_order_ids_and_speaker_names_change_nothing(
-    corpus: list[Dialogue], source: random.Random
+    drawn: list[Dialogue], source: random.Random, max_dialogues: int | None
 ) -> None:
+    corpus = [*drawn, *BASE]
     other = [renamed(dialogue) for dialogue in corpus]
     source.shuffle(other)
-    for divide in sides(corpus):
-        for side, again in zip(divide(corpus), divide(other), strict=True):
-            assert contents_of(side) == contents_of(again)
+    one, another = (prepare_dialogues(c, max_dialogues=max_dialogues) for c in (corpus, other))
+    assert contents_by_side(one) == contents_by_side(another)
+    reasons = [Counter(reason for reason, _ in prepared.dropped) for prepared in (one, another)]
+    assert reasons[0] == reasons[1]
 
 
-@given(corpora(), corpora())
-@settings(max_examples=60)
-def test_added_dialogues_move_no_old_one_across_the_split(
-    old: list[Dialogue], added: list[Dialogue]
+@given(st.randoms(use_true_random=False), st.sampled_from(["keep_one", "keep_all"]))
+@settings(max_examples=15)
+def test_shuffled_input_gives_the_same_files(source: random.Random, deduplicate: str) -> None:
+    corpus = [*BASE, *(Dialogue(f"again{n}", d.turns) for n, d in enumerate(BASE[:9]))]
+    shuffled = source.sample(corpus, len(corpus))
+    first, second = (prepare_dialogues(c, deduplicate=deduplicate) for c in (corpus, shuffled))
+    assert first.sides == second.sides
+    assert first.ledger == second.ledger
+
+
+@given(corpora(), corpora(), st.sampled_from(["keep_one", "keep_all"]))
+@settings(max_examples=25)
+def test_added_and_removed_dialogues_move_no_other_across_the_split(
+    old: list[Dialogue], added: list[Dialogue], deduplicate: str
 ) -> None:
-    train, validation = split(old, 0.4)
-    added_train, added_validation = split(added, 0.4)
-    assert split([*added, *old], 0.4) == (
-        [*added_train, *train],
-        [*added_validation, *validation],
+    """One of the others may be left out, where the added ones say the same; none moves."""
+    more = [Dialogue(f"added-{d.dialogue_id}", d.turns) for d in added]
+    few = prepare_dialogues([*BASE, *old], deduplicate=deduplicate).side_of()
+    many = prepare_dialogues([*more, *BASE, *old], deduplicate=deduplicate).side_of()
+    assert all(few[key] == many[key] for key in few.keys() & many.keys())
+    assert {d.dialogue_id for d in BASE} <= many.keys()
+
+
+@given(corpora(), st.floats(0.1, 0.6), st.floats(0, 0.3))
+@settings(max_examples=25)
+def test_no_content_is_on_two_sides(drawn: list[Dialogue], validation: float, test: float) -> None:
+    prepared = prepare_dialogues(
+        [*drawn, *BASE],
+        validation_fraction=validation,
+        test_fraction=test,
+        deduplicate="keep_all",
     )
-
-
-@given(corpora(), st.floats(0.05, 0.95))
-@settings(max_examples=60)
-def test_no_content_is_on_both_sides(corpus: list[Dialogue], fraction: float) -> None:
-    train, validation = split(corpus, fraction)
-    assert not contents_of(train).keys() & contents_of(validation).keys()
-    assert sorted([*train, *validation], key=corpus.index) == corpus
+    found = [set(side) for side in contents_by_side(prepared).values()]
+    assert sum(map(len, found)) == len(set().union(*found))
+    assert prepared.ledger["split"]["num_shared_contents"] == 0
 
 
 @given(contents)
@@ -134,109 +126,106 @@ def test_unicode_composition_is_not_content_but_the_border_of_turns_is() -> None
     )
 
 
-@given(corpora(), st.integers(0, 16), st.integers(0, 16))
-@settings(max_examples=60)
-def test_a_larger_selection_keeps_all_of_a_smaller_one(
-    corpus: list[Dialogue], one: int, other: int
-) -> None:
-    small, large = sorted((one, other))
-    kept, left = select(corpus, small)
-    assert len(kept) == min(small, len(corpus))
-    assert select(corpus, large)[0][: len(kept)] == kept
-    assert [*kept, *left] == select(corpus, None)[0]
+@pytest.mark.parametrize(("small", "large"), [(20, 45), (45, 60), (59, 60)])
+def test_a_larger_selection_keeps_all_of_a_smaller_one(small: int, large: int) -> None:
+    few, many = (prepare_dialogues(BASE, max_dialogues=n) for n in (small, large))
+    assert len(few.kept) == small
+    assert few.side_of().items() <= many.side_of().items()
+    for side in ("train", "val"):
+        assert many.sides[side][: len(few.sides[side])] == few.sides[side]
 
 
-@given(corpora())
-@settings(max_examples=60)
-def test_the_first_of_each_content_is_kept(corpus: list[Dialogue]) -> None:
-    kept, repeats = first_of_each(corpus)
-    assert set(contents_of(kept).values()) <= {1}
-    assert contents_of(kept).keys() == contents_of(corpus).keys()
-    for repeat in repeats:
-        [first] = [d for d in kept if content_hash(d) == content_hash(repeat)]
-        assert corpus.index(first) < corpus.index(repeat)
-
-
-def test_the_fraction_is_honoured_within_its_noise() -> None:
+def test_the_fractions_are_honoured_within_their_noise() -> None:
     corpus = generated(2000)
-    assert len(contents_of(corpus)) == 2000
-    smaller: set[Dialogue] = set()
+    held_out: set[Dialogue] = set()
     for fraction in (0.05, 0.2, 0.5):
-        validation = set(split(corpus, fraction)[1])
+        validation = {d for d in corpus if drawn_side(d, fraction) == VALIDATION}
         deviation = (2000 * fraction * (1 - fraction)) ** 0.5
         assert abs(len(validation) - 2000 * fraction) < 3.5 * deviation
-        assert smaller < validation
-        smaller = validation
+        assert held_out < validation
+        held_out = validation
+
+
+def test_a_test_set_takes_from_training_alone() -> None:
+    corpus = generated(2000)
+    without, with_test = ([drawn_side(d, 0.2, test) for d in corpus] for test in (0.0, 0.1))
+    moves = Counter(zip(without, with_test, strict=True))
+    assert moves.keys() == {(TRAIN, TRAIN), (VALIDATION, VALIDATION), (TRAIN, TEST)}
+    assert abs(moves[TRAIN, TEST] - 200) < 3.5 * (2000 * 0.1 * 0.9) ** 0.5
+
+    prepared = prepare_dialogues(corpus[:200], test_fraction=0.1)
+    assert [len(prepared.sides[side]) for side in ("train", "val", "test")] == [
+        prepared.ledger["num_dialogues"][side] for side in ("train", "validation", "test")
+    ]
+    assert len(prepared.sides["test"]) > 5
 
 
 def test_a_selection_is_a_fair_draw_from_both_sides_of_the_split() -> None:
     """Were the two draws one, the first dialogues selected would all be on one side."""
-    kept, _ = select(generated(2000), 500)
-    assert abs(len(split(kept, 0.2)[1]) - 100) < 3.5 * (500 * 0.2 * 0.8) ** 0.5
+    prepared = prepare_dialogues(generated(2000), max_dialogues=500, validation_fraction=0.2)
+    assert abs(len(prepared.sides["val"]) - 100) < 3.5 * (500 * 0.2 * 0.8) ** 0.5
 
 
-@given(
-    corpora(),
-    st.integers(1, 2),
-    st.integers(1, 3),
-    st.sampled_from([None, 100]),
-    st.integers(0, 3),
-)
-@settings(max_examples=25)
-def test_every_dialogue_of_a_file_is_in_exactly_one_bucket(
-    drawn: list[Dialogue],
-    min_speakers: int,
-    min_turns: int,
-    max_dialogues: int | None,
-    num_invalid: int,
-) -> None:
-    corpus = [*drawn, *generated(110), *generated(20)]
-    records = [
-        {"turns": [{"speaker": t.speaker, "text": t.utterance} for t in d.turns]} for d in corpus
+def test_a_groups_dialogues_stay_together() -> None:
+    corpus = generated(300)
+    records = [as_record(d, customer=n % 40) for n, d in enumerate(corpus)]
+    prepared = prepare_records(records, group_by="customer", test_fraction=0.2)
+    sides: dict[int, set[str]] = {}
+    for number, dialogue in enumerate(corpus):
+        sides.setdefault(number % 40, set()).add(prepared.side_of()[dialogue.dialogue_id])
+    assert all(len(of_group) == 1 for of_group in sides.values())
+    assert Counter(side for [side] in sides.values()).keys() == {"train", "val", "test"}
+
+
+def chats(num_people: int, num_dialogues: int) -> list[Dialogue]:
+    """Pairs of people, one of whom takes part in every sixth dialogue."""
+    source = random.Random(3)
+    dialogues = []
+    for number, dialogue in enumerate(generated(num_dialogues)):
+        one, other = source.sample(range(num_people), 2)
+        pair = (f"p{one}", "hub" if number % 6 == 0 else f"p{other}")
+        turns = tuple(Turn(pair[n % 2], t.utterance) for n, t in enumerate(dialogue.turns))
+        dialogues.append(Dialogue(dialogue.dialogue_id, turns))
+    return dialogues
+
+
+def test_held_out_speakers_are_nowhere_in_training_though_all_are_connected() -> None:
+    """And a validation dialogue has at least one speaker that training has never seen."""
+    prepared = prepare_dialogues(chats(200, 900), group_by="speakers", validation_fraction=0.2)
+    in_training = {s for d in prepared.sides["train"] for s in d.speakers}
+    assert all(set(d.speakers) - in_training for d in prepared.sides["val"])
+    share = len(prepared.sides["val"]) / 900
+    assert 0.1 < share < 0.35
+    assert prepared.ledger["split"]["all_speakers_seen"] == 0
+    assert 0 < prepared.ledger["split"]["any_speaker_seen"] < 1
+
+
+def test_a_speaker_is_on_the_same_side_alone_and_in_company() -> None:
+    alone = [
+        Dialogue(f"alone-{d.dialogue_id}", (Turn(d.turns[0].speaker, f"{n} is my number"),))
+        for n, d in enumerate(chats(200, 300))
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mine.json"
-        path.write_text(json.dumps([*records, *[{"turns": None}] * num_invalid]))
-        train, validation, ledger = prepare(
-            path,
-            DataParams(
-                path=str(path),
-                format="dialogues",
-                on_invalid="skip",
-                max_dialogues=max_dialogues,
-                min_speakers=min_speakers,
-                min_turns=min_turns,
-                validation_fraction=0.3,
+    corpus = [*chats(200, 300), *alone]
+    prepared = prepare_dialogues(corpus, group_by="speakers", validation_fraction=0.2)
+    in_training = {s for d in prepared.sides["train"] for s in d.speakers}
+    assert all(set(d.speakers) - in_training for d in prepared.sides["val"])
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_share_of_speakers_seen_in_training(seen: bool) -> None:
+    first = prepare_dialogues(BASE).side_of()
+    corpus = [
+        Dialogue(
+            d.dialogue_id,
+            tuple(
+                Turn(
+                    t.speaker if seen or first[d.dialogue_id] == "train" else f"v{n % 2}",
+                    t.utterance,
+                )
+                for n, t in enumerate(d.turns)
             ),
         )
-    stripped = [
-        Dialogue(
-            f"record-{number}",
-            tuple(Turn(t.speaker, t.utterance.strip()) for t in d.turns if t.utterance.strip()),
-        )
-        for number, d in enumerate(corpus, start=1)
+        for d in BASE
     ]
-    by_id = {dialogue.dialogue_id: dialogue for dialogue in stripped}
-    kept = [*train, *validation]
-    assert all(by_id.pop(dialogue.dialogue_id) == dialogue for dialogue in kept)
-    dropped = list(by_id.values())
-
-    counts = ledger["num_dialogues"]
-    assert (counts["train"], counts["validation"]) == (len(train), len(validation))
-    assert counts["input"] == len(corpus) + num_invalid
-    assert counts["dropped_invalid"] == num_invalid
-    in_buckets = {
-        name: sum(buckets[bucket] for bucket in buckets if bucket.startswith("dropped_"))
-        for name, buckets in ledger.items()
-        if name != "num_empty_messages"
-    }
-    assert in_buckets["num_dialogues"] == len(dropped) + num_invalid
-    assert in_buckets["num_turns"] == sum(len(d.turns) for d in dropped)
-    assert in_buckets["num_characters"] == sum(d.num_characters for d in dropped)
-    assert ledger["num_characters"]["train"] == sum(d.num_characters for d in train)
-    assert ledger["num_turns"]["validation"] == sum(len(d.turns) for d in validation)
-    assert ledger["num_empty_messages"]["input"] == sum(
-        not t.utterance.strip() for d in corpus for t in d.turns
-    )
-    assert all(len(d.turns) >= min_turns for d in kept)
-    assert max(contents_of(kept).values()) == 1
+    split: dict[str, Any] = prepare_dialogues(corpus).ledger["split"]
+    assert (split["any_speaker_seen"], split["all_speakers_seen"]) == (float(seen), float(seen))

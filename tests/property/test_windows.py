@@ -48,7 +48,7 @@ def cut(
 ) -> list[Window]:
     return cut_windows(
         turns, trained_turns(turns, loss_on), max_length=max_length, context_turns=context_turns
-    )
+    ).windows
 
 
 @cases
@@ -112,6 +112,36 @@ def test_a_later_window_repeats_only_earlier_turns_as_untrained_context(
         rest = zip(window.input_ids[first:], window.is_target[first:], strict=True)
         assert all(target or i in TAGS.values() for i, target in rest)
         seen |= set(window.input_ids)
+
+
+@cases
+@settings(max_examples=120)
+def test_what_is_in_no_window_is_counted(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> None:
+    """Content ids are all different; a turn's tag and end are in a window if its content is."""
+    result = cut_windows(
+        turns, trained_turns(turns, loss_on), max_length=max_length, context_turns=context_turns
+    )
+    seen = {i for window in result.windows for i in window.input_ids}
+    missing = 0
+    for turn in turns:
+        if not turn.content:  # cannot be followed: leave such dialogues to the other tests
+            return
+        lost = [i for i in turn.content if i not in seen]
+        whole = len(turn) <= max_length
+        missing += len(lost) + (lost[:1] == turn.content[:1]) * len(turn.tag)
+        missing += bool(lost) * len(turn.end) if whole else 0
+        if not whole and lost:  # its end stands in its last part
+            missing += lost[-1] == turn.content[-1]
+    assert result.num_truncated == missing
+
+
+def test_a_run_of_untrained_turns_is_context_where_it_is_near_and_else_left_out() -> None:
+    turns = [EncodedTurn(f"s{n}", [1], [10 + n] * 4, [4]) for n in range(8)]
+    result = cut_windows(turns, trained_turns(turns, "s7"), max_length=16, context_turns=1)
+    assert [window.input_ids for window in result.windows] == [[1, *[16] * 4, 4, 1, *[17] * 4, 4]]
+    assert result.num_truncated == 6 * 6
 
 
 def test_the_drawing_in_the_docstring() -> None:

@@ -1,0 +1,129 @@
+"""Generated dialogues, and prep run on them as on a user's file."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from stages.corpus.dialogue import Dialogue, Turn, from_line, read_dialogues
+from stages.params import DataParams
+from stages.prep import prepare
+
+WORDS = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "ei", "o", "ul", "y")]
+
+utterances = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=12
+)
+turns = st.builds(Turn, st.sampled_from(["ann", "bob", "cem"]), utterances)
+contents = st.lists(turns, max_size=5).map(tuple)
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> list[Dialogue]:
+    """Dialogues with ids of their own, some of them with the same content."""
+    drawn = draw(st.lists(contents, max_size=12))
+    repeated = draw(st.lists(st.sampled_from(drawn), max_size=4)) if drawn else []
+    return [Dialogue(f"d{n}", content) for n, content in enumerate([*drawn, *repeated])]
+
+
+def generated(
+    num_dialogues: int, seed: int = 7, *, num_turns: int = 4, speakers: Sequence[str] = "ab"
+) -> list[Dialogue]:
+    """Small talk of six made-up words a turn; no two are alike."""
+    source = random.Random(seed)
+    return [
+        Dialogue(
+            f"g{seed}-{number}",
+            tuple(
+                Turn(speakers[turn % len(speakers)], " ".join(source.choices(WORDS, k=6)))
+                for turn in range(num_turns)
+            ),
+        )
+        for number in range(num_dialogues)
+    ]
+
+
+def nearly(dialogue: Dialogue, dialogue_id: str, last_word: str) -> Dialogue:
+    """The same dialogue but for its last word."""
+    *others, last = dialogue.turns
+    words = [*last.utterance.split()[:-1], last_word]
+    return Dialogue(dialogue_id, (*others, Turn(last.speaker, " ".join(words))))
+
+
+def as_record(dialogue: Dialogue, **fields: Any) -> dict[str, Any]:
+    """The ``dialogues`` layout."""
+    return {
+        "id": dialogue.dialogue_id,
+        "turns": [{"speaker": t.speaker, "text": t.utterance} for t in dialogue.turns],
+        **fields,
+    }
+
+
+def data_params(**changes: Any) -> DataParams:
+    """Everything is kept unless ``changes`` say otherwise."""
+    defaults: dict[str, Any] = {
+        "path": "mine.jsonl",
+        "format": "dialogues",
+        "on_invalid": "error",
+        "max_dialogues": None,
+        "min_speakers": 1,
+        "min_turns": 1,
+        "deduplicate": "keep_one",
+        "near_duplicate_threshold": 0.7,
+        "validation_fraction": 0.3,
+        "test_fraction": 0.0,
+        "group_by": None,
+    }
+    return DataParams(**defaults | changes)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What prep wrote."""
+
+    sides: dict[str, list[Dialogue]]
+    """``train``, ``val`` and, where there is one, ``test``."""
+    dropped: list[tuple[str, Dialogue]]
+    """Reason and dialogue."""
+    ledger: dict[str, Any]
+
+    @property
+    def kept(self) -> list[Dialogue]:
+        """Dialogues on any side."""
+        return [dialogue for side in self.sides.values() for dialogue in side]
+
+    def side_of(self) -> dict[str, str]:
+        """Each kept dialogue's side, by id."""
+        return {d.dialogue_id: side for side, dialogues in self.sides.items() for d in dialogues}
+
+
+def prepare_records(records: Sequence[Any], **changes: Any) -> Prepared:
+    """Write records as JSONL, run prep on them, read what it wrote."""
+    with tempfile.TemporaryDirectory() as name:
+        path, folder = Path(name) / "mine.jsonl", Path(name) / "prepared"
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        path.write_text("".join(lines), encoding="utf-8", newline="")
+        folder.mkdir()
+        ledger = prepare(path, data_params(**changes), folder)
+        dropped = [
+            (json.loads(line)["reason"], from_line(line))
+            for line in (folder / "dropped.jsonl").read_bytes().splitlines()
+        ]
+        sides = {
+            file.stem: list(read_dialogues(file))
+            for file in sorted(folder.glob("*.jsonl"))
+            if file.stem != "dropped"
+        }
+        return Prepared(sides, dropped, ledger)
+
+
+def prepare_dialogues(dialogues: Sequence[Dialogue], **changes: Any) -> Prepared:
+    """The same from dialogues."""
+    return prepare_records([as_record(dialogue) for dialogue in dialogues], **changes)

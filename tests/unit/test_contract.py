@@ -1,0 +1,163 @@
+"""A window that would be trained wrongly is an error, whatever went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tokenizers.normalizers import NFC, Lowercase
+from transformers import PreTrainedTokenizerFast
+
+from stages.corpus.dialogue import Dialogue, Turn, to_line
+from stages.corpus.reading import LineRange, read_pieces
+from stages.encoding.contract import ContractError, check_text, check_windows
+from stages.encoding.encoder import Encoder
+from stages.encoding.speakers import EncodedTurn, add_dialogue_tokens, load_tokenizer
+from stages.encoding.windows import Window, cut_windows
+from stages.errors import UserError
+
+TAG_A, TAG_B, END, PAD = 1, 2, 4, 5
+TURNS = [
+    EncodedTurn("a", [TAG_A], [10, 11], [END]),
+    EncodedTurn("b", [TAG_B], [12, 13], [END]),
+    EncodedTurn("a", [TAG_A], [14], [END]),
+]
+TRAINED = [False, True, True]
+GOOD = [
+    Window(
+        [TAG_A, 10, 11, END, TAG_B, 12, 13, END], [False, False, False, False, False] + [True] * 3
+    ),
+    Window([TAG_B, 12, 13, END, TAG_A, 14, END], [False] * 5 + [True] * 2),
+]
+
+
+def check(windows: list[Window], max_length: int = 8) -> None:
+    check_windows(
+        windows,
+        TURNS,
+        TRAINED,
+        max_length=max_length,
+        end_of_turn_id=END,
+        untrained_ids=frozenset({TAG_A, TAG_B, PAD}),
+    )
+
+
+def marked(window: int, index: int, mark: bool) -> list[Window]:
+    """The good windows with one mark changed."""
+    marks = list(GOOD[window].is_target)
+    marks[index] = mark
+    return [replace(w, is_target=marks) if n == window else w for n, w in enumerate(GOOD)]
+
+
+def with_id(window: int, index: int, token: int) -> list[Window]:
+    """The good windows with one token changed."""
+    ids = list(GOOD[window].input_ids)
+    ids[index] = token
+    return [replace(w, input_ids=ids) if n == window else w for n, w in enumerate(GOOD)]
+
+
+def test_good_windows_are_good_and_are_what_is_made() -> None:
+    check(GOOD)
+    assert cut_windows(TURNS, TRAINED, max_length=8, context_turns=1).windows == GOOD
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        pytest.param(marked(0, 7, False), "train 4 tokens, .* not the 5", id="end-not-trained"),
+        pytest.param(marked(1, 0, True), "train 6 tokens", id="a-context-tag-is-trained"),
+        pytest.param(marked(1, 4, True), "train 6 tokens", id="an-own-tag-is-trained"),
+        pytest.param(marked(1, 1, True), "train 6 tokens", id="context-is-trained-again"),
+        pytest.param(marked(0, 1, True), "train 6 tokens", id="an-untrained-turn-is-trained"),
+        pytest.param(with_id(0, 5, 99), "not the 5 of the 2 turns", id="another-token"),
+        pytest.param(with_id(0, 5, PAD), "not the 5 of the 2 turns", id="a-pad"),
+        pytest.param(GOOD[:1], "train 3 tokens", id="a-window-is-missing"),
+        pytest.param([*GOOD, GOOD[1]], "train 7 tokens", id="a-window-stands-twice"),
+        pytest.param(GOOD[::-1], "not the 5 of the 2 turns", id="another-order"),
+        pytest.param(
+            [*GOOD, Window([TAG_A, 10], [False, False])],
+            "window 3 trains nothing",
+            id="no-target",
+        ),
+        pytest.param(
+            [Window(GOOD[0].input_ids, [True])],
+            "8 tokens and 1 marks",
+            id="marks-and-tokens-differ",
+        ),
+    ],
+)
+def test_each_violation_is_found(windows: list[Window], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check(windows)
+
+
+def test_a_window_that_is_too_long_is_found() -> None:
+    with pytest.raises(ContractError, match="window 1 has 8 tokens .* at most 7"):
+        check(GOOD, max_length=7)
+
+
+def test_tokens_that_must_never_be_trained_are_found_where_the_turns_hold_them_too() -> None:
+    turn = EncodedTurn("a", [TAG_A], [10, PAD], [END])
+    window = Window([TAG_A, 10, PAD, END], [False, True, True, True])
+    with pytest.raises(ContractError, match="a speaker token or a pad would be trained"):
+        check_windows(
+            [window],
+            [turn],
+            [True],
+            max_length=8,
+            end_of_turn_id=END,
+            untrained_ids=frozenset({PAD}),
+        )
+    turn = EncodedTurn("a", [TAG_A], [10, END], [END])
+    window = Window([TAG_A, 10, END, END], [False, True, True, True])
+    with pytest.raises(ContractError, match="2 ends of turn would be trained; wanted 1"):
+        check_windows(
+            [window],
+            [turn],
+            [True],
+            max_length=8,
+            end_of_turn_id=END,
+            untrained_ids=frozenset({PAD}),
+        )
+
+
+def test_text_must_come_back() -> None:
+    dialogue = Dialogue("x", (Turn("a", "caf\u00e9"), Turn("b", "yes, it is")))
+    assert check_text(dialogue, ["caf\u00e9", "yes, it is"]) == 0
+    assert check_text(dialogue, ["cafe\u0301", "yes, it is"]) == 1
+    with pytest.raises(
+        ContractError, match="changes turn 2 at character 5: 'yes, it is' comes back as 'yes,it is'"
+    ):
+        check_text(dialogue, ["caf\u00e9", "yes,it is"])
+
+
+def encoder_with(tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    add_dialogue_tokens(tokenizer, 2)
+    return Encoder(tokenizer, 2, max_length=64, context_turns=2, loss_on="all")
+
+
+def piece_of(path: Path, *turns: Turn) -> tuple[str, LineRange]:
+    path.write_text(to_line(Dialogue("the-one", turns)) + "\n", encoding="utf-8")
+    [piece] = read_pieces(path)
+    assert isinstance(piece, LineRange)
+    return "train", piece
+
+
+def test_a_tokenizer_that_loses_text_stops_the_run_and_names_the_dialogue(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    piece = piece_of(tmp_path / "train.jsonl", Turn("a", "hello"), Turn("b", "Hello"))
+    with pytest.raises(UserError, match="dialogue 'the-one': the tokenizer changes turn 2"):
+        encoder_with(tokenizer)(piece)
+
+
+def test_a_tokenizer_that_composes_unicode_is_no_error_but_is_counted(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    tokenizer.backend_tokenizer.normalizer = NFC()
+    piece = piece_of(tmp_path / "train.jsonl", Turn("a", "cafe\u0301"), Turn("b", "caf\u00e9"))
+    assert encoder_with(tokenizer)(piece).num_composed_turns == 1
