@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint lock clean
+.PHONY: help setup repro show test lint lock clean
 
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
@@ -14,6 +14,10 @@ setup: ## create or repair .venv from requirements.lock (repro and test do it th
 repro: setup ## fetch, prep, train, eval: run what is out of date, then show what was gained
 	@$(in_venv) dvc repro
 	@$(in_venv) python -m stages.evaluation.report metrics/eval.json
+
+show: setup ## one dialogue as the tokens that the model sees: make show ID=...
+	@$(in_venv) python -m stages.preview --prepared data/prepared \
+		--tokenizer data/encoded/tokenizer -- "$$ID"
 
 test: lint ## every check: style, types, tests
 	@$(in_venv) pytest

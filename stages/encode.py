@@ -18,11 +18,14 @@ from stages.corpus.dialogue import read_dialogues
 from stages.corpus.reading import LineRange, read_pieces
 from stages.encoding.dataset import WindowWriter
 from stages.encoding.encoder import Encoder, make_speaker_counter
+from stages.encoding.examples import examples
 from stages.encoding.packing import pack
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
+from stages.encoding.preview import show_dialogue
+from stages.encoding.preview_page import as_html
+from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
 from stages.engine import map_in_order
 from stages.errors import UserError
-from stages.files import new_folder, write_json
+from stages.files import new_folder, write_json, write_text
 from stages.inputs import Inputs
 from stages.params import EncodingParams, load_params
 from stages.process import run_stage
@@ -42,15 +45,18 @@ def main() -> None:
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--encoded", type=Path, required=True, help="folder for windows, tokenizer")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger of tokens, JSON")
+    parser.add_argument("--preview", type=Path, required=True, help="dialogues as tokens, HTML")
     args = parser.parse_args()
     encoding = load_params().encoding
     inputs = Inputs([args.prepared, args.base, args.lock], declared_params)
 
     with new_folder(args.encoded) as folder:
         ledger = encode(args.prepared, args.base, folder, encoding)
+        tokens = ledger["num_tokens"]
+        page = preview(args.prepared, folder / "tokenizer", encoding, tokens)
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
-    tokens = ledger["num_tokens"]
+    write_text(args.preview, page)
     print(
         f"encode: {tokens['trained']:,} target tokens per epoch in {ledger['num_windows']:,} "
         f"windows, {ledger['packing_efficiency']:.1%} of the rows they are packed into"
@@ -116,6 +122,23 @@ def pieces(prepared: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, LineRa
             for piece in read_pieces(file):
                 assert isinstance(piece, LineRange)
                 yield part, piece
+
+
+def preview(
+    prepared: Path, tokenizer: Path, encoding: EncodingParams, num_tokens: dict[str, int]
+) -> str:
+    """A page: where the tokens and the dialogues went, and some dialogues token by token."""
+    show = partial(
+        show_dialogue,
+        template=SpeakerTokens(load_tokenizer(tokenizer)),
+        max_length=encoding.max_length,
+        context_turns=encoding.context_turns,
+        loss_on=encoding.loss_on,
+    )
+    shown, num_dialogues = examples(prepared, show)
+    names = [*BUCKETS, *(name for name in num_dialogues if name.startswith("dropped_"))]
+    tokens = {name: num_tokens[name] for name in names}
+    return as_html(shown, {"tokens": tokens, "dialogues": num_dialogues})
 
 
 def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
