@@ -51,6 +51,8 @@ def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, i
 def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:
     """Lengths and speakers of the dialogues that were kept, and the duplicates found."""
     kept = catalogue.rows[selection.kept]
+    is_kept = np.isin(np.arange(len(catalogue)), selection.kept)
+    names = catalogue.speakers()[np.repeat(is_kept, catalogue.rows["num_speakers"])]
     _, sizes = np.unique(selection.clusters, return_counts=True)
     return {
         "duplicates": {
@@ -58,6 +60,7 @@ def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:
             "largest_cluster": int(sizes.max(initial=0)),
             "num_straddling": selection.num_straddling,
         },
+        "num_speakers": len(np.unique(names)),
         "num_speakers_per_dialogue": percentiles(kept["num_speakers"]),
         "num_turns_per_dialogue": percentiles(kept["num_turns"]),
         "num_characters_per_dialogue": percentiles(kept["num_characters"]),

@@ -143,9 +143,10 @@ def shared_between_sides(selection: Selection, catalogue: Catalogue) -> dict[str
     starts = np.cumsum(counts) - counts
     num_seen = np.add.reduceat(np.append(seen.astype(np.int64), 0), starts) if len(rows) else counts
     validation = fates == VALIDATION
+    num_validation = max(1, int(validation.sum()))
     return {
         "num_shared_contents": len(np.intersect1d(contents[train], contents[held_out])),
         "num_shared_clusters": len(np.intersect1d(clusters[train], clusters[held_out])),
-        "any_speaker_seen": float((num_seen[validation] > 0).mean()),
-        "all_speakers_seen": float((num_seen[validation] == counts[validation]).mean()),
+        "any_speaker_seen": int((num_seen[validation] > 0).sum()) / num_validation,
+        "all_speakers_seen": int((num_seen == counts)[validation].sum()) / num_validation,
     }
