@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,13 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger, JSON")
     args = parser.parse_args()
     data = load_params().data
+    data_files(args.data)  # before it is hashed: a pipe would hang
     inputs = Inputs([args.data, args.lock], declared_params)
 
     with new_folder(args.prepared) as folder:
         try:
             ledger = prepare(args.data, data, folder)
-        except UserError:
+        except (UserError, OSError):
             inputs.check_unchanged()  # a file that changed is the cause, not what it seemed to hold
             raise
         inputs.check_unchanged()
@@ -80,12 +83,13 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> None:
         for file in files:
             prefix = f"{file.relative_to(path)}:" if path.is_dir() else ""
             pieces = read_pieces(file, prefix, RECORD_KEYS)
-            first = next(read_pieces(file, prefix, RECORD_KEYS), None)
-            if first is None or not any(True for _ in first.records()):
+            records = (raw for p in read_pieces(file, prefix, RECORD_KEYS) for raw in p.records())
+            first = next(records, None)
+            if first is None:
                 raise UserError(f"{file} holds no dialogue.")
             layout = data.format
             if layout == "auto":
-                layout = recognise(file, first.records())
+                layout = recognise(file, chain([first], records))
             before = catalogue.num_records
             for piece in map_in_order(partial(Cleaner, data, layout), pieces):
                 catalogue.add(piece)
@@ -98,9 +102,11 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     """Stop with a list of what is wrong, or say what is being left out."""
     _, repeated = repeated_ids(catalogue.rows)
     faults = list(catalogue.faults)
-    for index in sorted(repeated[: MAX_FAULTS - len(faults)].tolist()):
+    for index in sorted(repeated.tolist())[: MAX_FAULTS - len(faults)]:
         dialogue_id = catalogue.dialogue(index).dialogue_id
-        fault = f"the id {dialogue_id!r} belongs to another dialogue too; wanted one of its own"
+        fault = (
+            f"the id {dialogue_id[:80]!r} belongs to another dialogue too; wanted one of its own"
+        )
         faults.append((catalogue.line(index)[0], fault))
     num_faults = catalogue.invalid.total() + len(repeated)
     if not num_faults:
@@ -108,7 +114,10 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     message = faults_message(path, catalogue.num_records, faults, num_faults)
     if data.on_invalid == "error":
         raise UserError(message)
-    print(f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip")
+    print(
+        f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip",
+        file=sys.stderr,
+    )
 
 
 def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:

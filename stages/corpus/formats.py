@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -91,26 +92,28 @@ def recognise(path: object, records: Iterable[RawRecord]) -> Layout:
     Raises:
         UserError: no record tells; the message shows what the first one holds.
     """
-    found = "nothing that is JSON"
-    for number, raw in enumerate(records):
+    first = ""
+    num_records = num_unreadable = 0
+    for raw in records:
+        num_records += 1
         try:
             entry = _decoded(raw.text)
-        except _Invalid:
+        except _Invalid as invalid:
+            num_unreadable += 1
+            first = first or f"{raw.where}: {invalid}"
             continue
-        layout = _layout_of(entry)
-        if layout and (_holds_something(entry) or layout == "prompts"):
+        if layout := _layout_of(entry):
             return layout
-        if number == 0:
-            found = (
-                f"keys {', '.join(map(repr, list(entry)[:8]))}"
-                if isinstance(entry, dict)
-                else _kind(entry)
-            )
+        first = first or f"{raw.where}: found {_keys(entry)}"
+    names = "one JSON document is named .json, a record per line .jsonl"
+    if num_unreadable == num_records:
+        raise UserError(f"{path}: none of {num_records:,} records can be read. {first}; {names}.")
+    others = f" (and {num_records - 1:,} more that do not tell)" if num_records > 1 else ""
+    wanted = ", ".join(map(repr, sorted(RECORD_KEYS)))
     raise UserError(
-        f"{path}: the layout of its dialogues is not known. The first record holds {found}; wanted "
-        f"one of the keys {', '.join(map(repr, sorted(RECORD_KEYS)))} with a list (or a prompt), "
-        "or a list of texts. Or name it: data.format is one of "
-        f"{', '.join(name for name in get_args(Layout))}."
+        f"{path}: the layout of its dialogues is not known. {first}{others}; wanted one of the "
+        f"keys {wanted} with a list that holds something (or a prompt), or a list of texts; "
+        f"{names}. Or name the layout: data.format is one of {', '.join(get_args(Layout))}."
     )
 
 
@@ -125,45 +128,40 @@ def _decoded(text: str | bytes) -> Any:
         raise _Invalid("not_utf8", f"{message}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} of it"
-        raise _Invalid("not_json", f"not JSON: {error.msg} at {place}") from None
+        message = f"not JSON: {error.msg.removesuffix(' at')} at {place}"
+        raise _Invalid("not_json", message) from None
     except RecursionError:
         raise _Invalid("not_json", "not usable JSON: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise _Invalid("not_json", f"not usable JSON: {error}") from None
+        message = str(error).partition(";")[0]
+        raise _Invalid("not_json", f"not usable JSON: {message}") from None
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        key = next(key for key in keys if keys.count(key) > 1)
-        raise _Invalid("repeated_key", f"the key {key!r} stands twice in one object")
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _Invalid("repeated_key", f"the key {key[:40]!r} stands twice in one object")
     return result
 
 
 def _layout_of(entry: Any) -> Layout | None:
+    """None where an entry does not tell: no list in use, or one with nothing in it."""
     if isinstance(entry, list):
-        return "strings" if all(isinstance(text, str) for text in entry) else None
+        return "strings" if entry and all(isinstance(text, str) for text in entry) else None
     if not isinstance(entry, dict):
         return None
-    messages = entry.get("messages")
-    if isinstance(messages, list) and messages and isinstance(messages[0], list):
-        return "chitchat"
-    if "messages" in entry:
-        return "messages"
-    if "conversations" in entry:
-        return "sharegpt"
-    for key in _TURN_LISTS:
+    for key in ("messages", "conversations", *_TURN_LISTS):
         if key in entry:
             items = entry[key]
-            is_text = isinstance(items, list) and bool(items) and isinstance(items[0], str)
-            return "strings" if is_text else "dialogues"
+            if not isinstance(items, list) or not items:
+                return None
+            if key == "messages":
+                return "chitchat" if isinstance(items[0], list) else "messages"
+            if key == "conversations":
+                return "sharegpt"
+            return "strings" if isinstance(items[0], str) else "dialogues"
     return "prompts" if "prompt" in entry else None
-
-
-def _holds_something(entry: Any) -> bool:
-    values = entry.values() if isinstance(entry, dict) else [entry]
-    return any(isinstance(value, list) and value for value in values)
 
 
 def _turn(messages: list[Message]) -> Turn:
@@ -206,7 +204,7 @@ def _chitchat_turns(entry: Any) -> list[list[Message]]:
         turn: list[Message] = []
         for item in block:
             where = f"messages {number}"
-            message = (_text(item, ("sender",), where), _text(item, ("text",), where))
+            message = (_speaker(item, "sender", where), _text(item, ("text",), where))
             if turn and turn[0][0] != message[0]:
                 turns.append(turn)
                 turn = []
@@ -219,7 +217,7 @@ def _dialogue_turns(entry: Any) -> list[list[Message]]:
     return [
         [
             (
-                _text(item, ("speaker",), f"turn {number}"),
+                _speaker(item, "speaker", f"turn {number}"),
                 _text(item, ("text", "utterance", "content"), f"turn {number}"),
             )
         ]
@@ -229,7 +227,7 @@ def _dialogue_turns(entry: Any) -> list[list[Message]]:
 
 def _sharegpt_turns(entry: Any) -> list[list[Message]]:
     return [
-        [(_text(item, ("from",), f"turn {number}"), _text(item, ("value",), f"turn {number}"))]
+        [(_speaker(item, "from", f"turn {number}"), _text(item, ("value",), f"turn {number}"))]
         for number, item in enumerate(_list(entry, "conversations"), start=1)
     ]
 
@@ -239,7 +237,7 @@ def _openai_turns(entry: Any) -> list[list[Message]]:
     turns: list[list[Message]] = []
     for number, item in enumerate(_list(entry, "messages"), start=1):
         where = f"turn {number}"
-        role = _text(item, ("role",), where)
+        role = _speaker(item, "role", where)
         content = item.get("content")
         if not isinstance(content, list):
             turns.append([(role, _text(item, ("content",), where))])
@@ -258,7 +256,8 @@ def _string_turns(entry: Any) -> list[list[Message]]:
     texts = entry if isinstance(entry, list) else _turn_list(entry)
     for number, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise _Invalid(_text_fault(text), f"turn {number}: wanted text, {_found(text)}")
+            reason = "no_text" if text is None else "not_text"
+            raise _Invalid(reason, f"turn {number}: wanted text, {_found(text)}")
     return [
         [("AB"[index % 2], _checked(text, f"turn {index + 1}"))] for index, text in enumerate(texts)
     ]
@@ -279,31 +278,34 @@ def _turn_list(entry: Any) -> list[Any]:
 def _list(entry: Any, key: str) -> list[Any]:
     if not isinstance(entry, dict):
         raise _Invalid("wrong_layout", f"wanted an object with {key!r}, {_found(entry)}")
-    value = entry.get(key)
+    if key not in entry:
+        raise _Invalid("wrong_layout", f"wanted {key!r}, found {_keys(entry)}")
+    value = entry[key]
     if not isinstance(value, list):
         raise _Invalid("wrong_layout", f"{key!r}: wanted a list, {_found(value)}")
     return value
 
 
-def _text(item: Any, keys: tuple[str, ...], where: str) -> str:
+def _speaker(item: Any, key: str, where: str) -> str:
+    name = _text(item, (key,), where, "missing_speaker")
+    if not name.strip():
+        raise _Invalid("missing_speaker", f"{where}: {key!r}: wanted a name, {_found(name)}")
+    return name
+
+
+def _text(item: Any, keys: tuple[str, ...], where: str, if_missing: str = "no_text") -> str:
     if not isinstance(item, dict):
         raise _Invalid("wrong_layout", f"{where}: wanted an object, {_found(item)}")
     for key in keys:
         if key in item:
             value = item[key]
+            if value is None:
+                raise _Invalid(if_missing, f"{where}: {key!r}: wanted text, found nothing")
             if not isinstance(value, str):
-                raise _Invalid(
-                    _text_fault(value), f"{where}: {key!r}: wanted text, {_found(value)}"
-                )
+                raise _Invalid("not_text", f"{where}: {key!r}: wanted text, {_found(value)}")
             return _checked(value, f"{where}: {key!r}") if _NOT_TEXT.search(value) else value
     wanted = " or ".join(map(repr, keys))
-    reason = "missing_speaker" if keys[0] in {"speaker", "role", "from", "sender"} else "no_text"
-    present = ", ".join(map(repr, list(item)[:8])) or "nothing"
-    raise _Invalid(reason, f"{where}: wanted {wanted}, found {present}")
-
-
-def _text_fault(value: Any) -> str:
-    return "no_text" if value is None else "not_text"
+    raise _Invalid(if_missing, f"{where}: wanted {wanted}, found {_keys(item)}")
 
 
 def _checked(text: str, what: str) -> str:
@@ -315,6 +317,13 @@ def _checked(text: str, what: str) -> str:
 
 def _found(value: Any) -> str:
     return f"found {_kind(value)}"
+
+
+def _keys(entry: Any) -> str:
+    """What an object holds, for a message; of another value, what it is."""
+    if not isinstance(entry, dict):
+        return _kind(entry)
+    return ", ".join(repr(key[:40]) for key in list(entry)[:8]) or "nothing"
 
 
 def _kind(value: Any) -> str:

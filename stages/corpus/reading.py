@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, NoReturn, cast
 
 import zstandard
 
 from stages.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 PIECE_BYTES = 2**20
 """A piece ends at the first record that reaches this size."""
@@ -29,6 +34,9 @@ MAX_RECORD_BYTES = 2**28
 _LINES = {".jsonl", ".ndjson"}
 _COMPRESSED = {".gz", ".zst"}
 _DATA = {".json", *_LINES}
+_SPACE = re.compile(r"[ \t\r\n]*")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins with one of them too
+_ZSTD_READ_BYTES = 2**12  # at most 128 MB when decompressed, zstd's best being 128 KB of 4 bytes
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -116,23 +124,24 @@ def data_files(path: Path) -> list[Path]:
         UserError: there is nothing there, or something in the folder is not a dialogue file.
     """
     if not path.exists():
-        raise UserError(f"{path} not found; data.path names a dialogue file or a folder of them.")
+        found = "is a symbolic link that leads nowhere" if path.is_symlink() else "not found"
+        raise UserError(f"{path} {found}; data.path names a dialogue file or a folder of them.")
     if not path.is_dir():
         if not path.is_file():
             raise UserError(f"{path} is neither a file nor a folder; data.path names one of them.")
         return [path]
-    visible = [
-        file
-        for file in sorted(path.rglob("*"))
-        if not file.is_dir()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    strange = [str(file) for file in visible if _kind(file) not in _DATA or not file.is_file()]
+    # A link to a folder is no folder here: rglob does not look into it.
+    files = [f for f in sorted(path.rglob("*")) if f.is_symlink() or not f.is_dir()]
+    visible = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    strange = [f for f in files if not f.is_file()]  # a hidden pipe too would hang who hashes it
+    strange += [f for f in visible if f not in strange and not _is_named_as_data(f)]
     if strange:
+        names = ", ".join(str(file).encode(errors="replace").decode() for file in strange[:3])
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
         raise UserError(
-            f"{path}: {', '.join(strange[:3])}{more}: not a dialogue file by its name; wanted "
-            ".json, .jsonl or .ndjson, or one of them with .gz or .zst. Move it elsewhere."
+            f"{path}: {names}{more}: not a dialogue file; wanted files (no pipe, no link to a "
+            "folder) with a UTF-8 name that ends in .json, .jsonl or .ndjson, or in one of them "
+            "and .gz or .zst. Move it elsewhere."
         )
     if not visible:
         raise UserError(f"{path} is a folder with no dialogue file in it.")
@@ -162,19 +171,34 @@ def read_pieces(
 
 def _kind(path: Path) -> str:
     """The file's suffix without that of a compression: ``.jsonl`` of ``x.jsonl.gz``."""
-    name = path.with_suffix("") if path.suffix in _COMPRESSED else path
-    return name.suffix
+    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+    return name.suffix.lower()
+
+
+def _is_named_as_data(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return _kind(path) in _DATA
 
 
 def _compression(path: Path) -> str | None:
     with path.open("rb") as file:
         start = file.read(8)
     found = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    if found not in {None, "gzip", "zstd"} or (not found and path.suffix in _COMPRESSED and start):
+    if found not in {None, "gzip", "zstd"}:
         raise UserError(
-            f"{path}: compressed with {found or 'something unknown'}; wanted gzip, zstd or plain "
-            "JSON. Decompress it first."
+            f"{path}: compressed with {found}; wanted gzip, zstd or plain JSON. Decompress it "
+            "first."
         )
+    if start and not found and path.suffix.lower() in _COMPRESSED:
+        raise UserError(
+            f"{path} is neither gzip nor zstd, though its name ends in {path.suffix}. If it is "
+            "plain JSON, name it so."
+        )
+    if start.startswith(_UTF_16):
+        raise UserError(f"{path} is UTF-16 or UTF-32; save the file as UTF-8.")
     return found
 
 
@@ -186,7 +210,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         case "gzip":
             opened = cast(IO[bytes], gzip.open(path))  # noqa: SIM115 (closed below)
         case "zstd":
-            opened = cast(IO[bytes], zstandard.open(path, "rb"))
+            opened = cast(IO[bytes], io.BufferedReader(_ZstdFile(path)))
         case _:
             opened = path.open("rb")
     with opened as file:
@@ -196,20 +220,60 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             raise UserError(f"{path} is damaged or ends too early: {error}.") from None
 
 
+class _ZstdFile(io.RawIOBase):
+    """Frame after frame; ``zstandard.open`` takes a file that ends within one for a whole file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file."""
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Decompress some more."""
+        while not self._output:
+            block = self._frame.unused_data or self._file.read(_ZSTD_READ_BYTES)
+            if not block:
+                if not self._frame.eof:
+                    raise EOFError("its last zstd frame is not whole")
+                return 0
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._output = memoryview(self._frame.decompress(block))
+        target = memoryview(buffer)
+        num_bytes = min(len(target), len(self._output))
+        target[:num_bytes] = self._output[:num_bytes]
+        self._output = self._output[num_bytes:]
+        return num_bytes
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
 def _begins_with_lines(path: Path) -> bool:
-    """Whether a file that is not named so is JSONL: an object on its first line, and more after."""
+    """Whether a file that is not named so is JSONL: its first line is a record, and so may be more.
+
+    That is, an object or a list on a line of its own, with the beginning of another one after it.
+    """
     with _open(path) as file:
         line = b""
         while not line.strip():
             line = file.readline(PIECE_BYTES)
             if not line:
                 return False
-        rest = file.read(2**16).strip()
+        rest = file.read(2**16).lstrip()
     try:
         first = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return False
-    return isinstance(first, dict) and bool(rest)
+    begins = b"{" if isinstance(first, dict) else b"["
+    return isinstance(first, dict | list) and line.endswith(b"\n") and rest.startswith(begins)
 
 
 def _line_records(
@@ -246,7 +310,7 @@ def _lines(path: Path, prefix: str) -> Iterator[Lines]:
     first_line = 1
     rest = b""
     with _open(path) as file:
-        while block := file.read(PIECE_BYTES):
+        while block := file.read(max(PIECE_BYTES, len(rest))):
             *lines, rest = (rest + block).split(b"\n")
             _check_record_size(len(rest), f"{path}:{first_line + len(lines)}")
             if lines:
@@ -265,30 +329,36 @@ def _elements(path: Path, prefix: str, record_keys: frozenset[str]) -> Iterator[
             raise UserError(f"{path} is empty.")
         bracket = text.peek()
         if bracket not in "[{":
-            found = type(json.loads(text.value())).__name__
-            raise UserError(f"{path}: wanted a list or an object of dialogues, found {found}.")
+            found = text.value()
+            raise UserError(f"{path}: wanted a list or an object of dialogues, found {found[:40]}.")
         text.take(bracket)
+        end = "]" if bracket == "[" else "}"
         keys: list[str] = []
         texts: list[str] = []
         number = num_characters = 0
-        while text.peek() != ("]" if bracket == "[" else "}"):
+        is_record = False
+        while text.peek() != end:
             if number:
-                text.take(",")
+                text.take(",", f"wanted ',' or {end!r}")
             if bracket == "{":
                 if text.peek() != '"':
-                    text.fail('wanted a key in double quotes or "}"')
+                    text.fail("wanted a key in double quotes")
                 keys.append(json.loads(text.value()))
+                is_record |= keys[-1] in record_keys and number == len(texts)
+                num_characters += len(keys[-1])
                 text.take(":")
             texts.append(text.value())
             number += 1
             num_characters += len(texts[-1])
-            if num_characters >= PIECE_BYTES:
+            if is_record:
+                _check_record_size(num_characters, str(path))
+            elif num_characters >= PIECE_BYTES:
                 yield Elements(path, prefix, number - len(texts) + 1, keys or None, texts)
                 keys, texts, num_characters = [], [], 0
-        text.take(text.peek())
+        text.take(end)
         if text.peek():
-            text.fail("wanted the end of the file")
-        if number == len(texts) and record_keys.intersection(keys):
+            text.fail("wanted the end of the file (if each line is a record, name it .jsonl)")
+        if is_record:
             pairs = zip(map(json.dumps, keys), texts, strict=True)
             yield Elements(path, prefix, 1, None, [f"{{{','.join(map(':'.join, pairs))}}}"])
         elif texts:
@@ -324,19 +394,17 @@ class _JsonText:
     def peek(self) -> str:
         """The next character that is not white space; empty at the end of the file."""
         while True:
-            while self._position < len(self._buffer):
-                character = self._buffer[self._position]
-                if character not in " \t\r\n":
-                    return character
-                self._position += 1
-            if self._at_end:
-                return ""
+            space = _SPACE.match(self._buffer, self._position)
+            assert space, "it matches nothing, too"
+            self._position = space.end()
+            if self._position < len(self._buffer) or self._at_end:
+                return self._buffer[self._position : self._position + 1]
             self._read_more()
 
-    def take(self, character: str) -> None:
+    def take(self, character: str, wanted: str | None = None) -> None:
         """Go past a character, which must come next."""
         if self.peek() != character:
-            self.fail(f"wanted {character!r}")
+            self.fail(wanted or f"wanted {character!r}")
         self._position += 1
 
     def value(self) -> str:
@@ -348,24 +416,26 @@ class _JsonText:
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
                 if self._at_end or not cut:
-                    self.fail(error.msg, error.pos)
+                    self.fail(error.msg.removesuffix(" at"), error.pos)
             except RecursionError:
                 self.fail("nested too deeply")
             else:
-                if end < len(self._buffer) or self._at_end:
+                # The buffer may end within a number: what is read as 1 may be 1e+5 or 1.5.
+                if end + 2 < len(self._buffer) or self._at_end:
                     text = self._buffer[self._position : end]
                     self._position = end
                     return text
             self._read_more()
 
-    def fail(self, message: str, position: int | None = None) -> None:
+    def fail(self, message: str, position: int | None = None) -> NoReturn:
         """Raise ``UserError`` with the line and column."""
         position = self._position if position is None else position
         before = self._buffer[:position]
         line = self._num_lines + before.count("\n") + 1
         last = before.rfind("\n")
         column = position - last if last >= 0 else self._column + position + 1
-        raise UserError(f"{self._path}: not JSON: {message} at line {line}, column {column}.")
+        ends = ", where the file ends" if self._at_end and position == len(self._buffer) else ""
+        raise UserError(f"{self._path}: not JSON: {message} at line {line}, column {column}{ends}.")
 
     def _read_more(self) -> None:
         """Drop what is done with; append as much again as is left, and at least a block."""

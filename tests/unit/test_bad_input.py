@@ -1,0 +1,676 @@
+"""Whatever a user's file holds, prep says what and where, or reads it; it never fails otherwise.
+
+Paths in the expected messages are relative to the test's folder.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from ruamel.yaml import YAML
+
+from stages.corpus import reading
+from stages.corpus.dialogue import Dialogue, read_dialogues
+from stages.errors import UserError
+from stages.params import DataParams
+from stages.prep import prepare
+from tests.corpora import as_record, data_params, generated
+
+ROOT = Path(__file__).parents[2]
+GOOD = generated(12)
+RECORDS = [as_record(dialogue) for dialogue in GOOD]
+LIST = json.dumps(RECORDS).encode()
+LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
+INDENTED = json.dumps(RECORDS, indent=1).encode()
+NEW_LINE = b"\n"
+BOMB = b"[" * 100_000
+KEY_BOMB = b'{"a":' * 100_000
+NAMES = "one JSON document is named .json, a record per line .jsonl"
+WANTED = (
+    "wanted one of the keys 'conversations', 'dialog', 'dialogue', 'messages', 'prompt', 'turns', "
+    "'utterances' with a list that holds something (or a prompt), or a list of texts; "
+    f"{NAMES}. Or name the layout: data.format is one of chitchat, dialogues, messages, prompts, "
+    "sharegpt, strings."
+)
+MEND = "Mend them, or drop and count them with data.on_invalid: skip."
+SAVE = "save the file as UTF-8"
+
+
+def auto(**changes: Any) -> DataParams:
+    return data_params(**{"format": "auto"} | changes)
+
+
+def prepared(path: Path, **changes: Any) -> tuple[dict[str, Any], list[Dialogue]]:
+    """The ledger, whose sums are right, and the dialogues on some side by id."""
+    folder = path.parent / "prepared"
+    folder.mkdir()
+    ledger = prepare(path, auto(**changes), folder)
+    kept = [d for name in ("train", "val") for d in read_dialogues(folder / f"{name}.jsonl")]
+    for what in ("num_dialogues", "num_turns", "num_characters"):
+        counts = dict(ledger[what])
+        assert counts.pop("input") == sum(counts.values())
+    assert ledger["num_dialogues"]["dropped_invalid"] == sum(ledger["num_invalid"].values())
+    assert {file.name for file in folder.iterdir()} == {"train.jsonl", "val.jsonl", "dropped.jsonl"}
+    shutil.rmtree(folder)
+    return ledger, sorted(kept, key=lambda dialogue: dialogue.dialogue_id)
+
+
+def message(path: Path, **changes: Any) -> str:
+    """What prep says about an input that it refuses, having left nothing behind."""
+    folder = path.parent / "prepared"
+    folder.mkdir()
+    with pytest.raises(UserError) as caught:
+        prepare(path, auto(**changes), folder)
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def turns(*texts: Any, **fields: Any) -> bytes:
+    """A line with a dialogue of ann and bob."""
+    speakers = ("ann", "bob") * len(texts)
+    items = [{"speaker": s, "text": t} for s, t in zip(speakers, texts, strict=False)]
+    return json.dumps({"turns": items, **fields}).encode()
+
+
+REFUSED = [
+    pytest.param("x.json", b"", "x.json is empty.", id="empty file"),
+    pytest.param("x.jsonl", b"", "x.jsonl is empty.", id="empty JSONL file"),
+    pytest.param("x.json", b"\xef\xbb\xbf \n", "x.json is empty.", id="byte-order mark alone"),
+    pytest.param("x.jsonl", b"\xef\xbb\xbf", "x.jsonl holds no dialogue.", id="JSONL mark alone"),
+    pytest.param("x.jsonl", b"\n \r\n\n", "x.jsonl holds no dialogue.", id="blank lines alone"),
+    pytest.param("x.json", b"[]", "x.json holds no dialogue.", id="empty list"),
+    pytest.param("x.json", b"{ }", "x.json holds no dialogue.", id="empty object"),
+    pytest.param("x.json.gz", gzip.compress(b""), "x.json.gz is empty.", id="empty inside gzip"),
+    pytest.param("x.jsonl.gz", b"", "x.jsonl.gz is empty.", id="empty gzip"),
+    *(
+        pytest.param(
+            "x.json",
+            text.encode(),
+            f"x.json: wanted a list or an object of dialogues, found {text[:40]}.",
+            id=f"top level {name}",
+        )
+        for name, text in {
+            "text": '"hello"',
+            "number": "42",
+            "null": "null",
+            "true": "true",
+            "NaN": "NaN",
+            "number of 5000 digits": "7" * 5000,
+        }.items()
+    ),
+    pytest.param("x.json", BOMB, "x.json: not JSON: nested too deeply at line 1, column 2.",
+                 id="list bomb"),
+    pytest.param("x.json", KEY_BOMB, "x.json: not JSON: nested too deeply at line 1, column 6.",
+                 id="object bomb"),
+    pytest.param("x.jsonl", BOMB, "x.jsonl: none of 1 records can be read. x.jsonl:1: not usable "
+                 f"JSON: nested too deeply; {NAMES}.", id="JSONL of a bomb alone"),
+    pytest.param("x.json", LIST[:-1] + b"," + BOMB, "x.json: not JSON: nested too deeply at line "
+                 f"1, column {len(LIST) + 1}.", id="bomb after good records"),
+    pytest.param("x.json", b'["caf\xe9"]', f"x.json: byte 5 is not UTF-8 (invalid continuation "
+                 f"byte); {SAVE}.", id="not UTF-8"),
+    pytest.param("x.json", b'["\xed\xa0\x80"]', "x.json: byte 2 is not UTF-8 (invalid continuation "
+                 f"byte); {SAVE}.", id="surrogate in UTF-8"),
+    pytest.param("x.json", b'["\xe2\x98', "x.json: byte 2 is not UTF-8 (unexpected end of data); "
+                 f"{SAVE}.", id="ends within a character"),
+    pytest.param("x.json", LIST.decode().encode("utf-16"), f"x.json is UTF-16 or UTF-32; {SAVE}.",
+                 id="UTF-16"),
+    pytest.param("x.jsonl", LINES.decode().encode("utf-16"), "x.jsonl is UTF-16 or UTF-32; "
+                 f"{SAVE}.", id="JSONL in UTF-16"),
+    pytest.param("x.json", LIST.decode().encode("utf-32"), f"x.json is UTF-16 or UTF-32; {SAVE}.",
+                 id="UTF-32"),
+    pytest.param("x.json", LIST.decode().encode("utf-16-be"), "x.json: not JSON: Expecting value "
+                 "at line 1, column 1.", id="UTF-16 without mark"),
+    pytest.param("x.json", LIST[:-1], "x.json: not JSON: wanted ',' or ']' at line 1, column "
+                 f"{len(LIST)}, where the file ends.", id="ends between records"),
+    pytest.param("x.json", b'[{"turns": [', "x.json: not JSON: Expecting value at line 1, column "
+                 "13, where the file ends.", id="ends within a list"),
+    pytest.param("x.json", b'[\n{"turns": "he', "x.json: not JSON: Unterminated string starting at "
+                 "line 2, column 11.", id="ends within text"),
+    pytest.param("x.json", b'{"a": [], ', "x.json: not JSON: wanted a key in double quotes at line "
+                 "1, column 11, where the file ends.", id="object ends after a comma"),
+    pytest.param("x.json", LIST + b"\n\nbye", "x.json: not JSON: wanted the end of the file (if "
+                 "each line is a record, name it .jsonl) at line 3, column 1.",
+                 id="text after the end"),
+    pytest.param("x.json", LIST + LIST, "x.json: not JSON: wanted the end of the file (if each "
+                 f"line is a record, name it .jsonl) at line 1, column {len(LIST) + 1}.",
+                 id="two documents"),
+    pytest.param("x.json", LIST[:-1] + b",\n]", "x.json: not JSON: Expecting value at line 2, "
+                 "column 1.", id="trailing comma in a list"),
+    pytest.param("x.json", b'{"a": [],\n}', "x.json: not JSON: wanted a key in double quotes at "
+                 "line 2, column 1.", id="trailing comma in an object"),
+    pytest.param("x.json", b"[{'turns': []}]", "x.json: not JSON: Expecting property name enclosed "
+                 "in double quotes at line 1, column 3.", id="single quotes"),
+    pytest.param("x.json", b"{'turns': []}", "x.json: not JSON: wanted a key in double quotes at "
+                 "line 1, column 2.", id="single quotes in the only record"),
+    pytest.param("x.json", b"// mine\n" + LIST, "x.json: not JSON: Expecting value at line 1, "
+                 "column 1.", id="comment"),
+    pytest.param("x.json", b"[1, /* two */ 2]", "x.json: not JSON: Expecting value at line 1, "
+                 "column 5.", id="comment between records"),
+    pytest.param("x.json", b'["a\tb"]', "x.json: not JSON: Invalid control character at line 1, "
+                 "column 4.", id="tab in text"),
+    pytest.param("x.json", b"\0" * 100, "x.json: not JSON: Expecting value at line 1, column 1.",
+                 id="NUL bytes"),
+    pytest.param("x.csv", b"speaker,text\r\nann,hello\r\n", "x.csv: not JSON: Expecting value at "
+                 "line 1, column 1.", id="CSV"),
+    pytest.param("x.jsonl", INDENTED, f"x.jsonl: none of {INDENTED.count(NEW_LINE) + 1} records "
+                 f"can be read. x.jsonl:1: not JSON: Expecting value at column 2; {NAMES}.",
+                 id="indented JSON named JSONL"),
+    pytest.param("x.jsonl", b'[{"turns": []}]', "x.jsonl: the layout of its dialogues is not "
+                 f"known. x.jsonl:1: found list \"[{{'turns': []}}]\"; {WANTED}",
+                 id="JSON named JSONL"),
+    pytest.param("x.jsonl", LINES.replace(b"\n", b"\r"), "x.jsonl: none of 1 records can be read. "
+                 f"x.jsonl:1: not JSON: Extra data at column {LINES.index(b'}]}') + 5}; {NAMES}.",
+                 id="old Mac line ends"),
+    pytest.param("x.json", b'{"version": "1.0", "data": ' + LIST + b"}", "x.json: the layout of "
+                 "its dialogues is not known. x.json, record 1: found str '1.0' (and 1 more that "
+                 f"do not tell); {WANTED}", id="dialogues one level down"),
+    pytest.param("x.json", b'["Hello", "Hi"]', "x.json: the layout of its dialogues is not known. "
+                 f"x.json, record 1: found str 'Hello' (and 1 more that do not tell); {WANTED}",
+                 id="texts without a dialogue"),
+    pytest.param("x.json", b'[{"story": 1}]', "x.json: the layout of its dialogues is not known. "
+                 f"x.json, record 1: found 'story'; {WANTED}", id="other keys"),
+    pytest.param("x.json", b'[{"turns": []}]', "x.json: the layout of its dialogues is not known. "
+                 f"x.json, record 1: found 'turns'; {WANTED}", id="only empty dialogues"),
+    *(
+        pytest.param(
+            f"x.json.{suffix}",
+            content,
+            f"x.json.{suffix}: compressed with {name}; wanted gzip, zstd or plain JSON. Decompress "
+            "it first.",
+            id=name,
+        )
+        for suffix, name, content in (
+            ("bz2", "bzip2", bz2.compress(LIST)),
+            ("xz", "xz", lzma.compress(LIST)),
+            ("zip", "zip", b"PK\x03\x04" + LIST),
+            ("gz", "lz4", b"\x04\x22\x4d\x18" + LIST),
+        )
+    ),
+    pytest.param("x.jsonl.gz", LINES, "x.jsonl.gz is neither gzip nor zstd, though its name ends "
+                 "in .gz. If it is plain JSON, name it so.", id="plain content named gz"),
+    pytest.param("x.jsonl.gz", gzip.compress(LINES)[:-9], "x.jsonl.gz is damaged or ends too "
+                 "early: Compressed file ended before the end-of-stream marker was reached.",
+                 id="truncated gzip"),
+    pytest.param("x.jsonl.gz", gzip.compress(LINES)[:-8] + bytes(8), "x.jsonl.gz is damaged or "
+                 f"ends too early: CRC check failed 0x0 != {hex(zlib.crc32(LINES))}.",
+                 id="damaged gzip"),
+    pytest.param("x.jsonl.gz", gzip.compress(LINES) + b"bye", "x.jsonl.gz is damaged or ends too "
+                 "early: Not a gzipped file (b'by').", id="text after gzip"),
+    pytest.param("x.jsonl.zst", zstandard.compress(LINES)[:-3], "x.jsonl.zst is damaged or ends "
+                 "too early: its last zstd frame is not whole.", id="truncated zstd"),
+    pytest.param("x.jsonl.zst", zstandard.compress(LINES) + b"bye!", "x.jsonl.zst is damaged or "
+                 "ends too early: zstd decompressor error: Unknown frame descriptor.",
+                 id="text after zstd"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("on_invalid", ["error", "skip"])
+@pytest.mark.parametrize(("name", "content", "wanted"), REFUSED)
+def test_a_file_that_hides_its_records_is_refused(
+    tmp_path: Path, name: str, content: bytes, wanted: str, on_invalid: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert message(path, on_invalid=on_invalid) == wanted
+
+
+FAULTY = [
+    pytest.param(turns("hello")[:40], "not_json", "not JSON: Unterminated string starting at "
+                 "column 39",
+                 id="truncated line"),
+    pytest.param(b'{"turns": []} bye', "not_json", "not JSON: Extra data at column 15",
+                 id="text after a record"),
+    pytest.param(b'{"turns": [],}', "not_json", "not JSON: Expecting property name enclosed in "
+                 "double quotes at column 14", id="trailing comma in a line"),
+    pytest.param(b"# mine", "not_json", "not JSON: Expecting value at column 1",
+                 id="comment in a line"),
+    pytest.param(b"\xef\xbb\xbf" + turns("a", "b"), "not_json", "not JSON: Unexpected UTF-8 BOM "
+                 "(decode using utf-8-sig) at column 1", id="mark within the file"),
+    pytest.param(b"\0\0\0\0", "not_json", "not JSON: Expecting value at column 1",
+                 id="line of NUL bytes"),
+    pytest.param(BOMB, "not_json", "not usable JSON: nested too deeply", id="list bomb in a line"),
+    pytest.param(KEY_BOMB, "not_json", "not usable JSON: nested too deeply",
+                 id="object bomb in a line"),
+    pytest.param(b'{"turns": ' + b"[" * 500 + b"]" * 500 + b"}", "wrong_layout", "turn 1: wanted "
+                 f"an object, found list '{'[' * 40}'", id="deep but whole"),
+    pytest.param(b'{"turns": [], "id": ' + b"7" * 5000 + b"}", "not_json", "not usable JSON: "
+                 "Exceeds the limit (4300 digits) for integer string conversion: value has 5000 "
+                 "digits",
+                 id="id of 5000 digits"),
+    pytest.param(turns("caf☺", "b").replace(b"\\u263a", b"\xe9"), "not_utf8", "byte 42 of the line "
+                 f"is not UTF-8 (invalid continuation byte); {SAVE}", id="line is not UTF-8"),
+    pytest.param(b'{"turns": [], "turns": []}', "repeated_key", "the key 'turns' stands twice in "
+                 "one object", id="repeated key"),
+    pytest.param(b'{"turns": [{"speaker": "a", "text": "x", "text": "y"}]}', "repeated_key",
+                 "the key 'text' stands twice in one object", id="repeated key within"),
+    pytest.param(b"null", "wrong_layout", "wanted an object with 'turns', found nothing",
+                 id="null for a record"),
+    pytest.param(b'["Hello", "Hi"]', "wrong_layout", "wanted an object with 'turns', found list "
+                 "\"['Hello', 'Hi']\"", id="another layout: texts"),
+    pytest.param(b'{"messages": [{"role": "user", "content": "x"}]}', "wrong_layout", "wanted "
+                 "'turns', found 'messages'", id="another layout: messages"),
+    pytest.param(b"{}", "wrong_layout", "wanted 'turns', found nothing", id="empty record"),
+    pytest.param(b'{"turns": {"1": "x"}}', "wrong_layout", "'turns': wanted a list, found dict "
+                 "\"{'1': 'x'}\"", id="turns in an object"),
+    pytest.param(b'{"turns": [["ann", "x"]]}', "wrong_layout", "turn 1: wanted an object, found "
+                 "list \"['ann', 'x']\"", id="turn is a list"),
+    pytest.param(b'{"turns": [{"text": "x"}]}', "missing_speaker", "turn 1: wanted 'speaker', "
+                 "found 'text'", id="missing speaker"),
+    pytest.param(b'{"turns": [{"speaker": null, "text": "x"}]}', "missing_speaker", "turn 1: "
+                 "'speaker': wanted text, found nothing", id="null speaker"),
+    pytest.param(b'{"turns": [{"speaker": "", "text": "x"}]}', "missing_speaker", "turn 1: "
+                 "'speaker': wanted a name, found str ''", id="empty speaker"),
+    pytest.param(b'{"turns": [{"speaker": 1, "text": "x"}]}', "not_text", "turn 1: 'speaker': "
+                 "wanted text, found int '1'", id="number as speaker"),
+    pytest.param(turns("a", None), "no_text", "turn 2: 'text': wanted text, found nothing",
+                 id="null text"),
+    pytest.param(turns("a", 7), "not_text", "turn 2: 'text': wanted text, found int '7'",
+                 id="number as text"),
+    pytest.param(turns("a", float("nan")), "not_text", "turn 2: 'text': wanted text, found float "
+                 "'nan'", id="NaN as text"),
+    pytest.param(turns("a", ["b"]), "not_text", "turn 2: 'text': wanted text, found list \"['b']\"",
+                 id="list as text"),
+    pytest.param(b'{"turns": [{"speaker": "a"}]}', "no_text", "turn 1: wanted 'text' or "
+                 "'utterance' or 'content', found 'speaker'", id="missing text"),
+    pytest.param(turns("a", "b\ud83d"), "not_text", "turn 2: 'text' holds a lone surrogate, which "
+                 "is not text", id="lone surrogate in text"),
+    pytest.param(turns("a", "\ude00\ud83d"), "not_text", "turn 2: 'text' holds a lone surrogate, "
+                 "which is not text", id="surrogates the wrong way round"),
+    pytest.param(turns("a", "b", id="\ud83d"), "not_text", "'id' holds a lone surrogate, which is "
+                 "not text", id="lone surrogate in an id"),
+    pytest.param(turns("a", "b\0"), "not_text", "turn 2: 'text' holds the character NUL, which is "
+                 "not text", id="NUL in text"),
+    pytest.param(turns("a", "b", id="x\0y"), "not_text", "'id' holds the character NUL, which is "
+                 "not text", id="NUL in an id"),
+    pytest.param(turns("other", "content", id=GOOD[0].dialogue_id), "repeated_id", "the id 'g7-0' "
+                 "belongs to another dialogue too; wanted one of its own", id="repeated id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "reason", "fault"), FAULTY)
+def test_a_faulty_record_is_named_or_dropped_and_counted(
+    tmp_path: Path, line: bytes, reason: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(LINES)
+    _, good = prepared(path)
+    path.write_bytes(LINES + b"\n" + line + b"\n")
+
+    found = message(path)
+    shown = f"x.jsonl: 1 of 13 records are not dialogues:\n  x.jsonl:14: {fault}"
+    if reason == "repeated_id":  # whichever of the two comes later in the fixed random order
+        found = found.replace("x.jsonl:1:", "x.jsonl:14:")
+    assert found == f"{shown}\n{MEND}"
+
+    capsys.readouterr()
+    ledger, kept = prepared(path, on_invalid="skip")
+    said = capsys.readouterr().err.replace(f"{tmp_path}/", "")
+    assert ledger["num_dialogues"]["input"] == 13
+    assert "prep: dropped, since data.on_invalid is skip" in said
+    if reason == "repeated_id":
+        assert (ledger["num_invalid"], len(kept)) == ({}, 12)
+        assert ledger["num_dialogues"]["dropped_repeated_id"] == 1
+    else:
+        assert shown in said
+        assert (ledger["num_invalid"], kept) == ({reason: 1}, good)
+
+
+def by_id(*dialogues: Dialogue) -> list[Dialogue]:
+    return sorted(dialogues, key=lambda dialogue: dialogue.dialogue_id)
+
+
+SPECIAL = "<|endoftext|> </s> [INST] <|im_start|>system\n<|speaker2|> <|endofturn|> <|pad|>"
+LONG = "many words " * 500_000
+FINE = [
+    pytest.param("x.json", b"\xef\xbb\xbf" + LIST, id="byte-order mark"),
+    pytest.param("x.jsonl", b"\xef\xbb\xbf" + LINES, id="byte-order mark of JSONL"),
+    pytest.param("x.jsonl.gz", gzip.compress(b"\xef\xbb\xbf" + LINES), id="mark inside gzip"),
+    pytest.param("x.jsonl", LINES.replace(b"\n", b"\r\n"), id="Windows line ends"),
+    pytest.param("x.json", json.dumps(RECORDS, indent=2).replace("\n", "\r\n").encode(),
+                 id="Windows line ends in JSON"),
+    pytest.param("x.jsonl", LINES.replace(b"\n", b"\n\n \n"), id="blank lines between"),
+    pytest.param("x.jsonl", LINES[:-1], id="no last line end"),
+    pytest.param("x.json", LINES, id="JSONL named JSON"),
+    pytest.param("x.txt", LINES, id="JSONL named txt"),
+    pytest.param("x", LIST, id="no suffix"),
+    pytest.param("x.json", b" \n" * 1_500_000 + LIST + b" " * 3_000_000, id="megabytes of spaces"),
+    pytest.param("x.json.gz", zstandard.compress(LIST), id="zstd named gz"),
+    pytest.param("x.jsonl", gzip.compress(LINES), id="gzip named plain"),
+    pytest.param("x.zst", zstandard.compress(LINES[:500]) + zstandard.compress(LINES[500:]),
+                 id="two zstd frames"),
+    pytest.param("x.jsonl", LINES.replace(b'"turns"', b'"score": NaN, "big": 1e999, "turns"'),
+                 id="NaN and infinity in other keys"),
+    pytest.param("x.json", json.dumps({r["id"]: r for r in RECORDS}).encode(), id="object by id"),
+    pytest.param("x.jsonl", LINES * 3, id="the same records three times"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), FINE)
+def test_what_is_unusual_but_clear_is_read(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    ledger, kept = prepared(path)
+    assert kept == by_id(*GOOD)
+    assert ledger["num_dialogues"]["dropped_duplicate"] == ledger["num_dialogues"]["input"] - 12
+    assert ledger["num_invalid"] == {}
+
+
+UNUSUAL_TEXT = [
+    pytest.param(SPECIAL, SPECIAL, id="special tokens' spellings"),
+    pytest.param(LONG, LONG.strip(), id="five megabytes in one turn"),
+    pytest.param("x\u2028y\u2029z\x85\x0b\x0c\x1cw", "x\u2028y\u2029z\x85\x0b\x0c\x1cw",
+                 id="line ends of Unicode"),
+    pytest.param("\ud83d\ude00 ☺", "😀 ☺", id="surrogates that are a pair"),
+    pytest.param('"\\/\b\f\n\r\t\x7f\x01', '"\\/\b\f\n\r\t\x7f\x01', id="escapes"),
+    pytest.param("a\ufeffb", "a\ufeffb", id="byte-order mark within text"),
+    pytest.param("\u202eevil\u202c\u200b", "\u202eevil\u202c\u200b", id="invisible characters"),
+    pytest.param("e\u0301" * 5, "e\u0301" * 5, id="combining characters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "kept_text"), UNUSUAL_TEXT)
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_unusual_text_is_kept_to_the_letter(
+    tmp_path: Path, name: str, text: str, kept_text: str
+) -> None:
+    path = tmp_path / name
+    line = turns(text, "Yes.", id="unusual")
+    path.write_bytes(LINES + line if name == "x.jsonl" else LIST[:-1] + b"," + line + b"]")
+    _, kept = prepared(path)
+    assert [d.turns[0].utterance for d in kept if d.dialogue_id == "unusual"] == [kept_text]
+    assert len(kept) == 13
+
+
+def test_empty_turns_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    lines = [turns("So?", "", " \n", "Yes.", id="some"), turns("", " ", id="all")]
+    path.write_bytes(LINES + b"\n".join(lines))
+    ledger, kept = prepared(path)
+    assert [len(d.turns) for d in kept if d.dialogue_id == "some"] == [2]
+    assert "all" not in {d.dialogue_id for d in kept}
+    assert ledger["num_turns"]["dropped_empty"] == 4
+    assert ledger["num_dialogues"]["dropped_few_speakers"] == 1
+    assert ledger["num_characters"]["dropped_white_space"] == 3
+
+
+def test_an_id_twice_in_one_object_is_a_fault_unless_all_of_it_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    good = [json.dumps(record["turns"]) for record in RECORDS]
+    members = [f'"id {n}": {{"turns": {text}}}' for n, text in enumerate(good)]
+    path.write_text(f"{{{', '.join([*members, members[0]])}}}")
+    ledger, kept = prepared(path)
+    assert (ledger["num_dialogues"]["dropped_duplicate"], len(kept)) == (1, 12)
+
+    path.write_text(f"{{{', '.join([*members, members[0].replace('id 0', 'id 1')])}}}")
+    # Which of the two is named depends on the fixed random order.
+    assert message(path).replace("record 13", "record 2") == (
+        "x.json: 1 of 13 records are not dialogues:\n"
+        "  x.json, record 2: the id 'id 1' belongs to another dialogue too; wanted one of its own\n"
+        f"{MEND}"
+    )
+
+
+def test_ids_of_two_files_must_differ_too(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(LINES)
+    (folder / "b.jsonl").write_bytes(LINES)
+    assert prepared(folder)[0]["num_dialogues"]["dropped_duplicate"] == 12
+    others = b"".join(
+        json.dumps(as_record(Dialogue(mine.dialogue_id, other.turns))).encode() + b"\n"
+        for mine, other in zip(GOOD, generated(12, seed=8), strict=True)
+    )
+    (folder / "b.jsonl").write_bytes(others)
+    found = message(folder)
+    assert found.startswith("mine: 12 of 24 records are not dialogues:\n  mine/")
+    assert found.count("belongs to another dialogue too") == 12
+
+
+@pytest.mark.parametrize(("num_faults", "rest"), [(20, []), (21, [1]), (1500, [1480])])
+@pytest.mark.parametrize("kind", ["one piece", "many pieces", "many files"])
+def test_faults_beyond_twenty_are_counted_wherever_they_are(
+    tmp_path: Path,
+    kind: str,
+    num_faults: int,
+    rest: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TUNING_WORKERS", "1")
+    if kind == "many pieces":
+        monkeypatch.setattr(reading, "PIECE_BYTES", 2**10)
+    path = tmp_path / "x.jsonl"
+    faulty = turns("a", None)
+    path.write_bytes(LINES + (faulty + b"\n") * num_faults)
+    places = [f"x.jsonl:{12 + n}" for n in range(1, 21)]
+    if kind == "many files":
+        path = tmp_path / "mine"
+        path.mkdir()
+        (path / "a.jsonl").write_bytes(LINES + (faulty + b"\n") * 5)
+        (path / "b.json").write_bytes(b"[" + b",".join([faulty] * (num_faults - 5)) + b"]")
+        places = [f"mine/a.jsonl:{12 + n}" for n in range(1, 6)]
+        places += [f"mine/b.json, record {n}" for n in range(1, 16)]
+    fault = "turn 2: 'text': wanted text, found nothing"
+    assert message(path).splitlines() == [
+        f"{path.name}: {num_faults:,} of {num_faults + 12:,} records are not dialogues:",
+        *(f"  {place}: {fault}" for place in places),
+        *(f"  … and {number:,} more" for number in rest),
+        MEND,
+    ]
+    ledger, kept = prepared(path, on_invalid="skip")
+    assert ledger["num_invalid"] == {"no_text": num_faults}
+    assert kept == by_id(*GOOD)
+
+
+def test_every_reason_is_counted_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    faulty = [(str(case.values[1]), case.values[0]) for case in FAULTY]
+    lines = [line for _, line in faulty if isinstance(line, bytes)]
+    path.write_bytes(LINES + b"\n".join([*lines, turns("a", "b")]))
+    ledger, _ = prepared(path, on_invalid="skip", group_by="id")
+    wanted = Counter(reason for reason, _ in faulty if reason != "repeated_id")
+    assert ledger["num_invalid"] == {**wanted, "missing_group": 1}
+
+
+SPECIAL_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing there": (lambda path: None, "x not found; data.path names a dialogue file or a "),
+    "link to nothing": (
+        lambda path: path.symlink_to("y"),
+        "x is a symbolic link that leads nowhere",
+    ),
+    "link to itself": (
+        lambda path: path.symlink_to("x"),
+        "x is a symbolic link that leads nowhere",
+    ),
+    "pipe": (os.mkfifo, "x is neither a file nor a folder; data.path names one of them."),
+    "socket": (
+        lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK),
+        "x is neither a file nor a folder; data.path names one of them.",
+    ),
+    "link to a device": (lambda path: path.symlink_to("/dev/zero"), "x is neither a file nor a "),
+    "empty folder": (Path.mkdir, "x is a folder with no dialogue file in it."),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL_FILES)
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    make, wanted = SPECIAL_FILES[name]
+    make(tmp_path / "x")
+    assert message(tmp_path / "x").startswith(wanted)
+
+
+NOT_DATA = (
+    "not a dialogue file; wanted files (no pipe, no link to a folder) with a UTF-8 name that ends "
+    "in .json, .jsonl or .ndjson, or in one of them and .gz or .zst. Move it elsewhere."
+)
+STRAY: dict[str, tuple[Callable[[Path], object], str]] = {
+    "stray file": (lambda folder: (folder / "README.md").touch(), "mine/README.md: "),
+    "other compression": (lambda folder: (folder / "b.json.bz2").touch(), "mine/b.json.bz2: "),
+    "pipe within": (lambda folder: os.mkfifo(folder / "b.json"), "mine/b.json: "),
+    "hidden pipe": (lambda folder: os.mkfifo(folder / ".b"), "mine/.b: "),
+    "link loop": (lambda folder: (folder / "b.json").symlink_to("b.json"), "mine/b.json: "),
+    "link to the folder": (lambda folder: (folder / "b.json").symlink_to("."), "mine/b.json: "),
+    "name that is not UTF-8": (
+        lambda folder: (folder / os.fsdecode(b"caf\xe9.json")).touch(),
+        "mine/caf?.json: ",
+    ),
+    "many": (
+        lambda folder: [(folder / f"{n}.txt").write_text("") for n in range(9)],
+        "mine/0.txt, mine/1.txt, mine/2.txt and 6 more: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_what_is_not_data_in_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(LINES)
+    make, found = STRAY[name]
+    make(folder)
+    assert message(folder) == f"mine: {found}{NOT_DATA}"
+
+
+def test_hidden_files_are_no_data(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / ".cache").mkdir(parents=True)
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / ".cache" / "x.json").write_bytes(LIST)
+    assert message(folder) == "mine is a folder with no dialogue file in it."
+    (folder / "a.jsonl").write_bytes(LINES)
+    assert prepared(folder)[1] == by_id(*GOOD)
+
+
+def test_an_empty_file_among_others_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(LINES)
+    (folder / "b.jsonl").touch()
+    assert message(folder) == "mine/b.jsonl is empty."
+
+
+class Stage:
+    """``python -m stages.prep`` in a folder of its own, on a relative path ``x…``."""
+
+    def __init__(
+        self, folder: Path, data: str, on_invalid: str = "error", **environment: str
+    ) -> None:
+        yaml = YAML()
+        params = yaml.load(ROOT / "params.yaml")
+        params["data"] |= {"path": data, "on_invalid": on_invalid, "max_dialogues": None}
+        yaml.dump(params, folder / "params.yaml")
+        shutil.copy(ROOT / "requirements.lock", folder)
+        self.outputs = folder / "out"
+        command = [sys.executable, "-u", "-m", "stages.prep", "--data", data]
+        command += ["--lock", "requirements.lock", "--prepared", "out/prepared"]
+        self.process = subprocess.Popen(
+            [*command, "--metrics", "out/prep.json"],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TUNING_WORKERS": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+        )
+
+    def succeeds(self) -> str:
+        """What it says as it exits with 0."""
+        said = self.process.communicate(timeout=60)[0].decode()
+        assert self.process.returncode == 0, said
+        return said
+
+    def fails(self) -> str:
+        """What it says as it exits with 1, leaving nothing behind."""
+        said = self.process.communicate(timeout=60)[0].decode()
+        assert self.process.returncode == 1, said
+        assert "Traceback" not in said
+        assert "Warning" not in said
+        assert not self.outputs.exists() or list(self.outputs.rglob("*")) == []
+        return said
+
+
+def test_the_stage_prints_its_message_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(LIST[:-1])
+    wanted = f"not JSON: wanted ',' or ']' at line 1, column {len(LIST)}, where the file ends."
+    assert Stage(tmp_path, "x.json").fails() == f"\nprep: x.json: {wanted}\n"
+
+
+@pytest.mark.parametrize("name", ["x", "x/.hidden"])
+def test_the_stage_does_not_wait_for_a_pipe(tmp_path: Path, name: str) -> None:
+    if name != "x":
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "a.jsonl").write_bytes(LINES)
+    os.mkfifo(tmp_path / name)
+    assert Stage(tmp_path, "x").fails().startswith("\nprep: x")
+
+
+def test_the_stage_survives_a_bomb_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(LINES + BOMB + b"\n" + KEY_BOMB)
+    said = Stage(tmp_path, "x.jsonl").fails()
+    assert "  x.jsonl:13: not usable JSON: nested too deeply\n  x.jsonl:14: not usable" in said
+
+
+def test_the_stage_can_quote_what_the_terminal_cannot_show(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(LINES + '{"turns": "schön ☺"}'.encode())
+    said = Stage(tmp_path, "x.jsonl", on_invalid="skip", PYTHONIOENCODING="ascii").succeeds()
+    assert r"x.jsonl:13: 'turns': wanted a list, found str 'sch\xf6n \u263a'" in said
+    ledger = json.loads((tmp_path / "out" / "prep.json").read_text())
+    assert ledger["num_invalid"] == {"wrong_layout": 1}
+
+
+def test_faults_found_by_several_processes_arrive_as_one_message(tmp_path: Path) -> None:
+    padded = turns("a", "b", note="x" * 300_000)
+    faulty = turns("a", None, note="x" * 300_000)
+    (tmp_path / "x.jsonl").write_bytes(b"\n".join([LINES, *[faulty, padded, padded] * 5]))
+    said = Stage(tmp_path, "x.jsonl", TUNING_WORKERS="2").fails()
+    places = [
+        f"  x.jsonl:{14 + 3 * n}: turn 2: 'text': wanted text, found nothing" for n in range(5)
+    ]
+    assert said.splitlines()[-7:] == [
+        "prep: x.jsonl: 5 of 27 records are not dialogues:",
+        *places,
+        MEND,
+    ]
+
+
+EDITS: dict[str, Callable[[Path], object]] = {
+    "to other dialogues": lambda path: path.write_bytes(turns("And now?", "Now this.")),
+    "to what is not JSON": lambda path: path.write_bytes(b"{"),
+    "to nothing": lambda path: path.write_bytes(b""),
+    "to no file": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_that_is_edited_while_it_is_read_is_named_as_the_cause(
+    tmp_path: Path, edit: str
+) -> None:
+    """The stage prints a line for each file; once the pipe is full it waits until we read on.
+
+    400 lines are 96 kB, a pipe holds 64.
+    """
+    folder = tmp_path / "x"
+    folder.mkdir()
+    names = [f"{number:03}{'-' * 200}.jsonl" for number in range(400)]
+    for name, dialogue in zip(names, generated(400), strict=True):
+        (folder / name).write_text(json.dumps(as_record(dialogue)))
+    stage = Stage(tmp_path, "x")
+    assert stage.process.stdout
+    assert stage.process.stdout.read(1) == b"p"  # it has begun, and cannot come to the end
+    EDITS[edit](folder / names[-1])
+    said = stage.fails()
+    assert f"\nprep: changed while this stage ran: x/{names[-1]}. Nothing was published" in said
