@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     """
     die_with_parent()
     signal.signal(signal.SIGTERM, _exit_on_signal)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no failure
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

@@ -625,9 +625,9 @@ def test_the_stage_survives_a_bomb_in_a_line(tmp_path: Path) -> None:
 
 
 def test_the_stage_can_quote_what_the_terminal_cannot_show(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_bytes(LINES + '{"turns": "schön ☺"}'.encode())
-    said = Stage(tmp_path, "x.jsonl", on_invalid="skip", PYTHONIOENCODING="ascii").succeeds()
-    assert r"x.jsonl:13: 'turns': wanted a list, found str 'sch\xf6n \u263a'" in said
+    (tmp_path / "ä.jsonl").write_bytes(LINES + '{"turns": "schön ☺"}'.encode())
+    said = Stage(tmp_path, "ä.jsonl", on_invalid="skip", PYTHONIOENCODING="ascii").succeeds()
+    assert r"\xe4.jsonl:13: 'turns': wanted a list, found str 'sch\xf6n \u263a'" in said
     ledger = json.loads((tmp_path / "out" / "prep.json").read_text())
     assert ledger["num_invalid"] == {"wrong_layout": 1}
 
