@@ -8,23 +8,14 @@ checked by another process. Plain JSONL is handed out as byte ranges: a worker r
 from __future__ import annotations
 
 import codecs
-import gzip
-import io
 import json
-import re
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn, cast
 
-import zstandard
-
+from stages.corpus.compression import SUFFIXES, compression_of, open_plain
+from stages.corpus.json_text import JsonText
 from stages.errors import UserError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 PIECE_BYTES = 2**20
 """A piece ends at the first record that reaches this size."""
@@ -32,20 +23,7 @@ MAX_RECORD_BYTES = 2**28
 """A record over a quarter of a gigabyte is a file that is not what its reader believes."""
 
 _LINES = {".jsonl", ".ndjson"}
-_COMPRESSED = {".gz", ".zst"}
 _DATA = {".json", *_LINES}
-_SPACE = re.compile(r"[ \t\r\n]*")
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins with one of them too
-_ZSTD_READ_BYTES = 2**12  # at most 128 MB when decompressed, zstd's best being 128 KB of 4 bytes
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"PK\x03\x04": "zip",
-    b"7z\xbc\xaf": "7-Zip",
-    b"\x04\x22\x4d\x18": "lz4",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +140,7 @@ def read_pieces(
         UserError: the file is empty, damaged, compressed in another way, or is not JSON in a way
             that hides where its records end.
     """
-    compression = _compression(path)
+    compression = compression_of(path)
     if _kind(path) in _LINES or _begins_with_lines(path):
         yield from _line_ranges(path, prefix) if not compression else _lines(path, prefix)
     else:
@@ -171,7 +149,7 @@ def read_pieces(
 
 def _kind(path: Path) -> str:
     """The file's suffix without that of a compression: ``.jsonl`` of ``x.jsonl.gz``."""
-    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+    name = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
     return name.suffix.lower()
 
 
@@ -183,85 +161,12 @@ def _is_named_as_data(path: Path) -> bool:
     return _kind(path) in _DATA
 
 
-def _compression(path: Path) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(8)
-    found = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    if found not in {None, "gzip", "zstd"}:
-        raise UserError(
-            f"{path}: compressed with {found}; wanted gzip, zstd or plain JSON. Decompress it "
-            "first."
-        )
-    if start and not found and path.suffix.lower() in _COMPRESSED:
-        raise UserError(
-            f"{path} is neither gzip nor zstd, though its name ends in {path.suffix}. If it is "
-            "plain JSON, name it so."
-        )
-    if start.startswith(_UTF_16):
-        raise UserError(f"{path} is UTF-16 or UTF-32; save the file as UTF-8.")
-    return found
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed; damage in the compressed stream is the user's to mend."""
-    opened: IO[bytes]
-    match _compression(path):
-        case "gzip":
-            opened = cast(IO[bytes], gzip.open(path))  # noqa: SIM115 (closed below)
-        case "zstd":
-            opened = cast(IO[bytes], io.BufferedReader(_ZstdFile(path)))
-        case _:
-            opened = path.open("rb")
-    with opened as file:
-        try:
-            yield file
-        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-            raise UserError(f"{path} is damaged or ends too early: {error}.") from None
-
-
-class _ZstdFile(io.RawIOBase):
-    """Frame after frame; ``zstandard.open`` takes a file that ends within one for a whole file."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file."""
-        self._file = path.open("rb")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._output = memoryview(b"")
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Decompress some more."""
-        while not self._output:
-            block = self._frame.unused_data or self._file.read(_ZSTD_READ_BYTES)
-            if not block:
-                if not self._frame.eof:
-                    raise EOFError("its last zstd frame is not whole")
-                return 0
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._output = memoryview(self._frame.decompress(block))
-        target = memoryview(buffer)
-        num_bytes = min(len(target), len(self._output))
-        target[:num_bytes] = self._output[:num_bytes]
-        self._output = self._output[num_bytes:]
-        return num_bytes
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
-
-
 def _begins_with_lines(path: Path) -> bool:
     """Whether a file that is not named so is JSONL: its first line is a record, and so may be more.
 
     That is, an object or a list on a line of its own, with the beginning of another one after it.
     """
-    with _open(path) as file:
+    with open_plain(path) as file:
         line = b""
         while not line.strip():
             line = file.readline(PIECE_BYTES)
@@ -309,7 +214,7 @@ def _line_ranges(path: Path, prefix: str) -> Iterator[LineRange]:
 def _lines(path: Path, prefix: str) -> Iterator[Lines]:
     first_line = 1
     rest = b""
-    with _open(path) as file:
+    with open_plain(path) as file:
         while block := file.read(max(PIECE_BYTES, len(rest))):
             *lines, rest = (rest + block).split(b"\n")
             _check_record_size(len(rest), f"{path}:{first_line + len(lines)}")
@@ -323,8 +228,8 @@ def _lines(path: Path, prefix: str) -> Iterator[Lines]:
 
 def _elements(path: Path, prefix: str, record_keys: frozenset[str]) -> Iterator[Elements]:
     """The elements of a JSON list, the values of an object, or the one record that the file is."""
-    with _open(path) as file:
-        text = _JsonText(path, file)
+    with open_plain(path) as file:
+        text = JsonText(path, file, PIECE_BYTES, _check_record_size)
         if not text.peek():
             raise UserError(f"{path} is empty.")
         bracket = text.peek()
@@ -371,89 +276,3 @@ def _check_record_size(num_bytes: int, where: str) -> None:
             f"{where}: a record of more than {MAX_RECORD_BYTES:,} bytes; is the file JSONL or JSON "
             "with one dialogue per record?"
         )
-
-
-class _JsonText:
-    """A JSON file's characters, a stretch at a time: punctuation taken, values cut out whole."""
-
-    # Numbers stay text: one of thousands of digits is its own record's fault, not the file's.
-    _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        """Begin before the first character."""
-        self._path = path
-        self._file = file
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
-        self._num_bytes = 0
-        self._buffer = ""
-        self._position = 0
-        self._at_end = False
-        self._num_lines = 0  # line ends before the buffer
-        self._column = 0  # characters between the last of them and the buffer
-
-    def peek(self) -> str:
-        """The next character that is not white space; empty at the end of the file."""
-        while True:
-            space = _SPACE.match(self._buffer, self._position)
-            assert space, "it matches nothing, too"
-            self._position = space.end()
-            if self._position < len(self._buffer) or self._at_end:
-                return self._buffer[self._position : self._position + 1]
-            self._read_more()
-
-    def take(self, character: str, wanted: str | None = None) -> None:
-        """Go past a character, which must come next."""
-        if self.peek() != character:
-            self.fail(wanted or f"wanted {character!r}")
-        self._position += 1
-
-    def value(self) -> str:
-        """The text of the next JSON value."""
-        self.peek()
-        while True:
-            try:
-                _, end = self._decoder.raw_decode(self._buffer, self._position)
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
-                if self._at_end or not cut:
-                    self.fail(error.msg.removesuffix(" at"), error.pos)
-            except RecursionError:
-                self.fail("nested too deeply")
-            else:
-                # The buffer may end within a number: what is read as 1 may be 1e+5 or 1.5.
-                if end + 2 < len(self._buffer) or self._at_end:
-                    text = self._buffer[self._position : end]
-                    self._position = end
-                    return text
-            self._read_more()
-
-    def fail(self, message: str, position: int | None = None) -> NoReturn:
-        """Raise ``UserError`` with the line and column."""
-        position = self._position if position is None else position
-        before = self._buffer[:position]
-        line = self._num_lines + before.count("\n") + 1
-        last = before.rfind("\n")
-        column = position - last if last >= 0 else self._column + position + 1
-        ends = ", where the file ends" if self._at_end and position == len(self._buffer) else ""
-        raise UserError(f"{self._path}: not JSON: {message} at line {line}, column {column}{ends}.")
-
-    def _read_more(self) -> None:
-        """Drop what is done with; append as much again as is left, and at least a block."""
-        done = self._buffer[: self._position]
-        self._num_lines += done.count("\n")
-        last = done.rfind("\n")
-        self._column = len(done) - last - 1 if last >= 0 else self._column + len(done)
-        left = self._buffer[self._position :]
-        _check_record_size(len(left), f"{self._path}, line {self._num_lines + 1}")
-        block = self._file.read(max(PIECE_BYTES, len(left)))
-        try:
-            text = self._decode.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            place = self._num_bytes - (len(error.object) - len(block)) + error.start
-            raise UserError(
-                f"{self._path}: byte {place} is not UTF-8 ({error.reason}); save the file as UTF-8."
-            ) from None
-        self._num_bytes += len(block)
-        self._at_end = not block
-        self._buffer = left + text
-        self._position = 0
