@@ -144,7 +144,7 @@ def _on_ray(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     made, folder = pickle.dumps(make), Path.cwd()
-    num_cpus = int(ray.cluster_resources().get("CPU", 1))
+    num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
         try:
