@@ -64,18 +64,21 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="the BYU chit-chat corpus")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50], help="copies")
     parser.add_argument("--runs", type=int, default=3, help="of each size")
+    parser.add_argument("--skip-bare", action="store_true", help="measure no bare tokenizer")
     args = parser.parse_args()
+    methods = () if args.skip_bare else ("encode_batch", "encode_batch_fast")
     dialogues = list(read_corpus(args.corpus))
-    print("size  characters  prep s  encode s  characters/s  of bare  of bare fast  peak MB")
+    print("copies, characters | prep s | encode s | peak MB | characters/s", *methods, sep=" | ")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for size in args.sizes:
             num_characters = write_copies(folder / "mine.jsonl", dialogues, size)
-            runs = [run_once(folder, args.base.resolve(), num_characters) for _ in range(args.runs)]
-            print(
-                f"{size:3}x  {num_characters:10,}  "
-                + "  ".join(spread(c) for c in zip(*runs, strict=True))
-            )
+            runs = [
+                run_once(folder, args.base.resolve(), num_characters, methods)
+                for _ in range(args.runs)
+            ]
+            columns = [spread(values) for values in zip(*runs, strict=True)]
+            print(f"{size}, {num_characters:,}", *columns, sep=" | ", flush=True)
 
 
 def read_corpus(path: Path) -> Iterator[Dialogue]:
@@ -110,8 +113,10 @@ def shuffled(text: str, source: random.Random) -> str:
     return " ".join(words)
 
 
-def run_once(folder: Path, base: Path, num_characters: int) -> list[float]:
-    """Seconds of prep and of encode, characters per second, two ratios, megabytes at the peak."""
+def run_once(
+    folder: Path, base: Path, num_characters: int, methods: tuple[str, ...]
+) -> list[float]:
+    """Seconds of prep and of encode, megabytes at the peak, characters per second, ratios."""
     prepared, encoded = folder / "prepared", folder / "encoded"
     lock = ROOT / "requirements.lock"
     write_params(folder)
@@ -128,13 +133,10 @@ def run_once(folder: Path, base: Path, num_characters: int) -> list[float]:
     )
     shutil.rmtree(prepared)
     shutil.rmtree(encoded)
-    bare, bare_fast = (
-        bare_seconds(folder / "mine.jsonl", base / "tokenizer.json", method)
-        for method in ("encode_batch", "encode_batch_fast")
-    )
     total = prep + encode
-    peak = max(prep_peak, encode_peak)
-    return [prep, encode, num_characters / total, bare / total, bare_fast / total, peak]
+    text, tokenizer = folder / "mine.jsonl", base / "tokenizer.json"
+    ratios = [bare_seconds(text, tokenizer, method) / total for method in methods]
+    return [prep, encode, max(prep_peak, encode_peak), num_characters / total, *ratios]
 
 
 def write_params(folder: Path) -> None:
