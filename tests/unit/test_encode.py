@@ -19,12 +19,18 @@ PAIR = Dialogue("pair", (Turn("ann", "Hello"), Turn("bob", "Hi, ann")))
 TRIO = Dialogue("trio", (Turn("ann", "Hello"), Turn("bob", "Hi"), Turn("cem", "Hi both")))
 
 
-def encoded(tmp_path: Path, base: Path, loss_on: str = "all", **files: list[str]) -> dict[str, Any]:
+def encoded(
+    tmp_path: Path,
+    base: Path,
+    files: dict[str, list[str]] | None = None,
+    *,
+    loss_on: str = "all",
+) -> dict[str, Any]:
     """Encode files of lines, by default one dialogue on each side."""
     prepared, folder = tmp_path / "prepared", tmp_path / "encoded"
     prepared.mkdir()
     folder.mkdir()
-    parts = {"train": [to_line(PAIR)], "val": [to_line(PAIR)], "dropped": []} | files
+    parts = {"train": [to_line(PAIR)], "val": [to_line(PAIR)], "dropped": []} | (files or {})
     for name, lines in parts.items():
         (prepared / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines))
     return encode(
@@ -47,7 +53,7 @@ def test_a_name_that_nobody_has_is_an_error_that_names_those_who_are_there(
 def test_there_is_a_token_for_every_speaker_of_any_side(
     tiny_base: Path, tmp_path: Path, side: str
 ) -> None:
-    metrics = encoded(tmp_path, tiny_base, **{side: [to_line(PAIR), to_line(TRIO)]})
+    metrics = encoded(tmp_path, tiny_base, {side: [to_line(PAIR), to_line(TRIO)]})
     assert metrics["num_speaker_tokens"] == 3
     vocabulary = load_tokenizer(tmp_path / "encoded" / "tokenizer").get_vocab()
     assert "<|speaker3|>" in vocabulary
@@ -58,7 +64,7 @@ def test_a_dropped_dialogues_speakers_need_no_token_but_its_tokens_are_counted(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     line = '{"where": "x.jsonl:7", "reason": "few_turns", ' + to_line(TRIO)[1:]
-    metrics = encoded(tmp_path, tiny_base, dropped=[line])
+    metrics = encoded(tmp_path, tiny_base, {"dropped": [line]})
     assert metrics["num_speaker_tokens"] == 2
     tokenizer = load_tokenizer(tiny_base)
     num_tokens = sum(len(tokenizer.tokenize(turn.utterance)) + 2 for turn in TRIO.turns)
@@ -67,7 +73,7 @@ def test_a_dropped_dialogues_speakers_need_no_token_but_its_tokens_are_counted(
 
 def test_a_monologue_still_has_the_tokens_of_two(tiny_base: Path, tmp_path: Path) -> None:
     alone = [to_line(Dialogue("alone", (Turn("ann", "Hello?"),)))]
-    metrics = encoded(tmp_path, tiny_base, train=alone, val=alone)
+    metrics = encoded(tmp_path, tiny_base, {"train": alone, "val": alone})
     assert metrics["num_speaker_tokens"] == 2
 
 
