@@ -40,11 +40,6 @@ class Selection:
     num_straddling: int
     """Dialogues left out because one that says the same is held out."""
 
-    def having(self, fate: str) -> npt.NDArray[np.bool_]:
-        """``[D]``: which dialogues have this fate."""
-        found: npt.NDArray[np.bool_] = self.fates == FATES.index(fate)
-        return found
-
 
 def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
     """Dialogues whose id another one has: with the same content, and with a different one.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +31,14 @@ from stages.corpus.cleaning import Cleaner
 from stages.encoding.encoder import Encoder
 from stages.engine import map_in_order
 from stages.errors import UserError
-from tests.unit.test_engine import ROOT, run_both, use, write_corpus
+from tests.unit.test_engine import (
+    ROOT,
+    die_at_three,
+    refuse_three,
+    run_both,
+    use,
+    write_corpus,
+)
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="macOS has one loopback address"),
@@ -197,18 +203,6 @@ def test_what_a_killed_node_had_under_way_is_done_by_another(
     on_ray.kill_worker()
     assert list(results) == [2 * number for number in range(5, 100)]
     assert len(list(tmp_path.glob("*-*"))) > 100
-
-
-def refuse_three(number: int) -> int:
-    if number == 3:
-        raise UserError("line 3: found three, wanted anything else.")
-    return number
-
-
-def die_at_three(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
 
 
 def open_nothing(number: int) -> int:

@@ -97,24 +97,21 @@ def test_a_window_that_is_too_long_is_found() -> None:
         check(GOOD, max_length=7)
 
 
-def test_tokens_that_must_never_be_trained_are_found_where_the_turns_hold_them_too() -> None:
-    turn = EncodedTurn("a", [TAG_A], [10, PAD], [END])
-    window = Window([TAG_A, 10, PAD, END], [False, True, True, True])
-    with pytest.raises(ContractError, match="a speaker token or a pad would be trained"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([10, PAD], "a speaker token or a pad would be trained"),
+        ([10, END], "2 ends of turn would be trained; wanted 1"),
+    ],
+)
+def test_tokens_that_must_never_be_trained_are_found_where_the_turns_hold_them_too(
+    content: list[int], message: str
+) -> None:
+    window = Window([TAG_A, *content, END], [False, True, True, True])
+    with pytest.raises(ContractError, match=message):
         check_windows(
             [window],
-            [turn],
-            [True],
-            max_length=8,
-            end_of_turn_id=END,
-            untrained_ids=frozenset({PAD}),
-        )
-    turn = EncodedTurn("a", [TAG_A], [10, END], [END])
-    window = Window([TAG_A, 10, END, END], [False, True, True, True])
-    with pytest.raises(ContractError, match="2 ends of turn would be trained; wanted 1"):
-        check_windows(
-            [window],
-            [turn],
+            [EncodedTurn("a", [TAG_A], content, [END])],
             [True],
             max_length=8,
             end_of_turn_id=END,
