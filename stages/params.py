@@ -76,6 +76,17 @@ class ModelParams(Section):
     """The 40-hex commit of a hub model; null for the other two."""
 
 
+class LoraParams(Section):
+    """Low-rank adapters instead of full fine-tuning (Hu et al. 2021)."""
+
+    rank: Count | None
+    """Rank of the adapters; null trains all weights."""
+    alpha: Annotated[float, Field(gt=0)]
+    """The adapters' product is scaled by alpha / rank."""
+    targets: Annotated[str, Field(min_length=1)]
+    """Layers that get an adapter: ``all-linear``, or names separated by commas."""
+
+
 class TrainParams(Section):
     """The optimisation: AdamW on packed rows."""
 
@@ -87,6 +98,8 @@ class TrainParams(Section):
     """Forward passes per optimizer step."""
     epochs: Count
     """Passes over the training set."""
+    max_steps: Count | None
+    """Optimizer steps, instead of ``epochs``; null goes by epochs."""
     mixed_precision: Literal["bf16", "fp16", "no"]
     """Autocast type of the forward pass; weights and optimizer state stay float32."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"]
@@ -99,6 +112,17 @@ class TrainParams(Section):
     """Gradients are scaled down to this norm."""
     packing: bool
     """Several windows per row (isolated from each other), or one."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    eval_steps: Count | None
+    """Measure the validation loss every so many steps and after the last; null never does."""
+    eval_windows: Count
+    """Validation windows that this takes, spread evenly over all."""
+    load_best_model_at_end: bool
+    """Publish the weights of the lowest validation loss instead of the last; needs eval_steps."""
+    early_stopping_patience: Count | None
+    """Stop after so many validations in a row without a new lowest loss; null never does."""
+    lora: LoraParams
     torch_compile: bool
     """Compile the model's blocks and loss; needs a C++ compiler on a CPU."""
     num_threads: Count
@@ -141,6 +165,10 @@ class RuntimeParams(Section):
 
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     """Longest time between two checkpoints."""
+    num_train_samples: Annotated[int, Field(ge=0)]
+    """Validation dialogues continued at each validation during training, for W&B."""
+    shard_model: bool
+    """With several processes, split weights and optimizer state over them (FSDP2)."""
 
 
 class Params(Section):
@@ -177,6 +205,12 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         faults = [_fault(dict(fault)) for fault in error.errors()]
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise UserError(f"{path} has {len(faults)} fault(s):\n{lines}") from None
+    train = params.train
+    if train.eval_steps is None and (train.load_best_model_at_end or train.early_stopping_patience):
+        raise UserError(
+            f"{path}: train.load_best_model_at_end and train.early_stopping_patience go by the "
+            "validation loss; set train.eval_steps."
+        )
     if params.data.validation_fraction + params.data.test_fraction >= 1:
         raise UserError(
             f"{path}: data.validation_fraction {params.data.validation_fraction} and "

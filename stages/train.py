@@ -5,30 +5,44 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+import torch
+from torch import nn
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from stages.device import choose_device, keep_freed_memory, set_threads
+from stages.corpus.dialogue import read_dialogues
+from stages.device import Device, choose_device, keep_freed_memory, set_threads
 from stages.encoding.dataset import PackedRows
-from stages.encoding.speakers import load_tokenizer
+from stages.encoding.speakers import SpeakerTokens, load_tokenizer
+from stages.errors import UserError
+from stages.evaluation.generation import continue_dialogues
 from stages.files import weights_sha256, write_csv, write_json
 from stages.inputs import Inputs
-from stages.params import load_params
+from stages.params import Params, load_params
 from stages.process import run_stage
 from stages.timing import record_timing
 from stages.training.checkpoint import CheckpointFolder
-from stages.training.model import load_for_training, publish
+from stages.training.flops import flops_per_token, matmul_peak
+from stages.training.model import add_adapters, as_generator, load_for_training, publish
+from stages.training.processes import start_processes, whole_weights
+from stages.training.progress import Timing
 from stages.training.tracking import start_run
-from stages.training.trainer import LOG_COLUMNS, fine_tune
+from stages.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, fine_tune
+
+SAMPLE_COLUMNS = ("dialogue", "prompt", "model", "people")
 
 
 def main() -> None:
     """Load, train (or continue), check that nothing changed meanwhile, publish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoded", type=Path, required=True, help="prep's windows and tokenizer")
+    parser.add_argument("--validation", type=Path, required=True, help="dialogues, for samples")
     parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--checkpoints", type=Path, required=True, help="outside DVC's outputs")
@@ -37,81 +51,179 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True, help="one row per step, CSV")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
+    processes = start_processes("stages.train")
+    if processes is None:
+        return
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
     params = load_params()
-    inputs = Inputs([args.encoded, args.base, args.lock], declared_params)
+    inputs = Inputs([args.encoded, args.validation, args.base, args.lock], declared_params)
+    num_threads = max(1, params.train.num_threads // processes.num_on_this_host)
     device = choose_device(
         precision=params.train.mixed_precision,
         compile_model=params.train.torch_compile,
         num_threads=params.train.num_threads,
     )
-    for note in device.notes:
-        print(f"train: {note}", file=sys.stderr)
-    set_threads(params.train.num_threads)
+    set_threads(num_threads)
     set_seed(params.seed)
 
     tokenizer_folder = args.encoded / "tokenizer"
-    rows = PackedRows(
-        args.encoded,
+    pad_token_id = load_tokenizer(tokenizer_folder).pad_token_id
+    read_rows = partial(
+        PackedRows,
         max_length=params.encoding.max_length,
         packing=params.train.packing,
-        pad_token_id=load_tokenizer(tokenizer_folder).pad_token_id,
+        pad_token_id=pad_token_id,
     )
+    rows = read_rows(args.encoded)
+    validation = None
+    if params.train.eval_steps is not None:
+        validation = read_rows(args.encoded / "validation", num_windows=params.train.eval_windows)
+        if not validation.num_target_tokens:
+            raise UserError(
+                "train.eval_steps is set, and there is nothing to validate on: no validation "
+                "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
+            )
     model = load_for_training(args.base, tokenizer_folder)
-    print(
-        f"train: {rows.num_target_tokens:,} target tokens in {len(rows):,} rows, "
-        f"{model.num_parameters():,} parameters, {device.kind}, {device.precision}"
-        f"{', compiled' if device.compiled else ''}",
-        flush=True,
-    )
-    with (
-        CheckpointFolder(args.checkpoints, inputs.fingerprint) as checkpoints,
-        start_run(job_type="train", config=params.model_dump()) as run,
-    ):
+    nn.Module.to(model, device.kind)
+    adapters = None
+    if params.train.lora.rank is not None:
+        if params.runtime.shard_model:
+            raise UserError("runtime.shard_model and train.lora.rank do not go together; set one.")
+        adapters = add_adapters(model, params.train.lora, len(load_tokenizer(args.base)))
+    if processes.is_main:
+        for note in device.notes:
+            print(f"train: {note}", file=sys.stderr)
+        trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        print(
+            f"train: {rows.num_target_tokens:,} target tokens in {len(rows):,} rows, "
+            f"{trained:,} trained parameters, {device.kind}, {device.precision}"
+            f"{', compiled' if device.compiled else ''}"
+            f"{f', {processes.size} processes' if processes.size > 1 else ''}",
+            flush=True,
+        )
+    is_sharded = params.runtime.shard_model and processes.size > 1
+    with ExitStack() as stack:
+        checkpoints, run = None, None
+        if processes.is_main:
+            folder = CheckpointFolder(args.checkpoints, inputs.fingerprint)
+            checkpoints = stack.enter_context(folder)
+            run = stack.enter_context(start_run(job_type="train", config=params.model_dump()))
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            assert run is not None
+            run.log({f"train/{name}": value for name, value in metrics.items()}, step=step)
+
+        def on_validation(step: int) -> None:
+            if run is not None and not is_sharded:
+                with as_generator(model):
+                    rows = samples(model, tokenizer_folder, args.validation, params)
+                run.log_samples("train/samples", SAMPLE_COLUMNS, rows, step=step)
+
         result = fine_tune(
             model,
             rows,
             params.train,
             seed=params.seed,
             device=device,
+            processes=processes,
             checkpoints=checkpoints,
             checkpoint_minutes=params.runtime.checkpoint_minutes,
-            on_step=lambda step, metrics: run.log(
-                {f"train/{name}": value for name, value in metrics.items()}, step=step
-            ),
+            shard_model=params.runtime.shard_model,
+            validation=validation,
+            on_step=on_step,
+            on_validation=on_validation,
         )
+        weights = whole_weights(model) if is_sharded else None
+        if checkpoints is None or run is None:
+            return
         inputs.check_unchanged()
-        publish(model, tokenizer_folder, args.model)
-        last_epoch = [entry for entry in result.log if entry["epoch"] > params.train.epochs - 1]
+        timing = timing_figures(
+            model, result.timing, device, params.train.batch_size * rows.max_length
+        )
+        if adapters is not None:
+            adapters.merge_and_unload()
+        publish(model, tokenizer_folder, args.model, weights)
+        last_epoch = result.log[-1]["epoch"] - 1
         metrics = {
             "num_steps": len(result.log),
             "num_rows": len(rows),
             "num_target_tokens": rows.num_target_tokens,
             "packing_efficiency": rows.packing_efficiency,
             "first_loss": result.log[0]["loss"],
-            "last_epoch_loss": mean_loss(last_epoch),
+            "last_epoch_loss": mean_loss([e for e in result.log if e["epoch"] > last_epoch]),
         }
-        write_csv(args.log, LOG_COLUMNS, ([row[c] for c in LOG_COLUMNS] for row in result.log))
+        if result.best_step is not None:
+            metrics["best_step"] = result.best_step
+            metrics["best_validation_loss"] = result.log[result.best_step - 1][VALIDATION_LOSS]
+        columns = [*LOG_COLUMNS, VALIDATION_LOSS]
+        write_csv(args.log, columns, ([row.get(c, "") for c in columns] for row in result.log))
         write_json(args.metrics, metrics)
         record_timing(
             args.timing,
             "train",
-            {
-                **vars(result.timing),
-                "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-                "device": device.kind,
-                "precision": device.precision,
-                "compiled": device.compiled,
-                "num_threads": params.train.num_threads,
+            timing
+            | {
+                "num_processes": processes.size,
+                "num_threads": num_threads,
                 "model_sha256": weights_sha256(args.model),
                 "last_step": len(result.log),
                 "wandb_run_id": run.run_id,
             },
         )
         checkpoints.finish()
+
+
+def samples(
+    model: PreTrainedModel, tokenizer_folder: Path, validation: Path, params: Params
+) -> list[list[str]]:
+    """A few validation dialogues continued by the model as it is now, ``SAMPLE_COLUMNS``."""
+    found = continue_dialogues(
+        model,
+        SpeakerTokens(load_tokenizer(tokenizer_folder)),
+        list(islice(read_dialogues(validation), 10 * params.runtime.num_train_samples)),
+        num_samples=params.runtime.num_train_samples,
+        prompt_turns=4,
+        reply_turns=2,
+        max_new_tokens=40,
+        temperature=0.7,
+        top_p=0.9,
+        seed=params.seed,
+    )
+    return [
+        [
+            sample.dialogue_id,
+            *(
+                "\n".join(f"{turn.speaker}: {turn.utterance}" for turn in turns)
+                for turns in (sample.prompt, sample.reply, sample.human)
+            ),
+        ]
+        for sample in found
+    ]
+
+
+def timing_figures(
+    model: PreTrainedModel, timing: Timing, device: Device, num_tokens: int
+) -> dict[str, Any]:
+    """Speed, share of the peak (``num_tokens`` in a forward pass), memory, device."""
+    per_row_token, per_target = flops_per_token(model)
+    used = per_row_token * timing.row_tokens_per_second + per_target * timing.tokens_per_second
+    peak = matmul_peak(device, num_rows=num_tokens, width=model.config.hidden_size)
+    if device.kind == "cuda":
+        peak_memory = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {
+        **vars(timing),
+        "matmul_peak_gflops": peak / 1e9,
+        "share_of_matmul_peak": used / peak,
+        "peak_memory_gb": peak_memory,
+        "device": device.kind,
+        "precision": device.precision,
+        "compiled": device.compiled,
+    }
 
 
 def mean_loss(log: list[dict[str, float]]) -> float:

@@ -1,4 +1,4 @@
-"""A GPT-2 small enough to train in a test: two layers, eight dimensions, a BPE made on the spot."""
+"""Models small enough to train in a test: two layers, a BPE made on the spot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from stages.files import write_json
 
@@ -19,11 +19,68 @@ END_OF_TEXT = "<|endoftext|>"
 MAX_POSITIONS = 1024
 
 
-def make_tiny_gpt2(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
-    """Write a random GPT-2 and a byte-level BPE of at most 400 tokens learned from ``texts``.
+def make_tiny_gpt2(
+    folder: Path, texts: Iterable[str], *, seed: int = 0, dropout: float = 0.0
+) -> None:
+    """Write a random GPT-2 of eight dimensions and a tokenizer learned from ``texts``.
 
-    Like GPT-2's, the tokenizer has one special token, which begins, ends and stands for the
-    unknown. The same texts and seed give the same bytes.
+    The same texts and seed give the same bytes.
+    """
+    bpe = _write_tokenizer(folder, texts)
+    # As in GPT-2's own repository, config.json alone says that this is a GPT2Tokenizer.
+    write_json(folder / "tokenizer_config.json", {"model_max_length": MAX_POSITIONS})
+    config = GPT2Config(
+        n_layer=2,
+        n_embd=8,
+        n_head=2,
+        n_positions=MAX_POSITIONS,
+        vocab_size=bpe.get_vocab_size(),
+        bos_token_id=bpe.token_to_id(END_OF_TEXT),
+        eos_token_id=bpe.token_to_id(END_OF_TEXT),
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config)
+    model.save_pretrained(folder)
+
+
+def make_tiny_llama(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
+    """Write a random Llama of sixteen dimensions, and the tokenizer of ``make_tiny_gpt2``.
+
+    It differs where models do: rotary positions, four heads that share two keys and values, no
+    biases, a head that is not tied to the embeddings.
+    """
+    bpe = _write_tokenizer(folder, texts)
+    write_json(
+        folder / "tokenizer_config.json",
+        {"model_max_length": MAX_POSITIONS, "tokenizer_class": "GPT2Tokenizer"},
+    )
+    config = LlamaConfig(
+        num_hidden_layers=2,
+        hidden_size=16,
+        intermediate_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_POSITIONS,
+        vocab_size=bpe.get_vocab_size(),
+        bos_token_id=bpe.token_to_id(END_OF_TEXT),
+        eos_token_id=bpe.token_to_id(END_OF_TEXT),
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+
+
+def _write_tokenizer(folder: Path, texts: Iterable[str]) -> Tokenizer:
+    """A byte-level BPE of at most 400 tokens learned from ``texts``.
+
+    Like GPT-2's, it has one special token, which begins, ends and stands for the unknown.
     """
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -39,21 +96,4 @@ def make_tiny_gpt2(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None
     )
     folder.mkdir(parents=True, exist_ok=True)
     bpe.save(str(folder / "tokenizer.json"))
-    # As in GPT-2's own repository, config.json alone says that this is a GPT2Tokenizer.
-    write_json(folder / "tokenizer_config.json", {"model_max_length": MAX_POSITIONS})
-    config = GPT2Config(
-        n_layer=2,
-        n_embd=8,
-        n_head=2,
-        n_positions=MAX_POSITIONS,
-        vocab_size=bpe.get_vocab_size(),
-        bos_token_id=bpe.token_to_id(END_OF_TEXT),
-        eos_token_id=bpe.token_to_id(END_OF_TEXT),
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
-    model.save_pretrained(folder)
+    return bpe

@@ -85,25 +85,52 @@ def write_windows(folder: Path, windows: Sequence[Window]) -> None:
 class PackedRows(Dataset[dict[str, Tensor]]):
     """Rows of ``max_length`` tokens, each of several windows (or of one, without packing)."""
 
-    def __init__(self, folder: Path, *, max_length: int, packing: bool, pad_token_id: int) -> None:
-        """Map the arrays into memory and lay out the rows."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_length: int,
+        packing: bool,
+        pad_token_id: int,
+        num_windows: int | None = None,
+    ) -> None:
+        """Map the arrays into memory and lay out the rows.
+
+        Args:
+            folder: Holds the three arrays.
+            max_length: Tokens per row.
+            packing: Several windows per row, or one.
+            pad_token_id: Fills the rows.
+            num_windows: Take only so many windows, spread evenly over all; None takes all.
+        """
         self.input_ids = np.load(folder / "input_ids.npy", mmap_mode="r")
         self.is_target = np.load(folder / "is_target.npy", mmap_mode="r")
         self.window_starts = np.load(folder / "window_starts.npy", mmap_mode="r")
         self.max_length = max_length
         self.pad_token_id = pad_token_id
-        lengths = np.diff(self.window_starts).tolist()
-        self.rows = pack(lengths, max_length) if packing else [[w] for w in range(len(lengths))]
+        lengths = np.diff(self.window_starts)
+        wanted = len(lengths) if num_windows is None else min(num_windows, len(lengths))
+        windows = [index * len(lengths) // wanted for index in range(wanted)]
+        places = (
+            pack(lengths[windows].tolist(), max_length) if packing else [[i] for i in range(wanted)]
+        )
+        self.rows = [[windows[place] for place in row] for row in places]
+        self._num_tokens = int(lengths[windows].sum())
 
     @property
     def num_target_tokens(self) -> int:
         """Tokens trained once per epoch."""
-        return int(self.is_target.sum())
+        return sum(self.num_targets(index) for index in range(len(self)))
+
+    def num_targets(self, index: int) -> int:
+        """Tokens of one row that are trained."""
+        starts = self.window_starts
+        return sum(int(self.is_target[starts[w] : starts[w + 1]].sum()) for w in self.rows[index])
 
     @property
     def packing_efficiency(self) -> float:
         """Real tokens over row capacity."""
-        return len(self.input_ids) / (len(self.rows) * self.max_length)
+        return self._num_tokens / (len(self.rows) * self.max_length)
 
     def __len__(self) -> int:
         """Rows per epoch."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from stages.encoding.speakers import (
     END_OF_TURN,
@@ -15,7 +19,9 @@ from stages.encoding.speakers import (
     load_tokenizer,
     speaker_token,
 )
+from stages.errors import UserError
 from stages.files import new_folder
+from stages.params import LoraParams
 
 
 def load_for_training(base: Path, tokenizer_folder: Path) -> PreTrainedModel:
@@ -54,8 +60,75 @@ def _weight(layer: nn.Module) -> Tensor:
     return layer.weight
 
 
-def publish(model: PreTrainedModel, tokenizer_folder: Path, target: Path) -> None:
+@contextmanager
+def as_generator(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model in training write text: nothing compiled, no dropout, with a cache."""
+    attention, was_training = model.config._attn_implementation, model.training
+    model.eval()
+    model.set_attn_implementation("sdpa")
+    model.config.use_cache = True
+    try:
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+            yield
+    finally:
+        model.config.use_cache = False
+        model.set_attn_implementation(attention)
+        model.train(was_training)
+
+
+def add_adapters(model: PreTrainedModel, lora: LoraParams, num_old_tokens: int) -> PeftModel:
+    """Freeze the model but for low-rank adapters and the embeddings of the new tokens.
+
+    Args:
+        model: Changed in place.
+        lora: With a rank.
+        num_old_tokens: Rows of the embeddings that stay as they are.
+
+    Returns:
+        What ``merge_and_unload`` is called on in the end.
+
+    Raises:
+        UserError: the model has no layer of a name in ``lora.targets``.
+    """
+    targets = lora.targets
+    assert lora.rank is not None
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type] # a float does
+        target_modules=targets if targets == "all-linear" else targets.replace(" ", "").split(","),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted = get_peft_model(model, settings)
+    except ValueError as error:
+        layers = (n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D))
+        names = sorted({name.rsplit(".", 1)[-1] for name in layers})
+        raise UserError(
+            f"train.lora.targets: found {targets!r}; wanted all-linear, or some of "
+            f"{', '.join(names)}."
+        ) from error
+    assert isinstance(adapted, PeftModel)
+
+    def keep_old_rows(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[:num_old_tokens] = 0
+        return gradient
+
+    for weight in {_weight(model.get_input_embeddings()), _weight(model.get_output_embeddings())}:
+        weight.requires_grad_(True)
+        weight.register_hook(keep_old_rows)  # type: ignore[no-untyped-call]
+    return adapted
+
+
+def publish(
+    model: PreTrainedModel,
+    tokenizer_folder: Path,
+    target: Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a complete transformers folder: weights, config, tokenizer, generation settings.
+
+    ``weights`` stand in for the model's own, of which a process may hold only a part.
 
     Generation ends at ``<|endofturn|>``; padding is ``<|pad|>``. The same weights give the same
     bytes: no optimizer pickles, no paths.
@@ -63,6 +136,7 @@ def publish(model: PreTrainedModel, tokenizer_folder: Path, target: Path) -> Non
     tokenizer = load_tokenizer(tokenizer_folder)
     end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     pad = tokenizer.convert_tokens_to_ids(PAD)
+    model.set_attn_implementation("sdpa")
     model.config.use_cache = True
     model.config._name_or_path = ""
     for config in (model.config, model.generation_config):
@@ -70,7 +144,7 @@ def publish(model: PreTrainedModel, tokenizer_folder: Path, target: Path) -> Non
             config.eos_token_id = end_of_turn
             config.pad_token_id = pad
     with new_folder(target) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=dict(weights) if weights else None)
         tokenizer.save_pretrained(folder)
-        for weights in folder.glob("*.safetensors"):
-            weights.chmod(0o644)  # safetensors writes 0600
+        for file in folder.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors writes 0600

@@ -1,55 +1,48 @@
-"""The Trainer of transformers on packed rows: what it logs, when it saves, when it must stop."""
+"""The training loop: AdamW on packed rows, continued from the newest checkpoint.
+
+A step is a function of the weights, the moments, the seed and its number; so a run that was killed
+ends with the same bytes as one that was not.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-from transformers import (
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import PreTrainedModel
 
 from stages.device import Device
 from stages.encoding.dataset import PackedRows
 from stages.errors import UserError
 from stages.params import TrainParams
+from stages.training import snapshot
 from stages.training.checkpoint import CheckpointFolder
-from stages.training.loss import attach_packed_loss
+from stages.training.loss import PackedLoss, decoder_blocks
+from stages.training.processes import Processes, shard, whole
+from stages.training.progress import Progress, Timing
+from stages.training.schedule import Schedule
 
 LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
-
-
-@dataclass
-class Timing:
-    """Wall-clock figures of this process; a resumed run covers only its own steps."""
-
-    first_step_seconds: float = 0.0
-    """From the start of training to the end of the first step: mostly compilation."""
-    seconds: float = 0.0
-    """All steps, checkpoints included."""
-    tokens_per_second: float = 0.0
-    """Target tokens over time, from the second step on."""
-    num_steps: int = 0
-    """Optimizer steps in this process."""
+VALIDATION_LOSS = "validation_loss"
+Log = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What one run of training leaves."""
 
-    log: list[dict[str, float]]
-    """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step."""
+    log: Log
+    """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step.
+    Where the validation loss was measured, also that."""
+    best_step: int | None
+    """The step of the lowest validation loss."""
     timing: Timing
 
 
@@ -60,165 +53,266 @@ def fine_tune(
     *,
     seed: int,
     device: Device,
-    checkpoints: CheckpointFolder,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
+    checkpoints: CheckpointFolder | None,
     checkpoint_minutes: float,
-    on_step: Callable[[int, dict[str, float]], None],
+    shard_model: bool = False,
+    validation: PackedRows | None = None,
+    on_step: Callable[[int, dict[str, float]], None] = lambda _step, _metrics: None,
+    on_validation: Callable[[int], None] = lambda _step: None,
 ) -> TrainResult:
     """Train in place, from the newest checkpoint if there is one.
 
     Args:
-        model: In float32; its forward becomes the packed loss.
+        model: In float32, on its device.
         rows: The training set.
         train: Hyperparameters.
         seed: Of row order and dropout.
         device: From ``choose_device``.
-        checkpoints: Where to save and what to continue from.
+        processes: This process among those of the run; each takes a part of every step's rows.
+        checkpoints: Where to save and what to continue from; None in all but the main process.
         checkpoint_minutes: Longest time between two saves.
-        on_step: Called after each optimizer step with its number and its metrics.
+        shard_model: Split the model over the processes.
+        validation: For the validation loss, every ``train.eval_steps``.
+        on_step: Called in the main process after each step with its number and its metrics.
+        on_validation: Called in the main process after each validation.
 
     Raises:
-        UserError: the loss or the gradient is no longer finite.
+        UserError: the loss or the gradient is no longer finite, or memory ran out.
     """
-    attach_packed_loss(model, compiled=device.compiled)
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints.path),
-        per_device_train_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        num_train_epochs=train.epochs,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.lr_scheduler_type,
-        warmup_steps=train.warmup_steps,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch_fused",
-        bf16=device.precision == "bf16",
-        fp16=device.precision == "fp16",
-        use_cpu=device.kind == "cpu",
-        seed=seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # _Watch asks for saves, by the clock
-        save_total_limit=2,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.kind == "cuda",
-        disable_tqdm=True,
-        report_to="none",
-    )
-    watch = _Watch(checkpoints, checkpoint_minutes, on_step)
-    trainer = _CountingTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        data_collator=partial(rows.collate, batch_size=train.batch_size),
-        callbacks=[watch],
-    )
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ == "PrinterCallback":
-            trainer.remove_callback(callback)
-    newest = checkpoints.newest()
-    if newest is not None:
-        print(f"train: continuing from {newest.name}", flush=True)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    log = [
-        {column: entry[column] for column in LOG_COLUMNS}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
-    return TrainResult(log, watch.timing)
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    loss = PackedLoss(model, device)
+    if shard_model and processes.size > 1:
+        shard(loss, decoder_blocks(model))
+    trainer = _Trainer(loss, rows, train, seed=seed, device=device, processes=processes)
+    try:
+        return trainer.run(checkpoints, checkpoint_minutes, validation, on_step, on_validation)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        if "alloc" in str(error) and "memory" in str(error):
+            raise _out_of_memory() from error
+        raise
 
 
-class _CountingTrainer(Trainer):
-    """A Trainer whose log says how many targets each step had, so that losses can be averaged."""
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """The step's batches and their targets; the latter are kept for the log."""
-        batches, num_target_tokens = super().get_batch_samples(*args, **kwargs)
-        assert num_target_tokens is not None, "rows always have labels"
-        self.num_target_tokens = int(num_target_tokens)
-        return batches, num_target_tokens
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a step's metrics with its count of targets."""
-        if "loss" in logs:
-            logs["num_target_tokens"] = self.num_target_tokens
-        super().log(logs, start_time)
-
-
-@dataclass
-class _Watch(TrainerCallback):
-    """Progress, metrics, checkpoints by the clock, and a stop at the first non-finite loss."""
-
-    checkpoints: CheckpointFolder
-    checkpoint_minutes: float
-    report: Callable[[int, dict[str, float]], None]
-    timing: Timing = field(default_factory=Timing)
-
-    def __post_init__(self) -> None:
-        self._start = self._first_end = self._last_save = time.monotonic()
-        self._num_target_tokens = 0.0  # since the first step's end
-        self._bar: tqdm[Any] | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._start = self._last_save = time.monotonic()
-        self._first_step = state.global_step + 1
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="train",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0 if sys.stderr.isatty() else 30,
-        )
-
-    def on_log(
+class _Trainer:
+    def __init__(
         self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
+        loss: PackedLoss,
+        rows: PackedRows,
+        train: TrainParams,
+        *,
+        seed: int,
+        device: Device,
+        processes: Processes,
     ) -> None:
-        if logs is None or "loss" not in logs:
-            return
-        step = state.global_step
-        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+        self.loss = loss
+        self.rows = rows
+        self.train = train
+        self.device = device
+        self.processes = processes
+        self.schedule = Schedule(train, num_rows=len(rows), seed=seed)
+        self.parameters = [each for each in loss.parameters() if each.requires_grad]
+        self.optimizer = AdamW(self._groups(), fused=True)
+        self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
+        self.log: Log = []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Matrices decay; biases and norms do not, nor embeddings of which only new rows train."""
+        exempt: set[Tensor | nn.Module] = set()
+        if self.train.lora.rank is not None:
+            model = self.loss.model
+            exempt = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for each in self.parameters:
+            groups[each.ndim >= 2 and each not in exempt].append(each)
+        return [
+            {"params": parameters, "weight_decay": self.train.weight_decay if decays else 0.0}
+            for decays, parameters in groups.items()
+            if parameters
+        ]
+
+    def run(
+        self,
+        checkpoints: CheckpointFolder | None,
+        checkpoint_minutes: float,
+        validation: PackedRows | None,
+        on_step: Callable[[int, dict[str, float]], None],
+        on_validation: Callable[[int], None],
+    ) -> TrainResult:
+        """All steps that no earlier process has made and saved."""
+        first_step = self._continue(checkpoints)
+        num_steps = self.schedule.num_steps
+        progress = Progress(
+            first_step=first_step, num_steps=num_steps, shown=self.processes.is_main
+        )
+        last_save = time.monotonic()
+        for step in range(first_step, num_steps):
+            if self._has_stopped_early():
+                break
+            entry = self._step(step)
+            self.log.append(entry)
+            progress.step(
+                entry["loss"],
+                int(entry["num_target_tokens"]),
+                len(self.schedule.rows(step)) * self.rows.max_length,
+            )
+            number = step + 1
+            is_best = False
+            if validation is not None and self._validates(number):
+                entry[VALIDATION_LOSS] = self._validation_loss(validation)
+                is_best = self._best_step() == number
+                progress.say(f"step {number}: validation loss {entry[VALIDATION_LOSS]:.4f}")
+                if self.processes.is_main:
+                    on_validation(number)
+            if self.processes.is_main:
+                on_step(number, entry | {"tokens_per_second": progress.timing.tokens_per_second})
+            is_due = time.monotonic() - last_save > 60 * checkpoint_minutes
+            needs_best = is_best and self.train.load_best_model_at_end
+            if self.processes.share(is_due or needs_best):
+                self._save(number, checkpoints)
+                last_save = time.monotonic()
+        progress.close()
+        best_step = self._best_step()
+        if self.train.load_best_model_at_end and best_step not in (None, len(self.log)):
+            self._load_weights(best_step, checkpoints)
+        return TrainResult(self.log, best_step, progress.timing)
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One optimizer step (from 0)."""
+        indices = self.schedule.rows(step)
+        num_targets = sum(self.rows.num_targets(index) for index in indices)
+        torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
+        nll = torch.zeros((), device=self.loss.model.device)
+        for batch in self._batches(indices):
+            with self._autocast():
+                loss = self.loss(**batch, num_targets=num_targets)
+            self.scaler.scale(loss).backward()
+            nll += loss.detach()
+        self.processes.sum_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
+        loss_of_step = self.processes.total(nll)
+        grad_norm = float(whole(norm))
+        may_skip = self.device.precision == "fp16"  # loss scaling leaves out a step that overflows
+        if not math.isfinite(loss_of_step) or not (math.isfinite(grad_norm) or may_skip):
             raise UserError(
-                f"step {step}: the loss is {logs['loss']} and the gradient's norm "
-                f"{logs['grad_norm']}. Nothing was published. Lower train.learning_rate, add "
+                f"step {step + 1}: the loss is {loss_of_step} and the gradient's norm "
+                f"{grad_norm}. Nothing was published. Lower train.learning_rate, add "
                 "train.warmup_steps, or set train.mixed_precision to no."
             )
-        now = time.monotonic()
-        self.timing.num_steps += 1
-        self.timing.seconds = now - self._start
-        if step == self._first_step:
-            self.timing.first_step_seconds = self.timing.seconds
-            self._first_end = now
-        else:
-            self._num_target_tokens += logs["num_target_tokens"]
-            self.timing.tokens_per_second = self._num_target_tokens / (now - self._first_end)
-        metrics = {column: logs[column] for column in LOG_COLUMNS if column in logs}
-        if self._bar is not None:
-            speed = f"{self.timing.tokens_per_second:.0f}"
-            self._bar.set_postfix_str(f"loss {logs['loss']:.3f}, {speed} tokens/s", refresh=False)
-            self._bar.update()
-        self.report(step, metrics | {"tokens_per_second": self.timing.tokens_per_second})
+        rate = self.schedule.learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return {
+            "step": step + 1,
+            "epoch": self.schedule.epoch(step),
+            "loss": loss_of_step,
+            "num_target_tokens": num_targets,
+            "learning_rate": rate,
+            "grad_norm": grad_norm,
+        }
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        control.should_save = time.monotonic() - self._last_save > 60 * self.checkpoint_minutes
-        return control
+    def _batches(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """This process's part of a step's rows, in equally many batches in every process."""
+        mine = indices[self.processes.rank :: self.processes.size]
+        most = math.ceil(len(indices) / self.processes.size)
+        rows_per_step = self.train.batch_size * self.train.gradient_accumulation_steps
+        size = min(self.train.batch_size, math.ceil(rows_per_step / self.processes.size))
+        return [
+            {
+                name: tensor.to(self.loss.model.device)
+                for name, tensor in self.rows.collate(
+                    [self.rows[index] for index in mine[start : start + size]], size
+                ).items()
+            }
+            for start in range(0, most, size)
+        ]
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.checkpoints.complete(state.global_step)
-        self._last_save = time.monotonic()
+    @torch.no_grad()
+    def _validation_loss(self, validation: PackedRows) -> float:
+        """Nats per target token over the rows, summed and divided once."""
+        self.loss.eval()
+        nll = torch.zeros((), dtype=torch.float64, device=self.loss.model.device)
+        num_rows, size = len(validation), self.train.batch_size
+        stride = size * self.processes.size
+        for start in range(0, num_rows, stride):
+            mine = range(
+                start + self.processes.rank, min(start + stride, num_rows), self.processes.size
+            )
+            batch = validation.collate([validation[index] for index in mine], size)
+            with self._autocast():
+                nll += self.loss(
+                    **{name: tensor.to(nll.device) for name, tensor in batch.items()},
+                    num_targets=1,
+                )
+        self.loss.train()
+        return self.processes.total(nll) / validation.num_target_tokens
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def _validates(self, number: int) -> bool:
+        every = self.train.eval_steps
+        return every is not None and (number % every == 0 or number == self.schedule.num_steps)
+
+    def _best_step(self) -> int | None:
+        measured = [entry for entry in self.log if VALIDATION_LOSS in entry]
+        if not measured:
+            return None
+        return int(min(measured, key=lambda entry: entry[VALIDATION_LOSS])["step"])
+
+    def _has_stopped_early(self) -> bool:
+        patience, best_step = self.train.early_stopping_patience, self._best_step()
+        if patience is None or best_step is None:
+            return False
+        later = [entry for entry in self.log[best_step:] if VALIDATION_LOSS in entry]
+        return len(later) >= patience
+
+    def _continue(self, checkpoints: CheckpointFolder | None) -> int:
+        """Take up the newest checkpoint; return the number of steps that are made."""
+        newest = checkpoints.newest() if checkpoints is not None else None
+        step, state = self.processes.share((newest.step, newest.state) if newest else (0, {}))
+        if step:
+            if self.processes.is_main:
+                print(f"train: continuing from checkpoint-{step}", flush=True)
+            tensors = newest.tensors if newest else None
+            snapshot.restore(self.loss, self.optimizer, step, tensors, self.processes)
+            self.scaler.load_state_dict(state["scaler"])
+            self.log = state["log"]
+        return int(step)
+
+    def _save(self, step: int, checkpoints: CheckpointFolder | None) -> None:
+        tensors = snapshot.take(self.loss, self.optimizer)
+        if checkpoints is not None:
+            best_step = self._best_step() if self.train.load_best_model_at_end else None
+            state: dict[str, Any] = {"log": self.log, "scaler": self.scaler.state_dict()}
+            saved = checkpoints.save(step, tensors, state, keep=[best_step] if best_step else [])
+            if not saved and best_step == step:
+                raise UserError(
+                    f"the best weights so far (step {step}) could not be saved, and "
+                    "train.load_best_model_at_end needs them. Free some space and run the same "
+                    "command again."
+                )
+
+    def _load_weights(self, step: int | None, checkpoints: CheckpointFolder | None) -> None:
+        assert step is not None
+        checkpoint = checkpoints.load(step) if checkpoints is not None else None
+        tensors = checkpoint.tensors if checkpoint else None
+        snapshot.restore_weights(self.loss, tensors, self.processes)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.device.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.kind, dtype=types[self.device.precision])
+
+
+def _out_of_memory() -> UserError:
+    return UserError(
+        "out of memory. Lower train.batch_size (and raise train.gradient_accumulation_steps by "
+        "the same factor: the result is the same but for rounding) or encoding.max_length, or set "
+        "train.gradient_checkpointing. Nothing was published."
+    )

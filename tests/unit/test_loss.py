@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+)
 
+from stages.device import Device
 from stages.encoding.dataset import PackedRows, write_windows
 from stages.encoding.packing import IGNORE_INDEX
 from stages.encoding.windows import Window
-from stages.training.loss import attach_packed_loss, summed_nll
+from stages.training import loss as loss_module
+from stages.training.loss import PackedLoss, summed_nll
+from tests.conftest import TEXTS
+from tests.tiny_model import make_tiny_llama
 
 WINDOWS = [
     Window([5, 40, 41, 42, 6], [False, True, True, True, True]),
@@ -20,13 +36,47 @@ WINDOWS = [
     Window([5, 60, 6], [False, True, True]),
 ]
 NUM_TARGETS = 8
+CPU = Device(kind="cpu", precision="no", compiled=False, notes=())
+TINY: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+Gradients = dict[str, Tensor]
 
 
-def tiny_model(folder: Path) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def model(
+    request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> PreTrainedModel:
+    """One whose head is tied to its embeddings, one whose is not and whose heads share keys."""
+    folder = tiny_base
+    if request.param == "llama":
+        folder = tmp_path_factory.mktemp("base") / "tiny-llama"
+        make_tiny_llama(folder, TEXTS)
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
     )
-    attach_packed_loss(model, compiled=False)
+    assert loaded.config.tie_word_embeddings == (request.param == "gpt2")
+    return enlarged(loaded)
+
+
+@pytest.fixture
+def loss(model: PreTrainedModel) -> PackedLoss:
+    return PackedLoss(deepcopy(model), CPU)
+
+
+@torch.no_grad()
+def enlarged(model: PreTrainedModel) -> PreTrainedModel:
+    """With sharp attention and logits: random weights at their beginning make both uniform."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(10)
     return model
 
 
@@ -38,40 +88,191 @@ def batch(folder: Path, *, packing: bool, max_length: int = 16) -> dict[str, Ten
 
 
 def loss_and_gradients(
-    model: PreTrainedModel, inputs: dict[str, Tensor]
-) -> tuple[float, list[Tensor]]:
-    model.zero_grad()
-    loss = model(**inputs, num_items_in_batch=torch.tensor(NUM_TARGETS))["loss"]
-    loss.backward()
-    return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    loss: PackedLoss, inputs: dict[str, Tensor], *, scale: float = 1.0
+) -> tuple[float, Gradients]:
+    loss.zero_grad()
+    value = loss(**inputs, num_targets=NUM_TARGETS)
+    (scale * value).backward()
+    return value.item(), gradients(loss.model)
 
 
-def test_packed_equals_unpacked(tiny_base: Path, tmp_path: Path) -> None:
-    model = tiny_model(tiny_base)
-    packed_batch = batch(tmp_path / "a", packing=True)
-    assert len(packed_batch["input_ids"]) == 1  # all three windows share one row
-    packed = loss_and_gradients(model, packed_batch)
-    unpacked = loss_and_gradients(model, batch(tmp_path / "b", packing=False))
-    assert packed[0] == pytest.approx(unpacked[0], rel=1e-6)
-    for one, other in zip(packed[1], unpacked[1], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+def from_the_definition(model: PreTrainedModel) -> tuple[float, Gradients]:
+    """Every window alone, unmasked, by transformers' own attention and all of its logits."""
+    model = deepcopy(model)
+    nll: Any = torch.zeros(())
+    for window in WINDOWS:
+        ids = torch.tensor(window.input_ids)
+        log_probabilities = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
+        for place in range(1, len(ids)):
+            if window.is_target[place]:
+                nll = nll - log_probabilities[place - 1, ids[place]]
+    (nll / NUM_TARGETS).backward()
+    return nll.item() / NUM_TARGETS, gradients(model)
 
 
-def test_padding_and_empty_rows_change_nothing(tiny_base: Path, tmp_path: Path) -> None:
-    model = tiny_model(tiny_base)
+def gradients(model: PreTrainedModel) -> Gradients:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_equal(
+    found: tuple[float, Gradients], expected: tuple[float, Gradients], *, tolerance: float = 1e-6
+) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert found[1].keys() == expected[1].keys()
+    largest = max(gradient.norm().item() for gradient in expected[1].values())
+    for name, gradient in expected[1].items():
+        error = (found[1][name] - gradient).norm().item()
+        assert error <= 3 * tolerance * max(gradient.norm().item(), largest / 100), name
+
+
+def test_packed_equals_unpacked(loss: PackedLoss, tmp_path: Path) -> None:
+    packed = batch(tmp_path / "a", packing=True)
+    assert len(packed["input_ids"]) == 1  # all three windows share one row
+    unpacked = batch(tmp_path / "b", packing=False)
+    check_equal(loss_and_gradients(loss, packed), loss_and_gradients(loss, unpacked))
+
+
+@pytest.mark.parametrize("targets_per_chunk", [1024, 3, 1])
+def test_the_loss_is_that_of_all_logits(
+    model: PreTrainedModel,
+    loss: PackedLoss,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    targets_per_chunk: int,
+) -> None:
+    """Eight targets are one chunk, three unequal ones, eight; every parameter has a gradient."""
+    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", targets_per_chunk)
+    expected = from_the_definition(model)
+    assert expected[1].keys() == dict(model.named_parameters()).keys()
+    check_equal(loss_and_gradients(loss, batch(tmp_path, packing=True)), expected)
+
+
+def test_logits_are_made_for_targets_only(loss: PackedLoss, tmp_path: Path) -> None:
+    """The head itself, which would make those of the whole batch, is not called."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    inputs = batch(tmp_path, packing=True)
+    loss.model.get_output_embeddings().register_forward_hook(fail)
+    loss(**inputs, num_targets=NUM_TARGETS)
+
+
+def test_the_loss_is_divided_and_its_gradient_multiplied(loss: PackedLoss, tmp_path: Path) -> None:
+    """Loss scaling multiplies the loss; the number of targets is that of all batches of a step."""
+    inputs = batch(tmp_path, packing=True)
+    value, expected = loss_and_gradients(loss, inputs)
+    assert loss(**inputs, num_targets=4 * NUM_TARGETS).item() == pytest.approx(value / 4)
+    _, scaled = loss_and_gradients(loss, inputs, scale=1024)
+    check_equal((value, {name: each / 1024 for name, each in scaled.items()}), (value, expected))
+
+
+def test_gradients_of_batches_add_up(
+    model: PreTrainedModel, loss: PackedLoss, tmp_path: Path
+) -> None:
+    """A row a batch, one of them without a target, is one batch of three rows."""
+    rows = batch(tmp_path, packing=False)
+    without_target = dict(batch(tmp_path, packing=True))
+    without_target["labels"] = torch.full_like(without_target["labels"], IGNORE_INDEX)
+    value = loss(**without_target, num_targets=NUM_TARGETS)
+    value.backward()
+    assert value.item() == 0
+    assert not any(gradient.any() for gradient in gradients(loss.model).values())
+    total = 0.0
+    for index in range(3):
+        one = {name: each[index : index + 1] for name, each in rows.items()}
+        value = loss(**one, num_targets=NUM_TARGETS)
+        value.backward()
+        total += value.item()
+    check_equal((total, gradients(loss.model)), from_the_definition(model))
+
+
+@pytest.mark.parametrize("head_is_trained", [True, False])
+def test_frozen_parts_do_not_change_the_gradients_of_others(
+    model: PreTrainedModel, tmp_path: Path, head_is_trained: bool
+) -> None:
+    value, expected = from_the_definition(model)
+    frozen = deepcopy(model)
+    head = frozen.get_output_embeddings().weight
+    for parameter in frozen.parameters():
+        parameter.requires_grad_((parameter is head) == head_is_trained)
+    names = {name for name, each in frozen.named_parameters() if each.requires_grad}
+    found = loss_and_gradients(PackedLoss(frozen, CPU), batch(tmp_path, packing=True))
+    check_equal(found, (value, {name: expected[name] for name in names}))
+
+
+def test_bf16_agrees_within_its_precision(
+    model: PreTrainedModel, loss: PackedLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight bits are 0.4 % of a number; gradients pass through several matrix products."""
+    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss_and_gradients(loss, batch(tmp_path, packing=True))
+    assert found[1]
+    assert all(gradient.dtype == torch.float32 for gradient in found[1].values())
+    check_equal(found, from_the_definition(model), tolerance=0.01)
+
+
+def test_without_gradients_the_loss_is_the_same(loss: PackedLoss, tmp_path: Path) -> None:
+    inputs = batch(tmp_path, packing=True)
+    expected = loss(**inputs, num_targets=NUM_TARGETS).item()
+    loss.eval()
+    with torch.no_grad():
+        assert loss(**inputs, num_targets=NUM_TARGETS).item() == expected
+
+
+def tiny_phi() -> PreTrainedModel:
+    """Its head has a bias."""
+    model = PhiForCausalLM(PhiConfig(intermediate_size=32, **TINY))
+    torch.nn.init.normal_(model.lm_head.bias)
+    return model
+
+
+def tiny_gemma2() -> PreTrainedModel:
+    """Its logits are capped, smoothly: small ones hardly change."""
+    config = Gemma2Config(
+        intermediate_size=32,
+        head_dim=4,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=30.0,
+        **TINY,
+    )
+    return Gemma2ForCausalLM(config)
+
+
+def tiny_granite() -> PreTrainedModel:
+    """Its logits are divided."""
+    return GraniteForCausalLM(GraniteConfig(intermediate_size=32, logits_scaling=4.0, **TINY))
+
+
+@pytest.mark.parametrize("make", [tiny_phi, tiny_gemma2, tiny_granite])
+def test_a_head_that_does_more_than_a_product_keeps_its_logits(
+    make: Callable[[], PreTrainedModel], tmp_path: Path
+) -> None:
+    """Found out while logits are small, and right when training has made them large."""
+    torch.manual_seed(0)
+    model = make()
+    loss = PackedLoss(model, CPU)
+    enlarged(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(10)
+    reference = deepcopy(model)
+    reference.set_attn_implementation("eager")
+    assert reference(torch.tensor([WINDOWS[0].input_ids])).logits.abs().max() > 5
+    found = loss_and_gradients(loss, batch(tmp_path, packing=True))
+    check_equal(found, from_the_definition(reference))
+
+
+def test_padding_and_empty_rows_change_nothing(loss: PackedLoss, tmp_path: Path) -> None:
     short = batch(tmp_path / "a", packing=True, max_length=12)
     rows = PackedRows(tmp_path / "a", max_length=24, packing=True, pad_token_id=1)
     padded = rows.collate([rows[0]], batch_size=3)
     assert padded["input_ids"].shape == (3, 24)
-    expected, found = loss_and_gradients(model, short), loss_and_gradients(model, padded)
-    assert found[0] == pytest.approx(expected[0], rel=1e-6)
-    for one, other in zip(found[1], expected[1], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    check_equal(loss_and_gradients(loss, padded), loss_and_gradients(loss, short))
 
 
-def test_a_window_does_not_feel_its_neighbours(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_window_does_not_feel_its_neighbours(loss: PackedLoss, tmp_path: Path) -> None:
     """No gradient flows from one window's loss to another window's embeddings."""
-    model = tiny_model(tiny_base)
     inputs = batch(tmp_path, packing=True)
     inputs["labels"][inputs["segment_ids"] != 2] = IGNORE_INDEX
     embedded: list[Tensor] = []
@@ -80,8 +281,8 @@ def test_a_window_does_not_feel_its_neighbours(tiny_base: Path, tmp_path: Path) 
         output.retain_grad()
         embedded.append(output)
 
-    model.get_input_embeddings().register_forward_hook(keep)
-    model(**inputs, num_items_in_batch=torch.tensor(1))["loss"].backward()
+    loss.model.get_input_embeddings().register_forward_hook(keep)
+    loss(**inputs, num_targets=1).backward()
     gradient = embedded[0].grad
     assert gradient is not None
     felt = gradient.abs().sum(-1) > 0

@@ -1,0 +1,76 @@
+"""What a training shows and measures while it runs: the bar, speed, the steps' metrics."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+
+@dataclass
+class Timing:
+    """Wall-clock figures of this process; a resumed run covers only its own steps."""
+
+    first_step_seconds: float = 0.0
+    """From the start of training to the end of the first step: mostly compilation."""
+    seconds: float = 0.0
+    """All steps, checkpoints and validations included."""
+    seconds_per_step: float = 0.0
+    """From the second step on, checkpoints and validations included."""
+    tokens_per_second: float = 0.0
+    """Target tokens over time, from the second step on."""
+    row_tokens_per_second: float = 0.0
+    """The same for all tokens of all rows, context and padding included."""
+    num_steps: int = 0
+    """Optimizer steps in this process."""
+
+
+class Progress:
+    """A bar on a terminal, a line every half minute elsewhere; and the timing."""
+
+    def __init__(self, *, first_step: int, num_steps: int, shown: bool) -> None:
+        """Start the clock before step ``first_step`` (from 0)."""
+        self.timing = Timing()
+        self._start = self._first_end = time.monotonic()
+        self._num_target_tokens = self._num_row_tokens = 0
+        self._bar: tqdm[Any] = tqdm(
+            total=num_steps,
+            initial=first_step,
+            desc="train",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0 if sys.stderr.isatty() else 30,
+            disable=not shown,
+        )
+
+    def step(self, loss: float, num_target_tokens: int, num_row_tokens: int) -> None:
+        """Count one optimizer step."""
+        now = time.monotonic()
+        timing = self.timing
+        timing.num_steps += 1
+        timing.seconds = now - self._start
+        if timing.num_steps == 1:
+            timing.first_step_seconds = timing.seconds
+            self._first_end = now
+        else:
+            self._num_target_tokens += num_target_tokens
+            timing.seconds_per_step = (now - self._first_end) / (timing.num_steps - 1)
+            self._num_row_tokens += num_row_tokens
+            timing.row_tokens_per_second = self._num_row_tokens / (now - self._first_end)
+            timing.tokens_per_second = self._num_target_tokens / (now - self._first_end)
+        speed = f"{timing.tokens_per_second:.0f}"
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed} tokens/s", refresh=False)
+        self._bar.update()
+
+    def say(self, message: str) -> None:
+        """Print a line without breaking the bar."""
+        if not self._bar.disable:
+            self._bar.write(f"train: {message}")
+
+    def close(self) -> None:
+        """Stop the clock and end the bar."""
+        self.timing.seconds = time.monotonic() - self._start
+        self._bar.close()

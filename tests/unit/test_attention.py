@@ -1,0 +1,172 @@
+"""Attention by blocks of queries is attention: transformers' own, to rounding."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from stages.encoding.packing import PAD_SEGMENT, attention_mask
+from stages.training import attention
+from stages.training.attention import NUM_BLOCKS, blockwise_attention
+
+B, H, D = 3, 4, 8
+SEGMENTS = {
+    19: [
+        [1] * 5 + [2] * 9 + [3] * 2 + [PAD_SEGMENT] * 3,
+        [1] * 19,
+        [PAD_SEGMENT] * 19,  # as a batch is filled up
+    ],
+    16: [[1] * 4 + [2] * 12, [1] + [2] + [PAD_SEGMENT] * 14, [1] * 7 + [2] * 9],
+    3: [[1, 2, 2], [1, 1, 1], [1, 1, PAD_SEGMENT]],
+    1: [[1], [1], [PAD_SEGMENT]],
+}
+"""Of rows of T tokens: T that the number of blocks divides, does not divide, and is above."""
+
+
+class Layer(nn.Module):
+    """What transformers' attention functions read of the layer that calls them."""
+
+    is_causal = True
+
+    def __init__(self, num_key_value_groups: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = num_key_value_groups
+
+
+def inputs(num_tokens: int, num_groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key and value, and the mask that is added to scores."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    query, key, value = (
+        torch.randn(B, heads, num_tokens, D, generator=generator, requires_grad=True)
+        for heads in (H, num_groups, num_groups)
+    )
+    visible = attention_mask(torch.tensor(SEGMENTS[num_tokens]))
+    return query, key, value, torch.where(visible, 0.0, -math.inf)
+
+
+def output_and_gradients(function: Any, *tensors: Tensor, **settings: Any) -> list[Tensor]:
+    query, key, value, mask = tensors
+    output, _ = function(Layer(H // key.shape[1]), query, key, value, mask, **settings)
+    assert output.shape == (B, query.shape[2], H, D)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
+    return [output, *torch.autograd.grad((output * weights).sum(), (query, key, value))]
+
+
+def check_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+    """To a few roundings of a tensor's norm: single numbers are sums that may cancel."""
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 2e-6 * max(1, other.norm())
+
+
+@pytest.mark.parametrize("num_groups", [4, 2, 1])
+@pytest.mark.parametrize("num_tokens", SEGMENTS)
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_output_and_gradients_are_those_of_transformers(
+    num_tokens: int, num_groups: int, scaling: float | None
+) -> None:
+    tensors = inputs(num_tokens, num_groups)
+    found = output_and_gradients(blockwise_attention, *tensors, scaling=scaling)
+    reference = {"scaling": D**-0.5 if scaling is None else scaling}
+    check_equal(found, output_and_gradients(eager_attention_forward, *tensors, **reference))
+    check_equal(found, output_and_gradients(sdpa_attention_forward, *tensors, **reference))
+
+
+def test_the_rows_above_need_every_way_to_cut_a_row() -> None:
+    assert {(num_tokens < NUM_BLOCKS, num_tokens % NUM_BLOCKS == 0) for num_tokens in SEGMENTS} == {
+        (True, False),
+        (False, True),
+        (False, False),
+    }
+
+
+def test_dropout_drops_its_share_of_the_weights_and_only_in_training() -> None:
+    """With the identity for values, the output is the weights; those left are scaled up."""
+    num_tokens, share = 64, 0.25
+    query, key = (torch.randn(8, H, num_tokens, D) for _ in range(2))
+    value = torch.eye(num_tokens).expand(8, H, -1, -1)
+    visible = attention_mask(torch.ones(8, num_tokens, dtype=torch.int64))
+    mask = torch.where(visible, 0.0, -math.inf)
+    layer = Layer(1).train()
+    torch.manual_seed(0)
+    dropped = blockwise_attention(layer, query, key, value, mask, dropout=share)[0]
+    whole = blockwise_attention(layer.eval(), query, key, value, mask, dropout=share)[0]
+    torch.testing.assert_close(whole, blockwise_attention(layer, query, key, value, mask)[0])
+
+    dropped, whole = dropped.transpose(1, 2), whole.transpose(1, 2)
+    torch.testing.assert_close(whole.sum(-1), torch.ones(8, H, num_tokens))
+    seen = visible.expand_as(whole)
+    assert not whole[~seen].any()
+    is_dropped = dropped[seen] == 0
+    assert is_dropped.float().mean().item() == pytest.approx(share, abs=0.01)
+    torch.testing.assert_close(
+        dropped[seen][~is_dropped], whole[seen][~is_dropped] / (1 - share), rtol=1e-5, atol=1e-7
+    )
+
+
+def grouped_llama() -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=2,
+            hidden_size=16,
+            intermediate_size=32,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=50,
+        )
+    )
+
+
+def gpt2_scaled_by_layer() -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=2,
+            n_embd=16,
+            n_head=2,
+            vocab_size=50,
+            bos_token_id=0,
+            eos_token_id=0,
+            scale_attn_by_inverse_layer_idx=True,
+        )
+    )
+
+
+@pytest.mark.parametrize("make", [grouped_llama, gpt2_scaled_by_layer])
+@pytest.mark.parametrize("reference", ["eager", "sdpa"])
+def test_a_model_gives_the_same_logits_and_gradients(make: Any, reference: str) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # at their small beginning, attention is uniform
+            if parameter.ndim == 2:
+                parameter.mul_(10)
+    segment_ids = torch.tensor(SEGMENTS[19])
+    input_ids = torch.randint(50, segment_ids.shape)
+    mask = torch.where(attention_mask(segment_ids), 0.0, -math.inf)
+    weights = torch.randn(*segment_ids.shape, 50)
+
+    def run(implementation: str) -> list[Tensor]:
+        model.set_attn_implementation(implementation)
+        assert model.config._attn_implementation == implementation
+        logits = model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=torch.arange(19).expand(3, -1),
+            use_cache=False,
+        ).logits
+        gradients = torch.autograd.grad((logits * weights).sum(), list(model.parameters()))
+        return [logits, *gradients]
+
+    check_equal(run(attention.NAME), run(reference))
