@@ -1,10 +1,11 @@
-"""Stage 3: clean dialogues in; training windows of token ids and the extended tokenizer out."""
+"""Stage 3: clean dialogues in; windows of token ids and the extended tokenizer out."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,8 +17,8 @@ from tqdm import tqdm
 from stages.corpus.buckets import percentiles
 from stages.corpus.dialogue import read_dialogues
 from stages.corpus.reading import LineRange, read_pieces
-from stages.encoding.dataset import WindowWriter
-from stages.encoding.encoder import Encoder, make_speaker_counter
+from stages.encoding.arrays import WindowWriter
+from stages.encoding.encoder import Encoder
 from stages.encoding.examples import examples
 from stages.encoding.packing import pack
 from stages.encoding.preview import show_dialogue
@@ -30,9 +31,8 @@ from stages.inputs import Inputs
 from stages.params import EncodingParams, load_params
 from stages.process import run_stage
 
-TRAINED = "train"
-HELD_OUT = ("val", "test")
-LEFT_OUT = "dropped"
+PARTS = ("train", "val", "test", "dropped")
+"""Of what prep wrote; the first two become windows."""
 BUCKETS = ("trained", "context", "truncated", "validation", "test")
 """Of tokens; the reasons for leaving dialogues out come beside them."""
 
@@ -41,6 +41,7 @@ def main() -> None:
     """Tokenise, cut into windows, check every one, account for every token."""
     parser = argparse.ArgumentParser(prog="python -m stages.encode", description=__doc__)
     parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
+    parser.add_argument("--ledger", type=Path, required=True, help="prep's ledger, JSON")
     parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--encoded", type=Path, required=True, help="folder for windows, tokenizer")
@@ -48,12 +49,18 @@ def main() -> None:
     parser.add_argument("--preview", type=Path, required=True, help="dialogues as tokens, HTML")
     args = parser.parse_args()
     encoding = load_params().encoding
-    inputs = Inputs([args.prepared, args.base, args.lock], declared_params)
+    # The weights change nothing here, and are most of what could be hashed.
+    base = [file for file in args.base.iterdir() if file.suffix != ".safetensors"]
+    inputs = Inputs([args.prepared, args.ledger, *base, args.lock], declared_params)
+    prep = json.loads(args.ledger.read_bytes())
+    num_speakers = max(2, int(prep["num_speakers_per_dialogue"]["max"]))
 
     with new_folder(args.encoded) as folder:
-        ledger = encode(args.prepared, args.base, folder, encoding)
+        ledger = encode(args.prepared, args.base, folder, encoding, num_speakers)
         tokens = ledger["num_tokens"]
-        page = preview(args.prepared, folder / "tokenizer", encoding, tokens)
+        page = preview(
+            args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"]
+        )
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
     write_text(args.preview, page)
@@ -63,14 +70,22 @@ def main() -> None:
     )
 
 
-def encode(prepared: Path, base: Path, folder: Path, encoding: EncodingParams) -> dict[str, Any]:
-    """Write the training windows and the extended tokenizer into an existing folder.
+def encode(
+    prepared: Path, base: Path, folder: Path, encoding: EncodingParams, num_speakers: int
+) -> dict[str, Any]:
+    """Write the windows and the extended tokenizer into an existing folder.
+
+    Args:
+        prepared: Prep's folder.
+        base: The base model's folder.
+        folder: Gets the training windows, and a folder ``validation`` with those of that side.
+        encoding: How to cut, and what is trained.
+        num_speakers: Most distinct speakers in a dialogue of any side.
 
     Returns:
-        The ledger: every token of the valid input in one bucket, and the shape of the windows.
+        The ledger: every token of the valid input in one bucket, and the shape of the training
+        windows.
     """
-    in_use = pieces(prepared, (TRAINED, *HELD_OUT))
-    num_speakers = max(2, *map_in_order(make_speaker_counter, in_use))
     tokenizer = load_tokenizer(base)
     add_dialogue_tokens(tokenizer, num_speakers)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -85,17 +100,22 @@ def encode(prepared: Path, base: Path, folder: Path, encoding: EncodingParams) -
     num_tokens: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     lengths = [np.empty(0, np.int64)]
+    (folder / "validation").mkdir()
     with (
-        WindowWriter(folder) as writer,
+        WindowWriter(folder) as training,
+        WindowWriter(folder / "validation") as validation,
         tqdm(desc="encode", unit=" tokens", unit_scale=True, disable=None) as progress,
     ):
-        for piece in map_in_order(make, pieces(prepared, (TRAINED, *HELD_OUT, LEFT_OUT))):
-            writer.add(piece.input_ids, piece.is_target, piece.lengths)
-            lengths.append(piece.lengths)
+        for piece in map_in_order(make, pieces(prepared)):
             num_tokens += piece.num_tokens
-            counts["num_split_turns"] += piece.num_split_turns
-            counts["num_composed_turns"] += piece.num_composed_turns
             progress.update(piece.num_tokens.total())
+            if piece.part == "val":
+                validation.add(piece.input_ids, piece.is_target, piece.lengths)
+            if piece.part == "train":
+                training.add(piece.input_ids, piece.is_target, piece.lengths)
+                lengths.append(piece.lengths)
+                counts["num_split_turns"] += piece.num_split_turns
+                counts["num_composed_turns"] += piece.num_composed_turns
     if not num_tokens["trained"]:
         raise_nothing_trained(prepared, encoding.loss_on)
     window_lengths = np.concatenate(lengths)
@@ -114,9 +134,9 @@ def encode(prepared: Path, base: Path, folder: Path, encoding: EncodingParams) -
     }
 
 
-def pieces(prepared: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, LineRange]]:
-    """The given parts of what prep wrote, in pieces for the workers."""
-    for part in parts:
+def pieces(prepared: Path) -> Iterator[tuple[str, LineRange]]:
+    """What prep wrote, in pieces for the workers, each with the name of its part."""
+    for part in PARTS:
         file = prepared / f"{part}.jsonl"
         if file.exists() and file.stat().st_size:
             for piece in read_pieces(file):
@@ -125,7 +145,11 @@ def pieces(prepared: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, LineRa
 
 
 def preview(
-    prepared: Path, tokenizer: Path, encoding: EncodingParams, num_tokens: dict[str, int]
+    prepared: Path,
+    tokenizer: Path,
+    encoding: EncodingParams,
+    num_tokens: Mapping[str, int],
+    num_dialogues: Mapping[str, int],
 ) -> str:
     """A page: where the tokens and the dialogues went, and some dialogues token by token."""
     show = partial(
@@ -135,16 +159,19 @@ def preview(
         context_turns=encoding.context_turns,
         loss_on=encoding.loss_on,
     )
-    shown, num_dialogues = examples(prepared, show)
-    names = [*BUCKETS, *(name for name in num_dialogues if name.startswith("dropped_"))]
-    tokens = {name: num_tokens[name] for name in names}
-    return as_html(shown, {"tokens": tokens, "dialogues": num_dialogues})
+    dropped = sorted(n for n, count in num_dialogues.items() if count and n.startswith("dropped_"))
+    names = [*BUCKETS, *(name for name in dropped if name in num_tokens)]
+    ledgers = {
+        "tokens": {name: num_tokens[name] for name in names},
+        "dialogues": {n: num_dialogues[n] for n in ("train", "validation", "test", *dropped)},
+    }
+    return as_html(examples(prepared, show), ledgers)
 
 
 def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
     """No turn is trained: say which speakers there are."""
     names: dict[str, None] = {}
-    for dialogue in islice(read_dialogues(prepared / f"{TRAINED}.jsonl"), 100):
+    for dialogue in islice(read_dialogues(prepared / "train.jsonl"), 100):
         names |= dict.fromkeys(dialogue.speakers)
     shown = ", ".join([*names][:10])
     raise UserError(

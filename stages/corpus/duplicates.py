@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -33,8 +34,7 @@ MAX_COMPARED = 64
 _SEED = 1
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
-_MAX_WORDS_KEPT = 2**20
-_word_hashes: dict[str, int] = {}
+_NUM_WORDS_KEPT = 2**17
 
 
 def normalised_words(dialogue: Dialogue) -> list[list[str]]:
@@ -72,8 +72,6 @@ def shingle_hashes(words: Sequence[Sequence[str]]) -> tuple[UInts, UInts]:
         Hashes of all dialogues in order, and D + 1 offsets: dialogue d's are
         ``hashes[offsets[d] : offsets[d + 1]]``.
     """
-    if len(_word_hashes) > _MAX_WORDS_KEPT:
-        _word_hashes.clear()
     flat: list[int] = []
     lengths: list[int] = []
     for of_dialogue in words:
@@ -94,12 +92,10 @@ def shingle_hashes(words: Sequence[Sequence[str]]) -> tuple[UInts, UInts]:
     return runs, offsets.astype(np.uint64)
 
 
+@lru_cache(_NUM_WORDS_KEPT)
 def _word_hash(word: str) -> int:
-    value = _word_hashes.get(word)
-    if value is None:
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = _word_hashes[word] = int.from_bytes(digest, "big")
-    return value
+    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def _mix(hashes: UInts, more: UInts) -> UInts:

@@ -166,6 +166,9 @@ def _layout_of(entry: Any) -> Layout | None:
 
 def _turn(messages: list[Message]) -> Turn:
     """The messages of one speaker as lines, without white space around them or empty ones."""
+    if len(messages) == 1:  # as nearly all turns are
+        [(speaker, text)] = messages
+        return Turn(speaker, text.strip())
     lines = (text.strip() for _, text in messages)
     return Turn(messages[0][0], "\n".join(line for line in lines if line))
 

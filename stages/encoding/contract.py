@@ -1,4 +1,4 @@
-"""What every training window must satisfy, checked while it is made.
+"""What every window must satisfy, checked while it is made.
 
 A mask that is off by one, a reply that lost its end token, a tokenizer that drops characters: each
 trains without an error and shows only in what the model says. So each is an error here.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import compress
 from unicodedata import normalize
 
 from stages.corpus.dialogue import Dialogue
@@ -44,9 +45,7 @@ def check_windows(
                 f"window {number} has {len(window.input_ids)} tokens and {len(window.is_target)} "
                 f"marks; wanted as many of each, at most {max_length}"
             )
-        own = [
-            i for i, is_target in zip(window.input_ids, window.is_target, strict=True) if is_target
-        ]
+        own = list(compress(window.input_ids, window.is_target))
         if not own:
             raise ContractError(f"window {number} trains nothing")
         targets += own

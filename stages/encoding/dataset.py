@@ -1,78 +1,18 @@
-"""Windows on disk as three memory-mapped arrays, and the PyTorch dataset of packed rows.
-
-``input_ids.npy``      int32 [N]    all windows, one after another
-``is_target.npy``      bool  [N]    whether the token is trained
-``window_starts.npy``  int64 [W+1]  window w is tokens ``window_starts[w] : window_starts[w + 1]``
-"""
+"""The PyTorch dataset of packed rows, on the windows that encode wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stages.encoding.arrays import WindowWriter
 from stages.encoding.packing import IGNORE_INDEX, PAD_SEGMENT, pack
 from stages.encoding.windows import Window
-
-
-class WindowWriter:
-    """Appends windows to the three arrays, which never stand in memory as a whole."""
-
-    def __init__(self, folder: Path) -> None:
-        """Begin the arrays in an existing folder."""
-        self._arrays = {
-            name: (folder / f"{name}.npy").open("wb")
-            for name in ("input_ids", "is_target", "window_starts")
-        }
-        for name in self._arrays:
-            self._write_header(name, 0)
-        self.num_windows = 0
-        self.num_tokens = 0
-        np.zeros(1, np.int64).tofile(self._arrays["window_starts"])
-
-    def add(
-        self,
-        input_ids: Sequence[int] | npt.NDArray[np.int32],
-        is_target: Sequence[bool] | npt.NDArray[np.bool_],
-        lengths: Sequence[int] | npt.NDArray[np.int64],
-    ) -> None:
-        """Append windows that stand one after another in the first two, with their lengths."""
-        np.asarray(input_ids, np.int32).tofile(self._arrays["input_ids"])
-        np.asarray(is_target, np.bool_).tofile(self._arrays["is_target"])
-        stops = self.num_tokens + np.cumsum(np.asarray(lengths, np.int64))
-        stops.astype(np.int64).tofile(self._arrays["window_starts"])
-        self.num_windows += len(lengths)
-        self.num_tokens += len(input_ids)
-
-    def __enter__(self) -> Self:
-        """The writer."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Write the arrays' final shapes and close them."""
-        for name, file in self._arrays.items():
-            length = self.num_windows + 1 if name == "window_starts" else self.num_tokens
-            file.seek(0)
-            self._write_header(name, length)
-            file.close()
-
-    def _write_header(self, name: str, length: int) -> None:
-        """Write an array's shape; a header has room for a longer one to be written over it."""
-        dtype = {"input_ids": np.int32, "is_target": np.bool_, "window_starts": np.int64}[name]
-        np.lib.format.write_array_header_1_0(
-            self._arrays[name],
-            {
-                "shape": (length,),
-                "fortran_order": False,
-                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            },
-        )
 
 
 def write_windows(folder: Path, windows: Sequence[Window]) -> None:
@@ -129,8 +69,8 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
     @property
     def packing_efficiency(self) -> float:
-        """Real tokens over row capacity."""
-        return self._num_tokens / (len(self.rows) * self.max_length)
+        """Real tokens over row capacity; 0 without a row."""
+        return self._num_tokens / max(1, len(self.rows) * self.max_length)
 
     def __len__(self) -> int:
         """Rows per epoch."""

@@ -1,15 +1,15 @@
 """A piece of the prepared dialogues -> their windows, and what became of every token.
 
-This is the part that runs on every core. Dialogues that are not trained are tokenised too, so that
-the ledger's tokens add up to the input's.
+This is the part that runs on every core. Validation dialogues become windows as training ones do.
+The others are tokenised too, so that the ledger's tokens add up to the input's.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from stages.corpus.buckets import bucket
 from stages.corpus.dialogue import from_line
 from stages.corpus.reading import LineRange
 from stages.encoding.contract import ContractError, check_text, check_windows
-from stages.encoding.speakers import SpeakerTokens, encode_texts, read_all_as_text
+from stages.encoding.speakers import SpeakerTokens, read_all_as_text
 from stages.encoding.windows import Window, cut_windows, trained_turns
 from stages.errors import UserError
 
@@ -28,6 +28,8 @@ from stages.errors import UserError
 class EncodedPiece:
     """Windows of one piece, one after another, and counts."""
 
+    part: str
+    """``train``, ``val``, ``test`` or ``dropped``; the last two have no windows."""
     input_ids: npt.NDArray[np.int32]
     """``[N]``."""
     is_target: npt.NDArray[np.bool_]
@@ -66,16 +68,18 @@ class Encoder:
         self._untrained_ids = frozenset({*tags, tokenizer.pad_token_id})
 
     def __call__(self, piece: tuple[str, LineRange]) -> EncodedPiece:
-        """Encode the dialogues of one part (``train``, ``val``, ``test`` or ``dropped``)."""
+        """Encode the dialogues of one part."""
         part, lines = piece
-        return self._encode_windows(lines) if part == "train" else self._count(part, lines)
+        if part in ("train", "val"):
+            return self._encode_windows(part, lines)
+        return self._count(part, lines)
 
-    def _encode_windows(self, lines: LineRange) -> EncodedPiece:
+    def _encode_windows(self, part: str, lines: LineRange) -> EncodedPiece:
         dialogues = [from_line(raw.text) for raw in lines.records()]
         windows: list[Window] = []
         num_tokens: Counter[str] = Counter()
         num_split_turns = num_composed_turns = 0
-        encoded = self._template.encode_all(dialogues)
+        encoded = [self._template.encode(dialogue) for dialogue in dialogues]
         decoded = iter(
             self._tokenizer.backend_tokenizer.decode_batch(
                 [turn.content for turns in encoded for turn in turns], skip_special_tokens=False
@@ -102,22 +106,26 @@ class Encoder:
             except ContractError as error:
                 raise UserError(
                     f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
-                    "would be trained wrongly."
+                    f"would be {'trained' if part == 'train' else 'scored'} wrongly."
                 ) from None
             windows += cut.windows
             lengths = [len(turn) for turn in turns]
             num_split_turns += sum(length > self._max_length for length in lengths)
+            if part == "val":
+                num_tokens["validation"] += sum(lengths)
+                continue
             num_trained = sum(
-                len(turn) - len(turn.tag)
-                for turn, is_trained in zip(turns, trained, strict=True)
+                length - len(turn.tag)
+                for turn, length, is_trained in zip(turns, lengths, trained, strict=True)
                 if is_trained
             )
             num_tokens["trained"] += num_trained
             num_tokens["truncated"] += cut.num_truncated
             num_tokens["context"] += sum(lengths) - num_trained - cut.num_truncated
         return EncodedPiece(
-            input_ids=np.array([i for window in windows for i in window.input_ids], np.int32),
-            is_target=np.array([t for window in windows for t in window.is_target], np.bool_),
+            part=part,
+            input_ids=np.fromiter(chain.from_iterable(w.input_ids for w in windows), np.int32),
+            is_target=np.fromiter(chain.from_iterable(w.is_target for w in windows), np.bool_),
             lengths=np.array([len(window.input_ids) for window in windows], np.int64),
             num_tokens=num_tokens,
             num_split_turns=num_split_turns,
@@ -125,16 +133,15 @@ class Encoder:
         )
 
     def _count(self, part: str, lines: LineRange) -> EncodedPiece:
-        """Tokens of dialogues that are not trained: a tag, the content and an end per turn."""
-        records = [json.loads(raw.text) for raw in lines.records()]
-        contents = iter(
-            encode_texts(self._tokenizer, [t["utterance"] for r in records for t in r["turns"]])
-        )
+        """Tokens of dialogues without windows: a tag, the content and an end per turn."""
         num_tokens: Counter[str] = Counter()
-        for record in records:
+        for raw in lines.records():
+            record = json.loads(raw.text)
             name = bucket(record["reason"] if part == "dropped" else part)
-            num_tokens[name] += sum(len(next(contents)) + 2 for _ in record["turns"])
+            for turn in record["turns"]:
+                num_tokens[name] += len(self._template.encode_text(turn["utterance"])) + 2
         return EncodedPiece(
+            part=part,
             input_ids=np.empty(0, np.int32),
             is_target=np.empty(0, np.bool_),
             lengths=np.empty(0, np.int64),
@@ -142,12 +149,3 @@ class Encoder:
             num_split_turns=0,
             num_composed_turns=0,
         )
-
-
-def make_speaker_counter() -> Callable[[tuple[str, LineRange]], int]:
-    """A function from a piece to the largest number of distinct speakers in one dialogue."""
-    return _most_speakers
-
-
-def _most_speakers(piece: tuple[str, LineRange]) -> int:
-    return max((len(from_line(raw.text).speakers) for raw in piece[1].records()), default=0)

@@ -1,14 +1,12 @@
-"""Which dialogues the preview shows, and how many there are in every bucket."""
+"""Which dialogues the preview shows."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from stages.corpus.buckets import bucket
 from stages.corpus.dialogue import Dialogue, from_line, read_dialogues
 from stages.encoding.preview import ShownDialogue
 
@@ -18,8 +16,8 @@ NUM_SEARCHED = 300
 
 def examples(
     prepared: Path, show: Callable[[Dialogue, str], ShownDialogue]
-) -> tuple[list[ShownDialogue], dict[str, int]]:
-    """A few dialogues, the same ones whenever the input is the same, and the ledger of dialogues.
+) -> list[ShownDialogue]:
+    """A few dialogues, the same ones whenever the input is the same.
 
     Two that are trained, one of several windows, one for validation, and one for each of two
     reasons to drop a dialogue; the first of each kind in the fixed order of prep's files.
@@ -34,27 +32,17 @@ def examples(
     if all(len(shown.windows) == 1 for shown in chosen):
         chosen += islice((shown for shown in trained if len(shown.windows) > 1), 1)
     chosen += (show(d, "val") for d in islice(read_dialogues(prepared / "val.jsonl"), 1))
-
-    num_dropped: Counter[str] = Counter()
-    for reason, line in _dropped_lines(prepared / "dropped.jsonl"):
-        if reason not in num_dropped and len(num_dropped) < 2:
-            chosen.append(show(from_line(line), reason))
-        num_dropped[reason] += 1
-    ledger = {
-        bucket(side): _num_lines(prepared / f"{side}.jsonl") for side in ("train", "val", "test")
-    }
-    return chosen, ledger | {bucket(reason): num_dropped[reason] for reason in sorted(num_dropped)}
+    chosen += (show(*found) for found in islice(_each_reason(prepared / "dropped.jsonl"), 2))
+    return chosen
 
 
-def _dropped_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def _each_reason(path: Path) -> Iterator[tuple[Dialogue, str]]:
+    """The first dialogue that was dropped for each reason, and the reason."""
+    met: list[bytes] = []
     with path.open("rb") as file:
         for line in file:
-            yield json.loads(line)["reason"], line
-
-
-def _num_lines(path: Path) -> int:
-    """Dialogues in a file; none where prep wrote no such side."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
+            if any(spelling in line for spelling in met):
+                continue  # unparsed, as nearly all are
+            reason = json.loads(line)["reason"]
+            met.append(f'"reason": "{reason}"'.encode())
+            yield from_line(line), reason

@@ -14,11 +14,12 @@ so no row of the mask is empty and no softmax yields NaN.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE_INDEX = -100
 PAD_SEGMENT = -1
@@ -33,21 +34,28 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         capacity: Tokens per row.
 
     Returns:
-        Rows of window indices. Every window is in exactly one; ties keep the windows' order.
+        Rows of window indices. Every window is in exactly one; ties keep the windows' order, and of
+        rows that are equally full the first is taken.
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # [n]: rows with n free, a heap
+    amounts = 0  # bit n is set where with_room[n] holds a row: the search is one shift
     for window in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         length = lengths[window]
         assert 1 <= length <= capacity
-        place = bisect_left(room, (length, -1))
-        if place == len(room):
-            rows.append([window])
-            insort(room, (capacity - length, len(rows) - 1))
-        else:
-            free, row = room.pop(place)
+        enough = amounts >> length
+        if enough:
+            free = length + (enough & -enough).bit_length() - 1
+            row = heappop(with_room[free])
+            if not with_room[free]:
+                amounts ^= 1 << free
             rows[row].append(window)
-            insort(room, (free - length, row))
+        else:
+            free, row = capacity, len(rows)
+            rows.append([window])
+        if free > length:  # a full row is searched no more
+            heappush(with_room[free - length], row)
+            amounts |= 1 << (free - length)
     return rows
 
 
@@ -60,6 +68,8 @@ def attention_mask(segment_ids: Tensor) -> Tensor:
     Returns:
         Boolean ``[B, 1, T, T]``: entry ``[b, 0, i, j]`` is true where token i sees token j.
     """
+    import torch  # encode packs too, and needs none of the seconds that torch takes to load
+
     num_tokens = segment_ids.shape[1]
     seen = segment_ids[:, None, :]
     visible = (seen == segment_ids[:, :, None]) | (seen == PREFIX_SEGMENT)

@@ -1,7 +1,7 @@
 """A dialogue as the tokens that the model sees, for a person to look at.
 
 A training dialogue is shown window by window, made by the same functions as what is trained. One
-that is held out or dropped is shown as one run of tokens, since encode cuts no windows from it.
+that is held out or dropped is shown as one run of tokens, since none of it is trained.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from stages.corpus.buckets import bucket
 from stages.corpus.dialogue import Dialogue
 from stages.corpus.split import SIDES
-from stages.encoding.speakers import END_OF_TURN, SpeakerTokens, encode_texts, speaker_token
+from stages.encoding.speakers import END_OF_TURN, SpeakerTokens, speaker_token
+from stages.encoding.texts import encode_texts
 from stages.encoding.windows import Window, cut_windows, trained_turns
 
 Kind = Literal["speaker", "trained", "context", "held_out", "dropped"]
@@ -88,7 +89,7 @@ class ShownDialogue:
     def counts(self) -> str:
         """How many tokens, and what the ledger counts them as."""
         if self.bucket != "train":
-            return f"{counted(self.num_tokens, 'token')}, not cut into windows"
+            return f"{counted(self.num_tokens, 'token')}, not trained"
         trained = sum(window.num_trained for window in self.windows)
         context = self.num_tokens - trained - self.num_truncated
         truncated = f", {self.num_truncated:,} truncated" if self.num_truncated else ""

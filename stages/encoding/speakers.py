@@ -12,15 +12,16 @@ not is known by position and cannot drift. Text that spells a special token is e
 
 from __future__ import annotations
 
+import json
 import string
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from stages.corpus.dialogue import Dialogue
+from stages.encoding.texts import TextEncoder, encode_texts
 
 END_OF_TURN = "<|endofturn|>"
 PAD = "<|pad|>"
@@ -58,7 +59,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Special tokens spelled in it are plain text. A tokenizer that was saved after a truncated or
     padded call would otherwise go on cutting and padding.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    names = json.loads(config.read_bytes()) if config.exists() else {}
+    if names.get("tokenizer_class") == PreTrainedTokenizerFast.__name__:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    else:  # only the model's configuration tells; reading it takes two seconds, with torch
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerFast), "fetch takes fast tokenizers only"
     read_all_as_text(tokenizer)
     return tokenizer
@@ -93,6 +101,7 @@ class SpeakerTokens:
         self.tokenizer = tokenizer
         self.end_of_turn_id = _single_id(tokenizer, END_OF_TURN)
         self._tags: dict[int, list[int]] = {}
+        self.encode_text = TextEncoder(tokenizer)
 
     def tag(self, index: int) -> list[int]:
         """The token of a dialogue's speaker ``index``."""
@@ -102,23 +111,12 @@ class SpeakerTokens:
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
-        return self.encode_all([dialogue])[0]
-
-    def encode_all(self, dialogues: Sequence[Dialogue]) -> list[list[EncodedTurn]]:
-        """The same for many dialogues, whose texts are tokenised in one batch."""
-        contents = iter(
-            encode_texts(self.tokenizer, [t.utterance for d in dialogues for t in d.turns])
-        )
-        encoded = []
-        for dialogue in dialogues:
-            tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
-            encoded.append(
-                [
-                    EncodedTurn(turn.speaker, tags[turn.speaker], content, [self.end_of_turn_id])
-                    for turn, content in zip(dialogue.turns, contents, strict=False)
-                ]
-            )
-        return encoded
+        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        end = [self.end_of_turn_id]
+        return [
+            EncodedTurn(turn.speaker, tags[turn.speaker], self.encode_text(turn.utterance), end)
+            for turn in dialogue.turns
+        ]
 
 
 class PlainText:
@@ -142,12 +140,6 @@ class PlainText:
             EncodedTurn(turn.speaker, tags[turn.speaker], content, self.end)
             for turn, content in zip(dialogue.turns, contents, strict=True)
         ]
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text; the fast form leaves out offsets, which take a third of the time."""
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [encoding.ids for encoding in encodings]
 
 
 def _single_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

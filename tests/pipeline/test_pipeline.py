@@ -120,14 +120,14 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         if path.is_file()
     }
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    arrays = {"input_ids", "is_target", "window_starts"}
     weights = {"config.json", "generation_config.json", "model.safetensors"}
     assert found == {
         "data/prepared/dropped.jsonl",
         "data/prepared/train.jsonl",
         "data/prepared/val.jsonl",
-        "data/encoded/input_ids.npy",
-        "data/encoded/is_target.npy",
-        "data/encoded/window_starts.npy",
+        *(f"data/encoded/{name}.npy" for name in arrays),
+        *(f"data/encoded/validation/{name}.npy" for name in arrays),
         *(f"data/encoded/tokenizer/{name}" for name in tokenizer),
         *(f"models/base/{name}" for name in weights | tokenizer),
         *(f"models/finetuned/{name}" for name in weights | tokenizer),

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -86,13 +87,15 @@ def test_the_sums_match_the_input(
         encoding = EncodingParams(
             max_length=max_length, context_turns=context_turns, loss_on=loss_on
         )
-        tokens = encode(prepared, tiny_base, encoded, encoding)
+        most_speakers = ledger["num_speakers_per_dialogue"]["max"]
+        tokens = encode(prepared, tiny_base, encoded, encoding, max(2, int(most_speakers)))
         files = {
             file.stem: [json.loads(line) for line in file.read_bytes().splitlines()]
             for file in prepared.iterdir()
         }
         rows = PackedRows(encoded, max_length=max_length, packing=True, pad_token_id=0)
         num_target_tokens, num_row_tokens = rows.num_target_tokens, len(rows.input_ids)
+        num_validation_targets = int(np.load(encoded / "validation" / "is_target.npy").sum())
         tokenizer = load_tokenizer(encoded / "tokenizer")
 
     # What went in, counted here
@@ -138,6 +141,9 @@ def test_the_sums_match_the_input(
         d.dialogue_id for d in clean
     )
 
+    of_sides = [record for side in ("train", "val", "test") for record in files[side]]
+    assert most_speakers == max(len({t["speaker"] for t in r["turns"]}) for r in of_sides)
+
     # Tokens, from encoding every clean turn once more: a tag, its text, an end
     num_tokens = {
         d.dialogue_id: sum(len(tokenizer.tokenize(t.utterance)) + 2 for t in d.turns) for d in clean
@@ -153,6 +159,8 @@ def test_the_sums_match_the_input(
             assert buckets.get(bucket, 0) == sum(num_tokens[r["dialogue_id"]] for r in found)
     if loss_on == "all":
         assert buckets["truncated"] == 0
+        num_turns = sum(len(record["turns"]) for record in files["val"])
+        assert num_validation_targets == buckets["validation"] - num_turns  # all but the tags
 
 
 @pytest.mark.parametrize("with_tokens_of", ["all", "last", "a"])
@@ -164,7 +172,7 @@ def test_packing_leaves_little_room(tiny_base: Path, tmp_path: Path, with_tokens
     encoded.mkdir()
     prepare(path, data_params(), prepared)
     encoding = EncodingParams(max_length=512, context_turns=2, loss_on=with_tokens_of)
-    metrics = encode(prepared, tiny_base, encoded, encoding)
+    metrics = encode(prepared, tiny_base, encoded, encoding, num_speakers=2)
     rows = PackedRows(encoded, max_length=512, packing=True, pad_token_id=0)
     assert metrics["packing_efficiency"] == rows.packing_efficiency
     assert metrics["num_windows"] == len(rows.window_starts) - 1

@@ -39,6 +39,32 @@ def test_every_window_is_in_one_row_and_fits(case: tuple[list[int], int]) -> Non
     assert len(half_full) <= 1  # else the two would have been put together
 
 
+def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
+    """The definition: look at every row for every window, longest window first."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for window in sorted(range(len(lengths)), key=lambda window: (-lengths[window], window)):
+        fitting = [(free[row], row) for row in range(len(rows)) if free[row] >= lengths[window]]
+        if not fitting:
+            rows.append([])
+            free.append(capacity)
+        row = min(fitting)[1] if fitting else len(rows) - 1
+        rows[row].append(window)
+        free[row] -= lengths[window]
+    return rows
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda c: st.tuples(st.lists(st.integers(1, c), max_size=80), st.just(c))
+    )
+)
+@settings(max_examples=300)
+def test_rows_are_those_of_the_definition(case: tuple[list[int], int]) -> None:
+    lengths, capacity = case
+    assert pack(lengths, capacity) == best_fit_decreasing(lengths, capacity)
+
+
 def test_a_window_goes_to_the_fullest_row_that_has_room() -> None:
     # 7 and 6 open rows; 4 fits beside 6 exactly; 3 beside 7; the first 2 needs a row, and the
     # second 2 joins it.
@@ -132,6 +158,13 @@ def test_the_arrays_on_disk_are_compact(tmp_path: Path) -> None:
         "window_starts": "int64",
     }
     assert arrays["window_starts"].tolist() == [0, 3, 4]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_no_window_makes_no_row(tmp_path: Path, packing: bool) -> None:
+    write_windows(tmp_path, [])
+    rows = PackedRows(tmp_path, max_length=6, packing=packing, pad_token_id=PAD_ID)
+    assert (len(rows), rows.num_target_tokens, rows.packing_efficiency) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4])

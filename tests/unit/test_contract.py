@@ -134,21 +134,23 @@ def encoder_with(tokenizer: PreTrainedTokenizerFast) -> Encoder:
     return Encoder(tokenizer, 2, max_length=64, context_turns=2, loss_on="all")
 
 
-def piece_of(path: Path, *turns: Turn) -> tuple[str, LineRange]:
+def piece_of(path: Path, *turns: Turn, part: str = "train") -> tuple[str, LineRange]:
     path.write_text(to_line(Dialogue("the-one", turns)) + "\n", encoding="utf-8")
     [piece] = read_pieces(path)
     assert isinstance(piece, LineRange)
-    return "train", piece
+    return part, piece
 
 
+@pytest.mark.parametrize(("part", "use"), [("train", "trained"), ("val", "scored")])
 def test_a_tokenizer_that_loses_text_stops_the_run_and_names_the_dialogue(
-    tiny_base: Path, tmp_path: Path
+    tiny_base: Path, tmp_path: Path, part: str, use: str
 ) -> None:
     tokenizer = load_tokenizer(tiny_base)
     tokenizer.backend_tokenizer.normalizer = Lowercase()
-    piece = piece_of(tmp_path / "train.jsonl", Turn("a", "hello"), Turn("b", "Hello"))
-    with pytest.raises(UserError, match="dialogue 'the-one': the tokenizer changes turn 2"):
+    piece = piece_of(tmp_path / "x.jsonl", Turn("a", "hello"), Turn("b", "Hello"), part=part)
+    with pytest.raises(UserError, match="dialogue 'the-one': the tokenizer changes turn 2") as at:
         encoder_with(tokenizer)(piece)
+    assert f"it would be {use} wrongly" in str(at.value)
 
 
 def test_a_tokenizer_that_composes_unicode_is_no_error_but_is_counted(

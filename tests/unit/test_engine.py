@@ -252,7 +252,8 @@ def run_both(source: Path, base: Path, folder: Path) -> dict[str, object]:
     prepared, encoded = folder / "prepared", folder / "encoded"
     prepared.mkdir(parents=True)
     encoded.mkdir()
-    ledger, tokens = prepare(source, data, prepared), encode(prepared, base, encoded, encoding)
+    ledger = prepare(source, data, prepared)
+    tokens = encode(prepared, base, encoded, encoding, num_speakers=2)
     files = {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for file in folder.rglob("*")

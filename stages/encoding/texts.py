@@ -1,0 +1,72 @@
+"""Text -> token ids, word by word where that gives the same ids.
+
+A corpus says the same words over and over, and looking one up is much quicker than finding its
+tokens: 37.8 million characters of English chat took 3.3 s word by word and 11.9 s whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+
+from transformers import PreTrainedTokenizerFast
+
+NUM_WORDS_KEPT = 2**17
+MAX_MEAN_LENGTH = 16
+"""Characters per word. A text of longer ones (no spaces between words, encoded data) is not looked
+up: its words come but once, and would fill the memory."""
+
+# White space as tokenizers define it: Python counts four control characters more.
+_WORD = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
+
+
+class TextEncoder:
+    """Ids of texts, as ``encode_texts`` gives them, whose words are kept."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Take a tokenizer that gets no further tokens from here on."""
+        self._tokenizer = tokenizer
+        self._by_word = ends_tokens_with_words(tokenizer)
+        self._look_up = lru_cache(NUM_WORDS_KEPT)(self._encode)
+
+    def __call__(self, text: str) -> list[int]:
+        """The text's ids."""
+        words = _WORD.findall(text) if self._by_word else []
+        if len(text) > MAX_MEAN_LENGTH * len(words):
+            return self._encode(text)
+        return list(chain.from_iterable(map(self._look_up, words)))
+
+    def _encode(self, text: str) -> list[int]:
+        return encode_texts(self._tokenizer, [text])[0]
+
+
+def ends_tokens_with_words(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a text's ids are those of its words, each with the white space before it.
+
+    True of GPT-2's rules (SmolLM2's and many others'): one token never holds both a character and
+    white space after it, and which tokens stand before such a border does not depend on what stands
+    behind it. Other rules are not looked into.
+    """
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or backend.pre_tokenizer is None:
+        return False
+    if not all(token.special for token in backend.get_added_tokens_decoder().values()):
+        return False  # it is found in any text before all other rules, and may hold white space
+    rules = json.loads(backend.pre_tokenizer.__getstate__())
+    *others, last = rules["pretokenizers"] if rules["type"] == "Sequence" else [rules]
+    return (
+        backend.encode_special_tokens
+        and all(rule["type"] == "Digits" for rule in others)
+        and last["type"] == "ByteLevel"
+        and last["use_regex"]
+        and not last["add_prefix_space"]
+    )
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text; the fast form leaves out offsets, which take a third of the time."""
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
