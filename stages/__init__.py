@@ -1,1 +1,6 @@
-"""Fine-tune a language model on dialogues: fetch -> prep -> train -> eval."""
+"""Fine-tune a language model on dialogues: fetch -> prep -> encode -> train -> eval."""
+
+import os
+
+PARENT = os.getppid()
+"""The process that started this one, noted before slow imports give it time to end."""

@@ -7,11 +7,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,13 +51,26 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary)
     temporary.mkdir()
     try:
-        yield temporary
+        with disk_errors(temporary):
+            yield temporary
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise as ``OSError`` what safetensors makes of a full or read-only disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def sha256_of(path: Path) -> str:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from stages import PARENT
 from stages.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
@@ -21,6 +22,8 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     caught signal, exit code 0 would make DVC cache a partial model as if it were final.
     """
     die_with_parent()
+    if os.getppid() != PARENT:  # dvc has ended while this process was importing
+        sys.exit(1)
     signal.signal(signal.SIGTERM, _exit_on_signal)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no failure
         if isinstance(stream, io.TextIOWrapper):

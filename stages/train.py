@@ -30,15 +30,16 @@ from stages.timing import record_timing
 from stages.training.checkpoint import CheckpointFolder
 from stages.training.flops import flops_per_token, matmul_peak
 from stages.training.model import add_adapters, as_generator, load_for_training, publish
-from stages.training.processes import start_processes, whole_weights
+from stages.training.processes import Processes
 from stages.training.progress import Timing
+from stages.training.torchrun import run_in_processes
 from stages.training.tracking import start_run
 from stages.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, fine_tune
 
 SAMPLE_COLUMNS = ("dialogue", "prompt", "model", "people")
 
 
-def main() -> None:
+def main(processes: Processes) -> None:
     """Load, train (or continue), check that nothing changed meanwhile, publish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoded", type=Path, required=True, help="prep's windows and tokenizer")
@@ -51,9 +52,6 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True, help="one row per step, CSV")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
-    processes = start_processes("stages.train")
-    if processes is None:
-        return
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -87,7 +85,9 @@ def main() -> None:
                 "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
             )
     model = load_for_training(args.base, tokenizer_folder)
-    nn.Module.to(model, device.kind)
+    is_sharded = params.runtime.shard_model and processes.size > 1
+    if not is_sharded:  # else each process moves its part
+        nn.Module.to(model, device.kind)
     adapters = None
     if params.train.lora.rank is not None:
         if params.runtime.shard_model:
@@ -104,7 +104,6 @@ def main() -> None:
             f"{f', {processes.size} processes' if processes.size > 1 else ''}",
             flush=True,
         )
-    is_sharded = params.runtime.shard_model and processes.size > 1
     with ExitStack() as stack:
         checkpoints, run = None, None
         if processes.is_main:
@@ -131,12 +130,12 @@ def main() -> None:
             processes=processes,
             checkpoints=checkpoints,
             checkpoint_minutes=params.runtime.checkpoint_minutes,
-            shard_model=params.runtime.shard_model,
+            shard_model=is_sharded,
             validation=validation,
             on_step=on_step,
             on_validation=on_validation,
         )
-        weights = whole_weights(model) if is_sharded else None
+        weights = processes.gather(model.state_dict(keep_vars=True)) if is_sharded else None
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
@@ -243,4 +242,4 @@ def declared_params() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_stage("train", main)
+    run_stage("train", lambda: run_in_processes("stages.train", main))

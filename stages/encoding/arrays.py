@@ -1,4 +1,4 @@
-"""Windows on disk as three memory-mapped arrays: the training windows, and a folder of validation's.
+"""Windows on disk as three memory-mapped arrays: training's, and a folder of validation's.
 
 ``input_ids.npy``      int32 [N]    all windows, one after another
 ``is_target.npy``      bool  [N]    whether the token is trained, or scored

@@ -14,9 +14,7 @@ NUM_SEARCHED = 300
 """Training dialogues, from the first, among which one of several windows is sought."""
 
 
-def examples(
-    prepared: Path, show: Callable[[Dialogue, str], ShownDialogue]
-) -> list[ShownDialogue]:
+def examples(prepared: Path, show: Callable[[Dialogue, str], ShownDialogue]) -> list[ShownDialogue]:
     """A few dialogues, the same ones whenever the input is the same.
 
     Two that are trained, one of several windows, one for validation, and one for each of two

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -21,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.errors import UserError
-from stages.files import sha256_of
+from stages.files import disk_errors, sha256_of
 
 COMPLETE = "COMPLETE"
 TENSORS = "tensors.safetensors"
@@ -102,7 +100,8 @@ class CheckpointFolder:
         temporary = folder.with_name(f".{folder.name}.tmp")
         try:
             temporary.mkdir(exist_ok=True)
-            _save_tensors(temporary / TENSORS, tensors)
+            with disk_errors(temporary / TENSORS):
+                save_file(dict(tensors), temporary / TENSORS)
             content = json.dumps(state, sort_keys=True, allow_nan=False)
             (temporary / STATE).write_text(content, encoding="utf-8")
             hashes = {name: sha256_of(temporary / name) for name in (STATE, TENSORS)}
@@ -179,21 +178,6 @@ class CheckpointFolder:
         """Steps that have a checkpoint, from the oldest to the newest."""
         names = [path.name.removeprefix("checkpoint-") for path in self.path.glob("checkpoint-*")]
         return sorted(int(name) for name in names if name.isdecimal())
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write without metadata, whose order would differ between processes.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
-    """
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def _read(folder: Path, step: int) -> Checkpoint:

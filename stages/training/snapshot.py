@@ -12,23 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from stages.training.processes import Processes, whole
+from stages.training.processes import Processes
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def take_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters, whole, on the CPU; every process must ask for them."""
-    return {f"weight/{name}": whole(parameter) for name, parameter in _trained(model)}
-
-
-def take(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """Weights and moments, whole, on the CPU; every process must ask for them."""
-    tensors = take_weights(model)
+def take(model: nn.Module, optimizer: AdamW, processes: Processes) -> dict[str, Tensor]:
+    """Weights and moments, whole, on the main process's CPU; every process must ask for them."""
+    tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(model):
+        tensors[f"weight/{name}"] = parameter
         for moment in MOMENTS:
-            tensors[f"{moment}/{name}"] = whole(optimizer.state[parameter][moment])
-    return tensors
+            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+    return processes.gather(tensors)
 
 
 def restore_weights(

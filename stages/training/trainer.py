@@ -285,7 +285,7 @@ class _Trainer:
         return int(step)
 
     def _save(self, step: int, checkpoints: CheckpointFolder | None) -> None:
-        tensors = snapshot.take(self.loss, self.optimizer)
+        tensors = snapshot.take(self.loss, self.optimizer, self.processes)
         if checkpoints is not None:
             best_step = self._best_step() if self.train.load_best_model_at_end else None
             state: dict[str, Any] = {"log": self.log, "scaler": self.scaler.state_dict()}

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.conftest import TEXTS
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
 
 DEFAULTS = TrainParams(
-    learning_rate=1e-2,
+    learning_rate=2e-3,
     batch_size=2,
     gradient_accumulation_steps=2,
     epochs=2,
@@ -274,7 +275,7 @@ def test_every_parameter_moves_and_tied_embeddings_stay_tied(
     )
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.7, 1e-9])
+@pytest.mark.parametrize("max_grad_norm", [0.8, 1e-9])
 def test_training_is_what_its_definition_says(
     start: Start, rows: PackedRows, tmp_path: Path, max_grad_norm: float
 ) -> None:
@@ -282,12 +283,12 @@ def test_training_is_what_its_definition_says(
 
     The loss and its gradient are means over the targets of the whole step; the gradient is clipped,
     its norm logged as it was; AdamW decays matrices, not biases and norms; the learning rate rises
-    over two steps and falls to 0 at the end. The norm lies on either side of 0.7; clipped to 1e-9,
+    over two steps and falls to 0 at the end. The norm lies on either side of 0.8; clipped to 1e-9,
     the gradient is below AdamW's epsilon, so it is what bounds the update.
     """
     changes: dict[str, Any] = {"epochs": 3, "max_grad_norm": max_grad_norm}
     found = run(start, rows, tmp_path, **changes)
-    assert min(found.column("grad_norm")) < 0.7 < max(found.column("grad_norm"))
+    assert min(found.column("grad_norm")) < 0.8 < max(found.column("grad_norm"))
 
     model, _ = load(start)
     model.set_attn_implementation("eager")
@@ -309,7 +310,7 @@ def test_training_is_what_its_definition_says(
         norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
         for gradient in gradients:
             gradient.mul_(min(1, max_grad_norm / norm))
-        rate = 1e-2 * (step / 2 if step < 2 else (9 - step) / 7)
+        rate = 2e-3 * (step / 2 if step < 2 else (9 - step) / 7)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -387,6 +388,7 @@ def test_gradient_checkpointing_changes_nothing(
     check_close(found.weights, expected.weights, 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own workings
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no compiler")
 def test_compiled_training_has_the_same_losses(
     llama: Start, rows: PackedRows, validation: PackedRows, tmp_path: Path
@@ -494,13 +496,13 @@ def test_validation_does_not_change_the_training(
 
 
 RISING: dict[str, Any] = {
-    "learning_rate": 0.3,
+    "learning_rate": 0.1,
     "lr_scheduler_type": "constant",
     "warmup_steps": 0,
     "epochs": 4,
     "eval_steps": 2,
 }
-"""A learning rate at which the validation loss falls, then rises."""
+"""Of the six validation losses the second is the lowest."""
 
 
 @pytest.mark.parametrize("checkpoint_minutes", [1e-9, 60])
@@ -516,45 +518,57 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(
     last = run(gpt2, rows, tmp_path / "last", **settings, **RISING)
     best = run(gpt2, rows, tmp_path / "best", load_best_model_at_end=True, **settings, **RISING)
     assert best.log == last.log
-    losses = {int(e["step"]): e[VALIDATION_LOSS] for e in best.log if VALIDATION_LOSS in e}
-    best_step = min(losses, key=lambda step: losses[step])
-    assert 2 < best_step < 8
-    assert best.result.best_step == last.result.best_step == best_step
-    assert not moved(best.weights, best.validated[best_step])
+    losses = best.column(VALIDATION_LOSS)
+    assert len(losses) == 6
+    assert losses.index(min(losses)) == 1
+    assert best.result.best_step == last.result.best_step == 4
+    assert not moved(best.weights, best.validated[4])
     assert not moved(last.weights, last.validated[12])
-    assert moved(best.weights, last.weights)
 
 
-@pytest.mark.parametrize("patience", [1, 2])
-@pytest.mark.parametrize("stop_at", [None, 5, 7])
-def test_training_stops_when_the_validation_loss_has_not_fallen(
+@pytest.mark.parametrize("stop_at", [None, 3, 6])
+@pytest.mark.parametrize(("patience", "num_steps"), [(1, 6), (2, 8), (4, 12), (5, 12)])
+def test_training_stops_when_the_validation_loss_stays_above_its_lowest(
     gpt2: Start,
     rows: PackedRows,
     validation: PackedRows,
     tmp_path: Path,
     patience: int,
+    num_steps: int,
     stop_at: int | None,
 ) -> None:
-    """For so many validations in a row, be it in one process or in two."""
-    settings: dict[str, Any] = {"validation": validation, **RISING}
-    whole = run(gpt2, rows, tmp_path / "whole", **settings)
-    losses = whole.column(VALIDATION_LOSS)
-    places = range(patience, len(losses))
-    last = next(
-        p
-        for p in places
-        if min(losses[p - patience + 1 : p + 1]) >= min(losses[: p - patience + 1])
-    )
-    settings |= {"early_stopping_patience": patience, "load_best_model_at_end": True}
+    """For so many validations in a row after the second; in one process or in two."""
+    settings: dict[str, Any] = {
+        "validation": validation,
+        "early_stopping_patience": patience,
+        "load_best_model_at_end": True,
+        **RISING,
+    }
     if stop_at is not None:
         with pytest.raises(KeyboardInterrupt):
-            run(gpt2, rows, tmp_path / "cut", stop_at=stop_at, **settings)
-    stopped = run(gpt2, rows, tmp_path / "cut", **settings)
-    assert stopped.log == whole.log[: 2 * (last + 1)]
-    assert len(stopped.log) < len(whole.log)
-    assert stopped.result.best_step is not None
-    assert not moved(stopped.weights, whole.validated[stopped.result.best_step])
-    assert run(gpt2, rows, tmp_path / "cut", **settings).log == stopped.log  # nothing left to do
+            run(gpt2, rows, tmp_path, stop_at=stop_at, **settings)
+    stopped = run(gpt2, rows, tmp_path, **settings)
+    assert len(stopped.log) == num_steps
+    assert stopped.result.best_step == 4
+    again = run(gpt2, rows, tmp_path, **settings)  # finds nothing left to do
+    assert again.log == stopped.log
+    assert not moved(again.weights, stopped.weights)
+
+
+def test_a_new_lowest_validation_loss_renews_the_patience(
+    llama: Start, rows: PackedRows, validation: PackedRows, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = RISING | {"learning_rate": 0.03}
+    found = run(llama, rows, tmp_path, validation=validation, early_stopping_patience=2, **settings)
+    losses = found.column(VALIDATION_LOSS)
+    assert [later < earlier for earlier, later in pairwise(losses)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert found.result.best_step == 12
 
 
 def test_of_equal_losses_the_earliest_is_the_best(
