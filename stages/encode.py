@@ -58,9 +58,7 @@ def main() -> None:
     with new_folder(args.encoded) as folder:
         ledger = encode(args.prepared, args.base, folder, encoding, num_speakers)
         tokens = ledger["num_tokens"]
-        page = preview(
-            args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"]
-        )
+        page = preview(args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"])
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
     write_text(args.preview, page)

@@ -44,6 +44,10 @@ def blockwise_attention(
     Returns:
         ``[B, T, H, D]``, and no attention weights.
     """
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # rotary positions leave queries and keys in float32
+        dtype = torch.get_autocast_dtype(kind)
+        query, key, value = (each.to(dtype) for each in (query, key, value))
     num_heads, num_tokens, width = query.shape[1:]
     repeats = num_heads // key.shape[1]
     if repeats > 1:

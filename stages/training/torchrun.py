@@ -32,7 +32,6 @@ from stages.errors import UserError
 from stages.training.processes import Processes
 
 TORCHRUN = "TUNING_TORCHRUN"
-_STARTED_BY = "TUNING_STARTED_BY"
 
 # Why a process failed, from what best explains the end of a run to what follows from it.
 _USER_ERROR, _KILLED, _FAULT, _LOST_CONNECTION, _STOPPED = range(5)
@@ -49,7 +48,7 @@ def run_in_processes(module: str, main: Callable[[Processes], None]) -> None:
         UserError: torchrun does not accept its options, or a process failed, and why.
     """
     options = os.environ.get(TORCHRUN)
-    if _STARTED_BY in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         _work(main)
     elif options:
         _start(module, options)
@@ -60,8 +59,6 @@ def run_in_processes(module: str, main: Callable[[Processes], None]) -> None:
 def _work(main: Callable[[Processes], None]) -> None:
     """Be one of the processes."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if os.getppid() != int(os.environ[_STARTED_BY]):
-        sys.exit(1)  # killed before this process asked to die with it
     gpu = None
     if torch.cuda.is_available():
         gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -105,7 +102,6 @@ def _start(module: str, options: str) -> None:
             if arguments.training_script != module:
                 raise ValueError
             arguments.training_script_args = sys.argv[1:]
-            os.environ[_STARTED_BY] = str(os.getpid())
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun warns; each sets its own
             logging.disable()
             run(arguments)  # type: ignore[no-untyped-call]

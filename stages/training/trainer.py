@@ -81,7 +81,7 @@ def fine_tune(
         UserError: the loss or the gradient is no longer finite, or memory ran out.
     """
     if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     model.train()
     loss = PackedLoss(model, device)
     if shard_model and processes.size > 1:

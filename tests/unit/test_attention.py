@@ -92,6 +92,29 @@ def test_the_rows_above_need_every_way_to_cut_a_row() -> None:
     }
 
 
+def test_in_bf16_nothing_is_kept_in_float32() -> None:
+    """Though rotary positions, or a norm of the values, leave float32."""
+    query, key, value, mask = inputs(19, 2)
+    expected = output_and_gradients(blockwise_attention, query, key, value, mask)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        output, _ = blockwise_attention(Layer(2), query, key, value, mask)
+    assert {tensor.dtype for tensor in kept} == {torch.bfloat16}
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
+    found = [output, *torch.autograd.grad((output * weights).sum(), (query, key, value))]
+    assert [each.dtype for each in found] == [torch.bfloat16, *[torch.float32] * 3]
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 0.02 * other.norm()
+
+
 def test_dropout_drops_its_share_of_the_weights_and_only_in_training() -> None:
     """With the identity for values, the output is the weights; those left are scaled up."""
     num_tokens, share = 64, 0.25
