@@ -127,7 +127,8 @@ def run_once(
     )
     encode, encode_peak = timed(
         folder,
-        *("-m", "stages.encode", "--prepared", "prepared", "--base", str(base)),
+        *("-m", "stages.encode", "--prepared", "prepared", "--ledger", "prep.json"),
+        *("--base", str(base)),
         *("--lock", str(lock), "--encoded", "encoded", "--metrics", "encode.json"),
         *("--preview", "preview.html"),
     )

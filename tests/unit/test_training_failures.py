@@ -1,0 +1,272 @@
+"""Whatever stops a training, it says so in one message, publishes nothing and exits with a code.
+
+Real ``python -m stages.train`` processes, by the command that dvc.yaml has, in a small project.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM
+
+from stages.encoding.dataset import write_windows
+from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
+from stages.encoding.windows import Window
+from stages.training.checkpoint import TENSORS
+
+ROOT = Path(__file__).parents[2]
+COMMAND = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"]
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "PYTHONPATH": str(ROOT),
+    "WANDB_MODE": "disabled",
+}
+NUM_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    project: Path
+    code: int
+    output: str
+
+    def published(self) -> dict[str, bytes]:
+        """Results by path; a half-written one would be among them."""
+        folders = (self.project / "models", self.project / "metrics")
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+        return {
+            str(file.relative_to(self.project)): file.read_bytes()
+            for file in files
+            if "base" not in file.parts and file.name != "timing.json"
+        }
+
+
+def start(project: Path, limits: str = "true") -> subprocess.Popen[str]:
+    """A trainer with its output in one pipe; ``limits`` is what the shell does before."""
+    command = [sys.executable, *shlex.split(COMMAND)[1:]]
+    return subprocess.Popen(
+        ["sh", "-c", f'{limits} && exec "$@"', "sh", *command],
+        cwd=project,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait(project: Path, process: subprocess.Popen[str]) -> Outcome:
+    with process:
+        try:
+            output, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return Outcome(project, process.returncode, output)
+
+
+def change(project: Path, **values: Any) -> None:
+    """Edit params.yaml's section ``train``, or ``encoding.max_length``."""
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    for name, value in values.items():
+        params["encoding" if name == "max_length" else "train"][name] = value
+    yaml.dump(params, project / "params.yaml")
+
+
+def windows(*, num: int = 40, has_targets: bool = True) -> list[Window]:
+    return [Window([10 + i, *range(20, 30), 9], [False] + [has_targets] * 11) for i in range(num)]
+
+
+@pytest.fixture(scope="module")
+def project(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``train`` reads, for sixty steps in three epochs with a checkpoint after each."""
+    path: Path = tmp_path_factory.mktemp("project")
+    shutil.copytree(tiny_base, path / "models/base")
+    (path / "data/encoded").mkdir(parents=True)
+    write_windows(path / "data/encoded", windows())
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 2)
+    tokenizer.save_pretrained(path / "data/encoded/tokenizer")
+    (path / "requirements.lock").touch()
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["runtime"]["checkpoint_minutes"] = 1e-6
+    yaml.dump(params, path / "params.yaml")
+    change(
+        path,
+        max_length=16,
+        learning_rate=1e-2,
+        batch_size=2,
+        gradient_accumulation_steps=1,
+        epochs=3,
+        mixed_precision="no",
+        torch_compile=False,
+        num_threads=1,
+    )
+    return path
+
+
+def no_targets(project: Path) -> None:
+    write_windows(project / "data/encoded", windows(has_targets=False))
+
+
+def few_rows(project: Path) -> None:
+    write_windows(project / "data/encoded", windows(num=1))
+
+
+def broken_weight(value: float) -> Callable[[Path], None]:
+    def break_weight(project: Path) -> None:
+        model: Any = AutoModelForCausalLM.from_pretrained(project / "models/base")
+        model.transformer.h[0].mlp.c_fc.weight.data[0, 0] = value
+        model.save_pretrained(project / "models/base")
+
+    return break_weight
+
+
+@dataclass(frozen=True)
+class Case:
+    """A project that is changed, a trainer that is limited, and what is said."""
+
+    change: Callable[[Path], object]
+    message: str
+    limits: str = "true"
+    succeeds: bool = False
+
+
+CASES = {
+    "nothing wrong": Case(lambda project: None, "", succeeds=True),
+    "a disk too full for checkpoints": Case(
+        lambda project: None,
+        "train: no checkpoint at step 1: File too large",
+        limits="ulimit -f 200",  # of 512 bytes
+        succeeds=True,
+    ),
+    "a disk too full for the result": Case(
+        lambda project: None,
+        "\ntrain: File too large (models/.finetuned.tmp)",
+        limits="ulimit -f 20",
+    ),
+    "no target": Case(no_targets, "nothing to train"),
+    "fewer rows than a batch": Case(few_rows, "11 target tokens in 1 rows", succeeds=True),
+    "a loss that is not a number": Case(broken_weight(math.nan), "step 1: the loss is nan"),
+    "a loss that grows beyond bounds": Case(
+        lambda project: change(project, learning_rate=0.5, weight_decay=1e20),
+        "the loss is nan",
+    ),
+    "too little memory": Case(
+        lambda project: change(project, batch_size=100_000),
+        "train: out of memory. Lower train.batch_size",
+        limits="ulimit -v 4000000",  # of 1024 bytes
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """All cases, two at a time."""
+
+    def run(name: str) -> Outcome:
+        case = CASES[name]
+        path = tmp_path_factory.mktemp("case") / "project"
+        shutil.copytree(project, path)
+        case.change(path)
+        return wait(path, start(path, case.limits))
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(CASES, pool.map(run, CASES), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_failure_is_one_message(outcomes: dict[str, Outcome], name: str) -> None:
+    case, outcome = CASES[name], outcomes[name]
+    assert case.message in outcome.output
+    assert "Traceback" not in outcome.output
+    assert outcome.code == (0 if case.succeeds else 1), outcome.output
+    assert bool(outcome.published()) == case.succeeds
+
+
+def test_what_fails_without_harm_changes_no_byte(outcomes: dict[str, Outcome]) -> None:
+    without_checkpoints = outcomes["a disk too full for checkpoints"]
+    assert without_checkpoints.output.count("train: no checkpoint at step") == NUM_STEPS
+    assert without_checkpoints.published() == outcomes["nothing wrong"].published()
+
+
+@pytest.fixture(scope="module")
+def interrupted(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Outcome, Outcome, int]:
+    """A trainer that finds params.yaml edited, one that came in between, and the last checkpoint.
+
+    The first is held still after its second checkpoint, until the other has ended.
+    """
+    path = tmp_path_factory.mktemp("interrupted") / "project"
+    shutil.copytree(project, path)
+    first = start(path)
+    while len(checkpoints(path)) < 2:
+        assert first.poll() is None
+        time.sleep(0.002)
+    os.kill(first.pid, signal.SIGSTOP)
+    second = wait(path, start(path))
+    change(path, learning_rate=1e-3)
+    os.kill(first.pid, signal.SIGCONT)
+    edited = wait(path, first)
+    change(path, learning_rate=1e-2)
+    return edited, second, max(checkpoints(path))
+
+
+def checkpoints(project: Path) -> list[int]:
+    """Steps that have one."""
+    folders = project.glob(".checkpoints/train/*/checkpoint-*")
+    return [int(folder.name.removeprefix("checkpoint-")) for folder in folders]
+
+
+def test_a_second_trainer_refuses(interrupted: tuple[Outcome, Outcome, int]) -> None:
+    _, second, _ = interrupted
+    assert "\ntrain: another process is training this configuration" in second.output
+    assert "Traceback" not in second.output
+    assert second.code == 1
+
+
+def test_an_edit_of_params_yaml_publishes_nothing(
+    interrupted: tuple[Outcome, Outcome, int],
+) -> None:
+    edited, _, last = interrupted
+    assert "\ntrain: changed while this stage ran: parameter train. Nothing" in edited.output
+    assert "Traceback" not in edited.output
+    assert edited.code == 1
+    assert edited.published() == {}
+    assert last == NUM_STEPS
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    interrupted: tuple[Outcome, Outcome, int], outcomes: dict[str, Outcome]
+) -> None:
+    """The edit undone, the run continues; the end is the same, to the byte."""
+    edited, _, last = interrupted
+    (tensors,) = edited.project.glob(f".checkpoints/train/*/checkpoint-{last}/{TENSORS}")
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    outcome = wait(edited.project, start(edited.project))
+    assert (
+        f"\ntrain: checkpoint-{last} is damaged ({TENSORS}: checksum differs): "
+        f"continuing from checkpoint-{last - 1}\n" in outcome.output
+    )
+    assert outcome.code == 0
+    assert outcome.published() == outcomes["nothing wrong"].published()
+    assert checkpoints(edited.project) == []
