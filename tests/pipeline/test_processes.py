@@ -164,8 +164,13 @@ class Several:
         )
 
     def moved(self, name: str, *, max_steps: int, shard_model: bool = False) -> Case:
-        changes = {"lr_scheduler_type": "constant", "max_steps": max_steps, "eval_steps": None}
-        return self._case(name, shard_model=shard_model, **changes)
+        return self._case(
+            name,
+            shard_model=shard_model,
+            lr_scheduler_type="constant",
+            max_steps=max_steps,
+            eval_steps=None,
+        )
 
     def result(self, name: str) -> Trained:
         """What the processes left."""
