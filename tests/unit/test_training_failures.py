@@ -121,10 +121,6 @@ def project(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def no_targets(project: Path) -> None:
-    write_windows(project / "data/encoded", windows(has_targets=False))
-
-
 def few_rows(project: Path) -> None:
     write_windows(project / "data/encoded", windows(num=1))
 
@@ -161,7 +157,6 @@ CASES = {
         "\ntrain: File too large (models/.finetuned.tmp)",
         limits="ulimit -f 20",
     ),
-    "no target": Case(no_targets, "nothing to train"),
     "fewer rows than a batch": Case(few_rows, "11 target tokens in 1 rows", succeeds=True),
     "a loss that is not a number": Case(broken_weight(math.nan), "step 1: the loss is nan"),
     "a loss that grows beyond bounds": Case(
