@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -286,17 +287,22 @@ def run(folder: Path, name: str, command: list[str]) -> tuple[float, float]:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
+            process.wait()
             raise
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - started
-    if process.returncode:
+    code = process.returncode
+    if code:
         lines = log.read_text(errors="replace").strip().splitlines()[-3:]
-        killed = " (killed: out of memory?)" if process.returncode == -9 else ""
-        sys.exit(f"{name} ended with exit code {process.returncode}{killed}:\n" + "\n".join(lines))
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        sys.exit("\n".join((f"{name} ended with {how}{hint}:", *lines)))
     return seconds, usage.ru_maxrss / 1e6
 
 
 if __name__ == "__main__":
+    # So that a run that is stopped leaves no process and no folder behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         main()
     except KeyboardInterrupt:
