@@ -58,8 +58,6 @@ def main(processes: Processes) -> None:
 
     params = load_params()
     inputs = Inputs([args.encoded, args.validation, args.base, args.lock], declared_params)
-    if processes.share(inputs.fingerprint) != inputs.fingerprint:
-        raise UserError("code, parameters or inputs on this host are not those of the first host.")
     num_threads = max(1, params.train.num_threads // processes.num_on_this_host)
     device = choose_device(
         precision=params.train.mixed_precision,
@@ -142,11 +140,7 @@ def main(processes: Processes) -> None:
             return
         inputs.check_unchanged()
         timing = timing_figures(
-            model,
-            result.timing,
-            device,
-            params.train.batch_size * rows.max_length,
-            processes.size,
+            model, result.timing, device, params.train.batch_size * rows.max_length
         )
         if adapters is not None:
             adapters.merge_and_unload()
@@ -210,12 +204,9 @@ def samples(
 
 
 def timing_figures(
-    model: PreTrainedModel, timing: Timing, device: Device, num_tokens: int, num_processes: int
+    model: PreTrainedModel, timing: Timing, device: Device, num_tokens: int
 ) -> dict[str, Any]:
-    """Speed, share of the peak (``num_tokens`` in a forward pass), memory, device.
-
-    Speed is that of all processes, peak and memory are those of this one.
-    """
+    """Speed, share of the peak (``num_tokens`` in a forward pass), memory, device."""
     per_row_token, per_target = flops_per_token(model)
     used = per_row_token * timing.row_tokens_per_second + per_target * timing.tokens_per_second
     peak = matmul_peak(device, num_rows=num_tokens, width=model.config.hidden_size)
@@ -226,7 +217,7 @@ def timing_figures(
     return {
         **vars(timing),
         "matmul_peak_gflops": peak / 1e9,
-        "share_of_matmul_peak": used / (num_processes * peak),
+        "share_of_matmul_peak": used / peak,
         "peak_memory_gb": peak_memory,
         "device": device.kind,
         "precision": device.precision,

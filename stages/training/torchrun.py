@@ -78,7 +78,7 @@ def _work(main: Callable[[Processes], None]) -> None:
         _fail(_USER_ERROR, str(error))
     except Exception as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            _fail(_LOST_CONNECTION, f"another process of the run is gone: {error}")
+            _fail(_LOST_CONNECTION, f"lost the connection to another process: {error}")
         _fail(_FAULT, traceback.format_exc())
 
 
