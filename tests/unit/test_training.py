@@ -15,6 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, set_seed
 
 from stages.device import Device, choose_device
@@ -397,16 +398,23 @@ def test_compiled_training_has_the_same_losses(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With and without gradient checkpointing; validations between the steps."""
+    """With and without gradient checkpointing; validations between the steps.
+
+    Three pieces are compiled, none broken in two: a block in training, a block in validation (one
+    for all blocks), the loss of a chunk.
+    """
     monkeypatch.setattr(attention, "NUM_BLOCKS", 1)  # compiled in half the time
     compiled = replace(CPU, compiled=True)
     changes: dict[str, Any] = {"validation": validation, "eval_steps": 3}
     expected = run(llama, rows, tmp_path / "eager", **changes)
+    counters.clear()
     for checkpointing in (False, True):
         changes["gradient_checkpointing"] = checkpointing
         found = run(llama, rows, tmp_path / str(checkpointing), device=compiled, **changes)
         for column in ("loss", "grad_norm", VALIDATION_LOSS):
             assert found.column(column) == pytest.approx(expected.column(column), rel=1e-4)
+    assert counters["stats"]["unique_graphs"] == 2 * 3
+    assert not counters["graph_break"]
 
 
 @with_adapters
