@@ -27,6 +27,11 @@ class Device:
     compiled: bool
     notes: tuple[str, ...]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products are computed in."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[self.precision]
+
 
 def set_threads(num_threads: int) -> None:
     """Use this many CPU threads: the count changes how sums are ordered, hence the last bits."""

@@ -12,14 +12,20 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from stages.corpus.dialogue import Dialogue, Turn, read_dialogues
+from stages.corpus.dialogue import Dialogue, read_dialogues
 from stages.device import keep_freed_memory, set_threads
 from stages.encoding.speakers import PlainText, SpeakerTokens, Template, load_tokenizer
 from stages.errors import UserError
 from stages.evaluation.coherence import context_identification, make_blocks
 from stages.evaluation.context import history_gain
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
-from stages.evaluation.generation import Sample, continue_dialogues, samples_as_markdown
+from stages.evaluation.generation import (
+    SAMPLE_COLUMNS,
+    Sample,
+    continue_dialogues,
+    samples_as_markdown,
+    samples_as_rows,
+)
 from stages.evaluation.per_dialogue import as_table, change_in_bits_per_byte
 from stages.evaluation.perplexity import ResponseScores, by_turn, score_responses, summarise
 from stages.files import weights_sha256, write_csv, write_json, write_text
@@ -126,8 +132,8 @@ def main() -> None:
         run.summarise({"eval": metrics})
         run.log_samples(
             "eval/samples",
-            ["dialogue_id", "prompt", "model", "people"],
-            as_rows(samples),
+            SAMPLE_COLUMNS,
+            samples_as_rows(samples),
             step=trained.get("last_step", 0) + 1,
         )
     before, after = (results[name]["bits_per_byte"] for name in ("base", "tuned"))
@@ -170,15 +176,6 @@ def run_that_trained(model: Path, timing: Path) -> dict[str, Any]:
     """Training's section of the timing file, if it is about this very model; else nothing."""
     trained = read_timing(timing).get("train", {})
     return trained if trained.get("model_sha256") == weights_sha256(model) else {}
-
-
-def as_rows(samples: list[Sample]) -> list[list[str]]:
-    """Samples as a table of texts, for the tracker."""
-
-    def text(turns: tuple[Turn, ...]) -> str:
-        return "\n".join(f"{turn.speaker}: {turn.utterance}" for turn in turns)
-
-    return [[s.dialogue_id, text(s.prompt), text(s.reply), text(s.human)] for s in samples]
 
 
 def declared_params() -> dict[str, Any]:

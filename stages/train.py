@@ -21,22 +21,19 @@ from stages.device import Device, choose_device, keep_freed_memory, set_threads
 from stages.encoding.dataset import PackedRows
 from stages.encoding.speakers import SpeakerTokens, load_tokenizer
 from stages.errors import UserError
-from stages.evaluation.generation import continue_dialogues
+from stages.evaluation.generation import SAMPLE_COLUMNS, continue_dialogues, samples_as_rows
 from stages.files import weights_sha256, write_csv, write_json
 from stages.inputs import Inputs
 from stages.params import Params, load_params
 from stages.process import run_stage
 from stages.timing import record_timing
 from stages.training.checkpoint import CheckpointFolder
-from stages.training.flops import flops_per_token, matmul_peak
+from stages.training.flops import share_of_peak
 from stages.training.model import add_adapters, as_generator, load_for_training, publish
 from stages.training.processes import Processes
-from stages.training.progress import Timing
 from stages.training.torchrun import run_in_processes
 from stages.training.tracking import start_run
 from stages.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, fine_tune
-
-SAMPLE_COLUMNS = ("dialogue", "prompt", "model", "people")
 
 
 def main(processes: Processes) -> None:
@@ -68,12 +65,12 @@ def main(processes: Processes) -> None:
     set_seed(params.seed)
 
     tokenizer_folder = args.encoded / "tokenizer"
-    pad_token_id = load_tokenizer(tokenizer_folder).pad_token_id
+    tokenizer = load_tokenizer(tokenizer_folder)
     read_rows = partial(
         PackedRows,
         max_length=params.encoding.max_length,
         packing=params.train.packing,
-        pad_token_id=pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     rows = read_rows(args.encoded)
     validation = None
@@ -118,8 +115,8 @@ def main(processes: Processes) -> None:
         def on_validation(step: int) -> None:
             if run is not None and not is_sharded:
                 with as_generator(model):
-                    rows = samples(model, tokenizer_folder, args.validation, params)
-                run.log_samples("train/samples", SAMPLE_COLUMNS, rows, step=step)
+                    table = samples(model, SpeakerTokens(tokenizer), args.validation, params)
+                run.log_samples("train/samples", SAMPLE_COLUMNS, table, step=step)
 
         result = fine_tune(
             model,
@@ -139,9 +136,10 @@ def main(processes: Processes) -> None:
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
-        timing = timing_figures(
-            model, result.timing, device, params.train.batch_size * rows.max_length
+        speed = share_of_peak(
+            model, result.timing, device, num_rows=params.train.batch_size * rows.max_length
         )
+        memory = peak_memory_gb(device)
         if adapters is not None:
             adapters.merge_and_unload()
         publish(model, tokenizer_folder, args.model, weights)
@@ -163,8 +161,13 @@ def main(processes: Processes) -> None:
         record_timing(
             args.timing,
             "train",
-            timing
-            | {
+            {
+                **vars(result.timing),
+                **speed,
+                "peak_memory_gb": memory,
+                "device": device.kind,
+                "precision": device.precision,
+                "compiled": device.compiled,
                 "num_processes": processes.size,
                 "num_threads": num_threads,
                 "model_sha256": weights_sha256(args.model),
@@ -176,12 +179,12 @@ def main(processes: Processes) -> None:
 
 
 def samples(
-    model: PreTrainedModel, tokenizer_folder: Path, validation: Path, params: Params
+    model: PreTrainedModel, template: SpeakerTokens, validation: Path, params: Params
 ) -> list[list[str]]:
     """A few validation dialogues continued by the model as it is now, ``SAMPLE_COLUMNS``."""
     found = continue_dialogues(
         model,
-        SpeakerTokens(load_tokenizer(tokenizer_folder)),
+        template,
         list(islice(read_dialogues(validation), 10 * params.runtime.num_train_samples)),
         num_samples=params.runtime.num_train_samples,
         prompt_turns=4,
@@ -191,38 +194,14 @@ def samples(
         top_p=0.9,
         seed=params.seed,
     )
-    return [
-        [
-            sample.dialogue_id,
-            *(
-                "\n".join(f"{turn.speaker}: {turn.utterance}" for turn in turns)
-                for turns in (sample.prompt, sample.reply, sample.human)
-            ),
-        ]
-        for sample in found
-    ]
+    return samples_as_rows(found)
 
 
-def timing_figures(
-    model: PreTrainedModel, timing: Timing, device: Device, num_tokens: int
-) -> dict[str, Any]:
-    """Speed, share of the peak (``num_tokens`` in a forward pass), memory, device."""
-    per_row_token, per_target = flops_per_token(model)
-    used = per_row_token * timing.row_tokens_per_second + per_target * timing.tokens_per_second
-    peak = matmul_peak(device, num_rows=num_tokens, width=model.config.hidden_size)
+def peak_memory_gb(device: Device) -> float:
+    """The most that this process held, on the GPU if it trains there."""
     if device.kind == "cuda":
-        peak_memory = torch.cuda.max_memory_allocated() / 1e9
-    else:
-        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {
-        **vars(timing),
-        "matmul_peak_gflops": peak / 1e9,
-        "share_of_matmul_peak": used / peak,
-        "peak_memory_gb": peak_memory,
-        "device": device.kind,
-        "precision": device.precision,
-        "compiled": device.compiled,
-    }
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def mean_loss(log: list[dict[str, float]]) -> float:

@@ -11,12 +11,36 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from stages.files import write_json
+from stages.params import LoraParams, TrainParams
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_POSITIONS = 1024
+
+SMALL_TRAIN = TrainParams(
+    learning_rate=1e-2,
+    batch_size=2,
+    gradient_accumulation_steps=2,
+    epochs=2,
+    max_steps=None,
+    mixed_precision="no",
+    lr_scheduler_type="linear",
+    warmup_steps=0,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    packing=True,
+    gradient_checkpointing=False,
+    eval_steps=None,
+    eval_windows=4,
+    load_best_model_at_end=False,
+    early_stopping_patience=None,
+    lora=LoraParams(rank=None, alpha=32, targets="all-linear"),
+    torch_compile=False,
+    num_threads=1,
+)
+"""Hyperparameters for them, which a test changes where it matters."""
 
 # On two threads, matrices this small take twenty times as long where the other core is busy.
 torch.set_num_threads(1)
@@ -44,10 +68,7 @@ def make_tiny_gpt2(
         embd_pdrop=dropout,
         attn_pdrop=dropout,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
-    model.save_pretrained(folder)
+    _write_weights(folder, config, seed)
 
 
 def make_tiny_llama(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
@@ -74,9 +95,14 @@ def make_tiny_llama(folder: Path, texts: Iterable[str], *, seed: int = 0) -> Non
         pad_token_id=None,
         tie_word_embeddings=False,
     )
+    _write_weights(folder, config, seed)
+
+
+def _write_weights(folder: Path, config: PreTrainedConfig, seed: int) -> None:
+    """Draw the weights, leaving the global random state as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
 
 

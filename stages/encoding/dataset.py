@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         self.rows = [[windows[place] for place in row] for row in places]
         self._num_tokens = int(lengths[windows].sum())
 
-    @property
+    @cached_property
     def num_target_tokens(self) -> int:
         """Tokens trained once per epoch."""
         return sum(self.num_targets(index) for index in range(len(self)))

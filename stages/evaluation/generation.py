@@ -89,6 +89,18 @@ def continue_dialogues(
     return samples
 
 
+SAMPLE_COLUMNS = ("dialogue_id", "prompt", "model", "people")
+
+
+def samples_as_rows(samples: Sequence[Sample]) -> list[list[str]]:
+    """Samples as a table of texts, ``SAMPLE_COLUMNS``, for the tracker."""
+
+    def text(turns: tuple[Turn, ...]) -> str:
+        return "\n".join(f"{turn.speaker}: {turn.utterance}" for turn in turns)
+
+    return [[s.dialogue_id, text(s.prompt), text(s.reply), text(s.human)] for s in samples]
+
+
 def samples_as_markdown(samples: Sequence[Sample]) -> str:
     """A page with each prompt, the model's continuation, and the human one."""
     lines = ["# Validation dialogues, continued by the fine-tuned model", ""]

@@ -10,6 +10,20 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from stages.device import Device
+from stages.training.progress import Timing
+
+
+def share_of_peak(
+    model: PreTrainedModel, timing: Timing, device: Device, *, num_rows: int
+) -> dict[str, float]:
+    """``matmul_peak_gflops`` as measured now, and the training's ``share_of_matmul_peak``.
+
+    ``num_rows`` is the tokens in a forward pass.
+    """
+    per_row_token, per_target = flops_per_token(model)
+    used = per_row_token * timing.row_tokens_per_second + per_target * timing.tokens_per_second
+    peak = matmul_peak(device, num_rows=num_rows, width=model.config.hidden_size)
+    return {"matmul_peak_gflops": peak / 1e9, "share_of_matmul_peak": used / peak}
 
 
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
@@ -30,10 +44,8 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
 
 def matmul_peak(device: Device, *, num_rows: int, width: int, seconds: float = 1.0) -> float:
     """Operations per second of ``[num_rows, width] @ [width, 4 width]``, the best of many."""
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
-    dtype = types[device.precision]
-    left = torch.ones(num_rows, width, dtype=dtype, device=device.kind)
-    right = torch.ones(width, 4 * width, dtype=dtype, device=device.kind)
+    left = torch.ones(num_rows, width, dtype=device.dtype, device=device.kind)
+    right = torch.ones(width, 4 * width, dtype=device.dtype, device=device.kind)
     best = float("inf")
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -50,7 +50,7 @@ class Processes:
             return
         waiting = []
         for parameter in parameters:
-            if parameter.requires_grad and not isinstance(parameter, DTensor):
+            if not isinstance(parameter, DTensor):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 waiting.append(dist.all_reduce(parameter.grad, async_op=True))

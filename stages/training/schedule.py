@@ -6,6 +6,7 @@ So a run that continues needs no state of samplers, schedulers or random generat
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Schedule:
         warmup = train.warmup_steps
         num_warmup_steps = math.ceil(warmup * self.num_steps) if warmup < 1 else int(warmup)
         shape = train.lr_scheduler_type
+        self._order = lru_cache(1)(self._shuffled)
         self._peak = train.learning_rate
         self._factor = get_scheduler(
             "constant_with_warmup" if shape == "constant" else shape,
@@ -46,10 +48,13 @@ class Schedule:
     def rows(self, step: int) -> list[int]:
         """The step's rows, in the order of its epoch; an epoch's last step may have fewer."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(_derived(self._seed, "order", epoch))
-        order = torch.randperm(self._num_rows, generator=generator).tolist()
         start = place * self._rows_per_step
-        return order[start : start + self._rows_per_step]
+        return self._order(epoch)[start : start + self._rows_per_step]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(_derived(self._seed, "order", epoch))
+        order: list[int] = torch.randperm(self._num_rows, generator=generator).tolist()
+        return order
 
     def random_seed(self, step: int, rank: int) -> int:
         """Seeds dropout in one step of one process."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -186,7 +186,7 @@ class _Trainer:
         num_targets = sum(self.rows.num_targets(index) for index in indices)
         torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
         nll = torch.zeros((), device=self.loss.model.device)
-        for batch in self._batches(indices):
+        for batch in self._batches(self.rows, indices):
             with self._autocast():
                 loss = self.loss(**batch, num_targets=num_targets)
             self.scaler.scale(loss).backward()
@@ -218,39 +218,24 @@ class _Trainer:
             "grad_norm": grad_norm,
         }
 
-    def _batches(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """This process's part of a step's rows, in equally many batches in every process."""
+    def _batches(self, rows: PackedRows, indices: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+        """This process's part of some rows, in equally many batches in every process."""
         mine = indices[self.processes.rank :: self.processes.size]
         most = math.ceil(len(indices) / self.processes.size)
         rows_per_step = self.train.batch_size * self.train.gradient_accumulation_steps
         size = min(self.train.batch_size, math.ceil(rows_per_step / self.processes.size))
-        return [
-            {
-                name: tensor.to(self.loss.model.device)
-                for name, tensor in self.rows.collate(
-                    [self.rows[index] for index in mine[start : start + size]], size
-                ).items()
-            }
-            for start in range(0, most, size)
-        ]
+        for start in range(0, most, size):
+            batch = rows.collate([rows[index] for index in mine[start : start + size]], size)
+            yield {name: tensor.to(self.loss.model.device) for name, tensor in batch.items()}
 
     @torch.no_grad()
     def _validation_loss(self, validation: PackedRows) -> float:
         """Nats per target token over the rows, summed and divided once."""
         self.loss.eval()
         nll = torch.zeros((), dtype=torch.float64, device=self.loss.model.device)
-        num_rows, size = len(validation), self.train.batch_size
-        stride = size * self.processes.size
-        for start in range(0, num_rows, stride):
-            mine = range(
-                start + self.processes.rank, min(start + stride, num_rows), self.processes.size
-            )
-            batch = validation.collate([validation[index] for index in mine], size)
+        for batch in self._batches(validation, range(len(validation))):
             with self._autocast():
-                nll += self.loss(
-                    **{name: tensor.to(nll.device) for name, tensor in batch.items()},
-                    num_targets=1,
-                )
+                nll += self.loss(**batch, num_targets=1)
         self.loss.train()
         return self.processes.total(nll) / validation.num_target_tokens
 
@@ -265,8 +250,11 @@ class _Trainer:
         return int(min(measured, key=lambda entry: entry[VALIDATION_LOSS])["step"])
 
     def _has_stopped_early(self) -> bool:
-        patience, best_step = self.train.early_stopping_patience, self._best_step()
-        if patience is None or best_step is None:
+        patience = self.train.early_stopping_patience
+        if patience is None:
+            return False
+        best_step = self._best_step()
+        if best_step is None:
             return False
         later = [entry for entry in self.log[best_step:] if VALIDATION_LOSS in entry]
         return len(later) >= patience
@@ -304,10 +292,9 @@ class _Trainer:
         snapshot.restore_weights(self.loss, tensors, self.processes)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
         if self.device.precision == "no":
             return nullcontext()
-        return torch.autocast(self.device.kind, dtype=types[self.device.precision])
+        return torch.autocast(self.device.kind, dtype=self.device.dtype)
 
 
 def _out_of_memory() -> UserError:

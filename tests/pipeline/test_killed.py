@@ -25,8 +25,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.test_pipeline import CHANGES, COPIED, ENVIRONMENT, ROOT, Repository
-from tests.tiny_model import make_tiny_gpt2
+from tests.pipeline.test_pipeline import CHANGES, ENVIRONMENT, Repository, copy_project
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -129,16 +128,7 @@ class Clone(Repository):
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clone that the others are copies of; its last commit is made before ``train``."""
     path: Path = tmp_path_factory.mktemp("killed") / "my clone"
-    path.mkdir()
-    for name in COPIED:
-        source, target = ROOT / name, path / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            target.parent.mkdir(exist_ok=True)
-            shutil.copy(source, target)
-    make_tiny_gpt2(path / "tiny_base", ["hello, how are you?", "I am fine. And you?"] * 50)
-    (path / ".gitignore").write_text("wandb/\n.checkpoints/\n__pycache__/\n")
+    copy_project(path, ["hello, how are you?", "I am fine. And you?"] * 50)
     clone = Clone(path)
     for changes in (CHANGES, MORE_CHANGES):
         for section, values in changes.items():

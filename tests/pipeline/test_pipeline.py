@@ -85,10 +85,8 @@ class Repository:
         self.run("git", "commit", "--quiet", "--message", "state")
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
-    """After a first ``dvc repro`` and a commit. The tests below follow each other."""
-    path = tmp_path_factory.mktemp("pipeline") / "my clone"
+def copy_project(path: Path, texts: list[str]) -> None:
+    """The project's files in a new folder, with a tiny base model learned from ``texts``."""
     path.mkdir()
     for name in COPIED:
         source, target = ROOT / name, path / name
@@ -97,9 +95,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
         else:
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
-    texts = ["hello, how are you?", "I am fine. What do you do?", "It's raining here again."] * 50
     make_tiny_gpt2(path / "tiny_base", texts)
     (path / ".gitignore").write_text("wandb/\n.checkpoints/\n__pycache__/\n")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    """After a first ``dvc repro`` and a commit. The tests below follow each other."""
+    path = tmp_path_factory.mktemp("pipeline") / "my clone"
+    texts = ["hello, how are you?", "I am fine. What do you do?", "It's raining here again."] * 50
+    copy_project(path, texts)
     repository = Repository(path)
     for section, values in CHANGES.items():
         repository.change(section, **values)

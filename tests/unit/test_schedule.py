@@ -7,30 +7,10 @@ from typing import Any
 
 import pytest
 
-from stages.params import LoraParams, TrainParams
 from stages.training.schedule import Schedule
+from tests.tiny_model import SMALL_TRAIN
 
-DEFAULTS = TrainParams(
-    learning_rate=0.5,
-    batch_size=2,
-    gradient_accumulation_steps=2,
-    epochs=3,
-    max_steps=None,
-    mixed_precision="no",
-    lr_scheduler_type="linear",
-    warmup_steps=0,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-    packing=True,
-    gradient_checkpointing=False,
-    eval_steps=None,
-    eval_windows=4,
-    load_best_model_at_end=False,
-    early_stopping_patience=None,
-    lora=LoraParams(rank=None, alpha=32, targets="all-linear"),
-    torch_compile=False,
-    num_threads=1,
-)
+DEFAULTS = SMALL_TRAIN.model_copy(update={"learning_rate": 0.5, "epochs": 3})
 
 
 def plan(*, num_rows: int = 10, seed: int = 7, **changes: Any) -> Schedule:

@@ -23,35 +23,17 @@ from stages.encoding.dataset import PackedRows, write_windows
 from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
 from stages.encoding.windows import Window
 from stages.errors import UserError
-from stages.params import LoraParams, TrainParams
+from stages.params import LoraParams
 from stages.training import attention
 from stages.training.checkpoint import CheckpointFolder
 from stages.training.model import add_adapters, load_for_training, publish
 from stages.training.schedule import Schedule
 from stages.training.trainer import VALIDATION_LOSS, TrainResult, fine_tune
 from tests.conftest import TEXTS
-from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
+from tests.tiny_model import SMALL_TRAIN, make_tiny_gpt2, make_tiny_llama
 
-DEFAULTS = TrainParams(
-    learning_rate=2e-3,
-    batch_size=2,
-    gradient_accumulation_steps=2,
-    epochs=2,
-    max_steps=None,
-    mixed_precision="no",
-    lr_scheduler_type="linear",
-    warmup_steps=2,
-    weight_decay=0.5,
-    max_grad_norm=1.0,
-    packing=True,
-    gradient_checkpointing=False,
-    eval_steps=None,
-    eval_windows=4,
-    load_best_model_at_end=False,
-    early_stopping_patience=None,
-    lora=LoraParams(rank=None, alpha=32, targets="all-linear"),
-    torch_compile=False,
-    num_threads=1,
+DEFAULTS = SMALL_TRAIN.model_copy(
+    update={"learning_rate": 2e-3, "epochs": 2, "warmup_steps": 2, "weight_decay": 0.5}
 )
 LORA = LoraParams(rank=2, alpha=8, targets="all-linear")
 CPU = Device(kind="cpu", precision="no", compiled=False, notes=())
