@@ -171,7 +171,7 @@ def write_params(folder: Path, corpus: Path, settings: Settings) -> None:
 def stage_command(stage: str, corpus: Path | None = None) -> list[str]:
     """What dvc.yaml runs for a stage, by this interpreter."""
     pipeline = YAML(typ="safe").load(ROOT / "dvc.yaml")
-    command = shlex.split(pipeline["stages"][stage]["cmd"])
+    command = shlex.split(pipeline["stages"][stage]["cmd"].removeprefix("exec "))
     return [sys.executable, *(str(corpus) if a == "${data.path}" else a for a in command[1:])]
 
 

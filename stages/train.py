@@ -28,7 +28,7 @@ from stages.params import Params, load_params
 from stages.process import run_stage
 from stages.timing import record_timing
 from stages.training.checkpoint import CheckpointFolder
-from stages.training.flops import share_of_peak
+from stages.training.flops import flops_per_token, linear_shapes, matmul_peak
 from stages.training.model import add_adapters, as_generator, load_for_training, publish
 from stages.training.processes import Processes
 from stages.training.torchrun import run_in_processes
@@ -55,6 +55,8 @@ def main(processes: Processes) -> None:
 
     params = load_params()
     inputs = Inputs([args.encoded, args.validation, args.base, args.lock], declared_params)
+    if processes.share(inputs.fingerprint) != inputs.fingerprint:
+        raise UserError("code, parameters or inputs on this host are not those of the first host.")
     num_threads = max(1, params.train.num_threads // processes.num_on_this_host)
     device = choose_device(
         precision=params.train.mixed_precision,
@@ -73,6 +75,10 @@ def main(processes: Processes) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     rows = read_rows(args.encoded)
+    if not rows.num_target_tokens:
+        raise UserError(
+            f"nothing to train: no window in {args.encoded} has a target token; run dvc repro."
+        )
     validation = None
     if params.train.eval_steps is not None:
         validation = read_rows(args.encoded / "validation", num_windows=params.train.eval_windows)
@@ -81,7 +87,7 @@ def main(processes: Processes) -> None:
                 "train.eval_steps is set, and there is nothing to validate on: no validation "
                 "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
             )
-    model = load_for_training(args.base, tokenizer_folder)
+    model = load_for_training(args.base, tokenizer_folder, params.encoding.max_length)
     is_sharded = params.runtime.shard_model and processes.size > 1
     if not is_sharded:  # else each process moves its part
         nn.Module.to(model, device.kind)
@@ -118,6 +124,8 @@ def main(processes: Processes) -> None:
                     table = samples(model, SpeakerTokens(tokenizer), args.validation, params)
                 run.log_samples("train/samples", SAMPLE_COLUMNS, table, step=step)
 
+        measure_peak = partial(matmul_peak, linear_shapes(model), device)
+        peak = measure_peak() if processes.is_main else 0.0
         result = fine_tune(
             model,
             rows,
@@ -136,10 +144,11 @@ def main(processes: Processes) -> None:
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
-        speed = share_of_peak(
-            model, result.timing, device, num_rows=params.train.batch_size * rows.max_length
-        )
         memory = peak_memory_gb(device)
+        peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
+        per_row_token, per_target = flops_per_token(model)
+        used = per_row_token * result.timing.row_tokens_per_second
+        used += per_target * result.timing.tokens_per_second
         if adapters is not None:
             adapters.merge_and_unload()
         publish(model, tokenizer_folder, args.model, weights)
@@ -163,7 +172,8 @@ def main(processes: Processes) -> None:
             "train",
             {
                 **vars(result.timing),
-                **speed,
+                "matmul_peak_gflops": peak / 1e9,
+                "share_of_matmul_peak": used / peak,
                 "peak_memory_gb": memory,
                 "device": device.kind,
                 "precision": device.precision,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.tiny_model import make_tiny_gpt2
@@ -12,6 +13,9 @@ from tests.tiny_model import make_tiny_gpt2
 # A busy machine is not a fault of the code, and a failure must come back on every run.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
+
+# On two threads, matrices this small take twenty times as long where the other core is busy.
+torch.set_num_threads(1)
 
 TEXTS = (
     "Hello! How are you doing today?",

@@ -42,7 +42,7 @@ class Case:
 def train(case: Case, processes: Processes) -> tuple[dict[str, Tensor], TrainResult]:
     """The main process's weights, and the result."""
     rows = PackedRows(Path(case.rows), max_length=32, packing=False, pad_token_id=1)
-    model = load_for_training(Path(case.base), Path(case.tokenizer))
+    model = load_for_training(Path(case.base), Path(case.tokenizer), rows.max_length)
     with ExitStack() as stack:
         checkpoints = None
         if processes.is_main:

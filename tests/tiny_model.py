@@ -42,9 +42,6 @@ SMALL_TRAIN = TrainParams(
 )
 """Hyperparameters for them, which a test changes where it matters."""
 
-# On two threads, matrices this small take twenty times as long where the other core is busy.
-torch.set_num_threads(1)
-
 
 def make_tiny_gpt2(
     folder: Path, texts: Iterable[str], *, seed: int = 0, dropout: float = 0.0

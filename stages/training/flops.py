@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from stages.device import Device
-from stages.training.progress import Timing
 
-
-def share_of_peak(
-    model: PreTrainedModel, timing: Timing, device: Device, *, num_rows: int
-) -> dict[str, float]:
-    """``matmul_peak_gflops`` as measured now, and the training's ``share_of_matmul_peak``.
-
-    ``num_rows`` is the tokens in a forward pass.
-    """
-    per_row_token, per_target = flops_per_token(model)
-    used = per_row_token * timing.row_tokens_per_second + per_target * timing.tokens_per_second
-    peak = matmul_peak(device, num_rows=num_rows, width=model.config.hidden_size)
-    return {"matmul_peak_gflops": peak / 1e9, "share_of_matmul_peak": used / peak}
+NUM_TRIES = 5
+"""Of each product, after one that is not counted."""
+NUM_TOKENS = 4096
+"""Of a forward pass that is large enough to reach the peak."""
 
 
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
@@ -35,23 +28,70 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     """
     head = model.get_output_embeddings()
     per_row_token = sum(
-        (6 if module.weight.requires_grad else 4) * module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        (6 if layer.weight.requires_grad else 4) * layer.weight.numel()
+        for layer in _linear_layers(model)
+        if layer is not head
     )
     return per_row_token, 6 * head.weight.numel()
 
 
-def matmul_peak(device: Device, *, num_rows: int, width: int, seconds: float = 1.0) -> float:
-    """Operations per second of ``[num_rows, width] @ [width, 4 width]``, the best of many."""
-    left = torch.ones(num_rows, width, dtype=device.dtype, device=device.kind)
-    right = torch.ones(width, 4 * width, dtype=device.dtype, device=device.kind)
-    best = float("inf")
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        start = time.perf_counter()
-        left @ right
-        if device.kind == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * num_rows * width * 4 * width / best
+def linear_shapes(model: PreTrainedModel) -> Counter[tuple[int, int]]:
+    """How often the model has a linear layer of (inputs, outputs), its head included."""
+    return Counter(
+        (layer.nx, layer.nf)
+        if isinstance(layer, Conv1D)
+        else (layer.in_features, layer.out_features)
+        for layer in _linear_layers(model)
+    )
+
+
+def matmul_peak(
+    shapes: Counter[tuple[int, int]], device: Device, num_tokens: int = NUM_TOKENS
+) -> float:
+    """Operations per second of what linear layers do in a training step, and nothing else.
+
+    Per layer, the product of the forward pass and the two of the backward pass, into memory that is
+    already there, each at its fastest of several tries; all operations over all times.
+    """
+    seconds = sum(n * _layer_seconds(device, num_tokens, *shape) for shape, n in shapes.items())
+    num_weights = sum(n * num_in * num_out for (num_in, num_out), n in shapes.items())
+    return 6 * num_tokens * num_weights / seconds
+
+
+def _linear_layers(model: PreTrainedModel) -> list[nn.Linear | Conv1D]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D)]
+
+
+def _layer_seconds(device: Device, num_tokens: int, num_in: int, num_out: int) -> float:
+    x, weight, y = (
+        torch.ones(size, dtype=device.dtype, device=device.kind)
+        for size in ((num_tokens, num_in), (num_out, num_in), (num_tokens, num_out))
+    )
+
+    def fastest(left: Tensor, right: Tensor, out: Tensor) -> float:
+        return _fastest(lambda: torch.mm(left, right, out=out), device)
+
+    return (
+        fastest(x, weight.t(), torch.empty_like(y))
+        + fastest(y, weight, torch.empty_like(x))
+        + fastest(y.t(), x, torch.empty_like(weight))
+    )
+
+
+def _fastest(product: Callable[[], object], device: Device) -> float:
+    """Seconds of the fastest try."""
+    product()
+    tries = []
+    for _ in range(NUM_TRIES):
+        _finish(device)
+        started = time.perf_counter()
+        product()
+        _finish(device)
+        tries.append(time.perf_counter() - started)
+    return min(tries)
+
+
+def _finish(device: Device) -> None:
+    """Wait for a GPU, which computes while the program goes on."""
+    if device.kind == "cuda":
+        torch.cuda.synchronize()

@@ -184,11 +184,8 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
     return torch.equal(last_hidden_state, head_input) and torch.equal(head_output, logits)
 
 
-def decoder_blocks(model: nn.Module) -> list[nn.Module]:
-    """The longest list of modules of one class: a transformer's repeated blocks."""
-    lists = [
-        list(module)
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
-    ]
-    return max(lists, key=len, default=[])
+def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The outermost list of as many modules as the model has layers; empty without one."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    lists = (list(module) for module in model.modules() if isinstance(module, nn.ModuleList))
+    return next((modules for modules in lists if len(modules) == num_layers), [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from stages.files import new_folder
 from stages.params import LoraParams
 
 
-def load_for_training(base: Path, tokenizer_folder: Path) -> PreTrainedModel:
+def load_for_training(base: Path, tokenizer_folder: Path, max_length: int) -> PreTrainedModel:
     """The base model in float32, its embeddings extended to the tokenizer's dialogue tokens.
 
     A new row is the mean of the old rows of what it stands for in plain text: ``<|speaker1|>`` of
@@ -32,11 +34,30 @@ def load_for_training(base: Path, tokenizer_folder: Path) -> PreTrainedModel:
     mean of the vocabulary for all of them would make the end of a turn so unlikely (14 nats after
     the seed recipe's first 15 steps) that a short fine-tuning never learns to stop. Old rows keep
     their values and tied embeddings stay tied.
+
+    Raises:
+        UserError: in this model a token does not simply see every one before it in its row.
     """
     old, new = load_tokenizer(base), load_tokenizer(tokenizer_folder)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+        )
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        kind = json.loads((base / "config.json").read_text(encoding="utf-8"))["model_type"]
+        raise UserError(
+            f"model.name: {kind} models cannot be trained here, for their attention is not the "
+            "plain one (transformers has no scaled_dot_product_attention for them)."
+        ) from error
+    config = model.config.get_text_config()
+    span = getattr(config, "sliding_window", None)
+    if span and span < max_length:
+        raise UserError(
+            f"encoding.max_length: a token of this model sees only {span} tokens; set it to "
+            f"{span} or less (found {max_length})."
+        )
     if len(new) > len(_weight(model.get_input_embeddings())):
         model.resize_token_embeddings(len(new), mean_resizing=False)
     plain = PlainText(old)
@@ -99,7 +120,12 @@ def add_adapters(model: PreTrainedModel, lora: LoraParams, num_old_tokens: int) 
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(model, settings)
+        with warnings.catch_warnings():
+            # PEFT asks for what transformers is about to rename, and reports that GPT-2's layers
+            # are transposed, which it takes care of.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
+            adapted = get_peft_model(model, settings)
     except ValueError as error:
         layers = (n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D))
         names = sorted({name.rsplit(".", 1)[-1] for name in layers})

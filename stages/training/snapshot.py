@@ -1,7 +1,8 @@
 """Weights and optimizer state to plain tensors and back: what a checkpoint holds.
 
-Names are ``weight/<parameter>``, ``exp_avg/<parameter>`` and ``exp_avg_sq/<parameter>``, of trained
-parameters only: frozen ones are the base model's. Nothing else of a run needs keeping but its log.
+Names are ``weight/<parameter>`` and AdamW's ``step/<parameter>``, ``exp_avg/<parameter>`` and
+``exp_avg_sq/<parameter>``, of trained parameters only: frozen ones are the base model's. Nothing
+else of a run needs keeping but its log.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from torch.optim import AdamW
 
 from stages.training.processes import Processes
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
 
 def take(model: nn.Module, optimizer: AdamW, processes: Processes) -> dict[str, Tensor]:
-    """Weights and moments, whole, on the main process's CPU; every process must ask for them."""
+    """Weights and state, whole, on the main process's CPU; every process must ask for them."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(model):
         tensors[f"weight/{name}"] = parameter
-        for moment in MOMENTS:
-            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+        # AdamW has no state of a parameter that has had no gradient yet.
+        state = optimizer.state.get(parameter) or _no_state(parameter)
+        tensors |= {f"{key}/{name}": value for key, value in state.items()}
     return processes.gather(tensors)
 
 
@@ -39,21 +39,25 @@ def restore_weights(
 def restore(
     model: nn.Module,
     optimizer: AdamW,
-    step: int,
     tensors: Mapping[str, Tensor] | None,
     processes: Processes,
 ) -> None:
-    """Put weights and moments after ``step`` updates into model and optimizer."""
+    """Put weights and state into model and optimizer."""
     restore_weights(model, tensors, processes)
     for name, parameter in _trained(model):
-        state: dict[str, Tensor] = {
-            "step": torch.tensor(float(step), device=parameter.device)  # as fused AdamW keeps it
-        }
-        for moment in MOMENTS:
-            state[moment] = torch.zeros_like(parameter)
-            source = tensors[f"{moment}/{name}"] if tensors is not None else None
-            processes.copy_from_main(state[moment], source)
-        optimizer.state[parameter] = state
+        optimizer.state[parameter] = _no_state(parameter)
+        for key, value in optimizer.state[parameter].items():
+            source = tensors[f"{key}/{name}"] if tensors is not None else None
+            processes.copy_from_main(value, source)
+
+
+def _no_state(parameter: nn.Parameter) -> dict[str, Tensor]:
+    """AdamW's state before its first update, as the fused one keeps it."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -31,6 +31,10 @@ from stages.training.schedule import Schedule
 
 LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
 VALIDATION_LOSS = "validation_loss"
+_NOT_FINITE = (
+    "Nothing was published. Lower train.learning_rate, add train.warmup_steps, or set "
+    "train.mixed_precision to no."
+)
 Log = list[dict[str, float]]
 
 
@@ -40,7 +44,7 @@ class TrainResult:
 
     log: Log
     """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step.
-    Where the validation loss was measured, also that."""
+    Where the validation loss was measured, also that; no norm where fp16 overflowed."""
     best_step: int | None
     """The step of the lowest validation loss."""
     timing: Timing
@@ -200,8 +204,7 @@ class _Trainer:
         if not math.isfinite(loss_of_step) or not (math.isfinite(grad_norm) or may_skip):
             raise UserError(
                 f"step {step + 1}: the loss is {loss_of_step} and the gradient's norm "
-                f"{grad_norm}. Nothing was published. Lower train.learning_rate, add "
-                "train.warmup_steps, or set train.mixed_precision to no."
+                f"{grad_norm}. {_NOT_FINITE}"
             )
         rate = self.schedule.learning_rate(step)
         for group in self.optimizer.param_groups:
@@ -209,14 +212,14 @@ class _Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        return {
+        entry = {
             "step": step + 1,
             "epoch": self.schedule.epoch(step),
             "loss": loss_of_step,
             "num_target_tokens": num_targets,
             "learning_rate": rate,
-            "grad_norm": grad_norm,
         }
+        return entry | {"grad_norm": grad_norm} if math.isfinite(grad_norm) else entry
 
     def _batches(self, rows: PackedRows, indices: Sequence[int]) -> Iterator[dict[str, Tensor]]:
         """This process's part of some rows, in equally many batches in every process."""
@@ -237,7 +240,10 @@ class _Trainer:
             with self._autocast():
                 nll += self.loss(**batch, num_targets=1)
         self.loss.train()
-        return self.processes.total(nll) / validation.num_target_tokens
+        loss = self.processes.total(nll) / validation.num_target_tokens
+        if not math.isfinite(loss):
+            raise UserError(f"step {len(self.log)}: the validation loss is {loss}. {_NOT_FINITE}")
+        return loss
 
     def _validates(self, number: int) -> bool:
         every = self.train.eval_steps
@@ -267,7 +273,7 @@ class _Trainer:
             if self.processes.is_main:
                 print(f"train: continuing from checkpoint-{step}", flush=True)
             tensors = newest.tensors if newest else None
-            snapshot.restore(self.loss, self.optimizer, step, tensors, self.processes)
+            snapshot.restore(self.loss, self.optimizer, tensors, self.processes)
             self.scaler.load_state_dict(state["scaler"])
             self.log = state["log"]
         return int(step)

@@ -63,7 +63,7 @@ class Clone(Repository):
             subprocess.Popen(
                 command,
                 cwd=self.path,
-                env=environment | ENVIRONMENT,
+                env=environment | ENVIRONMENT | {"SHELL": "/bin/sh"},  # some stay beside a command
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -59,7 +59,7 @@ class Outcome:
 
 def start(project: Path, limits: str = "true") -> subprocess.Popen[str]:
     """A trainer with its output in one pipe; ``limits`` is what the shell does before."""
-    command = [sys.executable, *shlex.split(COMMAND)[1:]]
+    command = [sys.executable, *shlex.split(COMMAND)[2:]]
     return subprocess.Popen(
         ["sh", "-c", f'{limits} && exec "$@"', "sh", *command],
         cwd=project,
@@ -162,6 +162,10 @@ CASES = {
     "a loss that grows beyond bounds": Case(
         lambda project: change(project, learning_rate=0.5, weight_decay=1e20),
         "the loss is nan",
+    ),
+    "nothing to train": Case(
+        lambda project: write_windows(project / "data/encoded", windows(has_targets=False)),
+        "nothing to train: no window in data/encoded has a target token",
     ),
     "too little memory": Case(
         lambda project: change(project, batch_size=100_000),
