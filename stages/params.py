@@ -144,6 +144,10 @@ class EvalParams(Section):
     """Responses and contexts per block of the coherence test; chance is 1 / this."""
     coherence_blocks: Annotated[int, Field(ge=0)]
     """Blocks in the coherence test; 0 leaves it out."""
+    history_responses: Annotated[int, Field(ge=0)]
+    """Responses, at least, scored after their last 1, 2, 4 and 8 turns; 0 leaves it out."""
+    recall: bool
+    """Whether the models are asked for planted facts."""
     num_samples: Annotated[int, Field(ge=0)]
     """Validation dialogues that the fine-tuned model continues."""
     sample_prompt_turns: Count

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
-from stages.evaluation.scoring import FloatArray
+FEWEST_DIALOGUES = 10
+"""Resampling fewer says little: of a single one, the interval has no width."""
+
+DETECTABLE_STANDARD_ERRORS = 2.8
+"""z(0.975) + z(0.8): found by a two-sided test at 5 % with power 0.8 (Gelman & Hill 2007, 20.2)."""
+
+Verdict = Literal["better", "worse", "inside the noise", "too few dialogues"]
 
 
-def ratio_interval(
-    numerator: ArrayLike, denominator: ArrayLike, *, num_resamples: int, seed: int
-) -> tuple[float, float]:
-    """95 % percentile interval of ``Σ numerator / Σ denominator``.
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its 95 % percentile interval (Efron & Tibshirani 1993, chapter 13), its error."""
 
-    Args:
-        numerator: ``[D]``, one sum per dialogue.
-        denominator: ``[D]``, one sum per dialogue.
-        num_resamples: Draws of D dialogues with replacement.
-        seed: Of the draws. Equal seeds draw equal dialogues, so that differences are paired.
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    """Standard deviation of the resampled values."""
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true change that such a comparison would find four times out of five."""
+        return DETECTABLE_STANDARD_ERRORS * self.standard_error
+
+
+def draw_counts(
+    generator: np.random.Generator, num_items: int, *, num_draws: int, num_resamples: int
+) -> NDArray[np.float64]:
+    """How often each resample holds each item, ``[R, N]``: draws with replacement.
+
+    Numbers computed from one matrix saw the same resamples, so their differences are paired.
     """
-    numerators = np.asarray(numerator, dtype=np.float64)
-    denominators = np.asarray(denominator, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    draws: FloatArray = np.empty(num_resamples)
-    for index in range(num_resamples):
-        sample = generator.integers(len(numerators), size=len(numerators))
-        draws[index] = numerators[sample].sum() / denominators[sample].sum()
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
+    chances = np.full(num_items, 1 / num_items)
+    return generator.multinomial(num_draws, chances, size=num_resamples).astype(np.float64)
+
+
+def summarise_draws(value: float, draws: NDArray[np.float64]) -> Estimate:
+    """The estimate from a value and its resampled values ``[R]``.
+
+    A resample without any of what is counted has no value (NaN) and is left out.
+    """
+    kept = draws[~np.isnan(draws)]
+    low, high = np.quantile(kept, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), float(kept.std()))
+
+
+def verdict(low: float, high: float, *, higher_is_better: bool, num_dialogues: int) -> Verdict:
+    """What the interval of a change means: a direction only if it leaves out 0."""
+    if num_dialogues < FEWEST_DIALOGUES:
+        return "too few dialogues"
+    if low <= 0 <= high:
+        return "inside the noise"
+    return "better" if (low > 0) == higher_is_better else "worse"

@@ -1,90 +1,170 @@
-"""Response coherence: can the model tell which context a human response belongs to?"""
+"""Response coherence: can the model tell which response belongs to which context?
+
+All scores come from one matrix of nats per block (``stages.evaluation.blocks``): response r after
+context c, for all N x N, and each response after no context.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from stages.corpus.dialogue import Dialogue
+from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import Template
-from stages.evaluation.perplexity import append_turn
+from stages.evaluation.blocks import Block
+from stages.evaluation.perplexity import IntArray
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
 
-RESPONSE_TURN = 5
-"""Index of the response in its dialogue; the context is the turns before it."""
+
+@dataclass(frozen=True)
+class CoherenceItems:
+    """Per pair, block by block (I = blocks x N pairs); hits and ranks are expected over ties."""
+
+    dialogue: IntArray
+    """``[I]`` Index of the pair's dialogue in the evaluation set."""
+    num_bytes: IntArray
+    """``[I]`` Bytes of the response in UTF-8."""
+    own_nll: FloatArray
+    """``[I]`` Nats of the response after its own context."""
+    foreign_nll: FloatArray
+    """``[I]`` The same, mean over the block's other contexts."""
+    context_hits: FloatArray
+    """``[I]`` 1 if the response is likeliest after its own context."""
+    hits_at_1_pmi: FloatArray
+    """``[I]`` 1 if, after the context, its own response has the best log p(r|c) - log p(r)."""
+    mrr_pmi: FloatArray
+    """``[I]`` 1 / the own response's rank by that score."""
+    hits_at_1_per_byte: FloatArray
+    """``[I]`` As ``hits_at_1_pmi``, by log p(r|c) per byte of r."""
+    mrr_per_byte: FloatArray
+    """``[I]`` As ``mrr_pmi``, by log p(r|c) per byte of r."""
 
 
-def make_blocks(
-    dialogues: Sequence[Dialogue], *, num_candidates: int, max_blocks: int
-) -> list[list[Dialogue]]:
-    """Blocks of dialogues that reach the response turn, with no two equal responses in a block.
-
-    Each dialogue is in one block at most, cut after its response. What is left over when no block
-    can be filled any more is not used.
-    """
-    blocks: list[list[Dialogue]] = []
-    for dialogue in dialogues:
-        if len(dialogue.turns) <= RESPONSE_TURN:
-            continue
-        cut = Dialogue(dialogue.dialogue_id, dialogue.turns[: RESPONSE_TURN + 1])
-        for block in blocks:
-            if len(block) < num_candidates and _response(cut) not in map(_response, block):
-                block.append(cut)
-                break
-        else:
-            if len(blocks) < max_blocks:
-                blocks.append([cut])
-    return [block for block in blocks if len(block) == num_candidates]
+def score_coherence(
+    model: PreTrainedModel, template: Template, blocks: Sequence[Block], *, batch_size: int
+) -> CoherenceItems:
+    """Score all pairs of at least one block; the blocks are of one size."""
+    pairs = [pair for block in blocks for pair in block.pairs]
+    candidates = [block.responses for block in blocks for _ in block.pairs]
+    own = [[response] for block in blocks for response in block.responses]
+    size = len(blocks[0].pairs)
+    nll = np.array(score_candidates(model, template, pairs, candidates, batch_size=batch_size))
+    # A response alone is short: as many of them as a block has fit in the place of one sequence.
+    alone = score_candidates(
+        model, template, pairs, own, batch_size=batch_size * size, with_history=False
+    )
+    return rank(blocks, nll.reshape(-1, size, size), np.array(alone).reshape(-1, size))
 
 
-def context_identification(
+def score_candidates(
     model: PreTrainedModel,
     template: Template,
-    blocks: Sequence[Sequence[Dialogue]],
+    dialogues: Sequence[Dialogue],
+    candidates: Sequence[Sequence[str]],
     *,
     batch_size: int,
-) -> FloatArray:
-    """Per response: 1 if its own context makes it likeliest among the block's, shared among ties.
+    with_history: bool = True,
+) -> list[FloatArray]:
+    """Nats of texts in the place of a dialogue's last turn.
 
-    The argmax runs over contexts for one response, so the response's length and the frequency of
-    its words cancel. Chance is 1 / the block's size. One array entry per response, block by block.
+    Args:
+        model: Any causal language model.
+        template: How it reads turns.
+        dialogues: The last turn says only who speaks; the turns before are the context.
+        candidates: ``[D]``, for each dialogue the texts in that place; they share one pass.
+        batch_size: Dialogues per pass.
+        with_history: False leaves the context out; the speaker's tag stays.
+
+    Returns:
+        Per dialogue, the content's nats for each of its candidates.
     """
     sequences: list[TokenSequence] = []
     spans: list[list[slice]] = []
-    for block in blocks:
-        encoded = [template.encode(dialogue) for dialogue in block]
-        for own in encoded:
-            sequence = TokenSequence()
-            for turn in own[:-1]:
-                append_turn(sequence, turn, segment=PREFIX_SEGMENT, first_position=len(sequence))
-            length = len(sequence)
-            rows = []
-            for segment, other in enumerate(encoded, start=1):
-                # The tag is that of the context's next speaker, whoever said the response.
-                tag = sequence.append(own[-1].tag, segment=segment, first_position=length)
-                first = length + tag.stop - tag.start
-                rows.append(
-                    sequence.append(other[-1].content, segment=segment, first_position=first)
-                )
-            sequences.append(sequence)
-            spans.append(rows)
-    nll = token_nll(model, sequences, batch_size=batch_size)
-    hits: list[float] = []
-    start = 0
-    for block in blocks:
-        size = len(block)
-        # scores[c, r]: nats of response r after context c
-        scores = np.array(
-            [[nll[start + c][spans[start + c][r]].sum() for r in range(size)] for c in range(size)]
-        )
-        best = scores == scores.min(axis=0)
-        hits += (np.diagonal(best) / best.sum(axis=0)).tolist()
-        start += size
-    return np.array(hits)
+    for dialogue, texts in zip(dialogues, candidates, strict=True):
+        *context, last = dialogue.turns
+        # Turns are encoded one by one, so the candidates may stand in a row.
+        possible = (*context, *(Turn(last.speaker, text) for text in texts))
+        turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
+        prefix = [
+            token
+            for turn in turns[: len(context)]
+            for token in (*turn.tag, *turn.content, *turn.end)
+        ]
+        sequence = TokenSequence()
+        if with_history:
+            sequence.append(prefix, segment=PREFIX_SEGMENT, first_position=0, scored=False)
+        start = len(sequence)
+        row: list[slice] = []
+        for segment, turn in enumerate(turns[len(context) :], start=1):
+            sequence.append(turn.tag, segment=segment, first_position=start, scored=False)
+            first = start + len(turn.tag)
+            row.append(sequence.append(turn.content, segment=segment, first_position=first))
+        sequences.append(sequence)
+        spans.append(row)
+    scores = token_nll(model, sequences, batch_size=batch_size)
+    return [
+        np.array([nll[span].sum() for span in row]) for nll, row in zip(scores, spans, strict=True)
+    ]
 
 
-def _response(dialogue: Dialogue) -> str:
-    return dialogue.turns[RESPONSE_TURN].utterance
+def rank(blocks: Sequence[Block], nll: FloatArray, alone: FloatArray) -> CoherenceItems:
+    """What the matrices say of every pair.
+
+    Args:
+        blocks: M blocks of N pairs.
+        nll: ``[M, N, N]``; entry ``[m, c, r]`` is block m's response r after its context c.
+        alone: ``[M, N]``; response r after no context.
+    """
+    num_bytes = np.array([[len(text.encode()) for text in block.responses] for block in blocks])
+    num_others = nll.shape[1] - 1
+    own = np.diagonal(nll, axis1=1, axis2=2)
+    context_hits, _ = _hits_and_reciprocal_ranks(-nll.swapaxes(1, 2))
+    hits_pmi, mrr_pmi = _hits_and_reciprocal_ranks(alone[:, None, :] - nll)
+    hits_per_byte, mrr_per_byte = _hits_and_reciprocal_ranks(-nll / num_bytes[:, None, :])
+    return CoherenceItems(
+        dialogue=np.array([index for block in blocks for index in block.dialogues]),
+        num_bytes=num_bytes.ravel(),
+        own_nll=own.ravel(),
+        foreign_nll=((nll.sum(axis=1) - own) / num_others).ravel(),
+        context_hits=context_hits,
+        hits_at_1_pmi=hits_pmi,
+        mrr_pmi=mrr_pmi,
+        hits_at_1_per_byte=hits_per_byte,
+        mrr_per_byte=mrr_per_byte,
+    )
+
+
+def summarise_ranks(items: CoherenceItems) -> dict[str, float]:
+    """What is no headline: the own response among all responses to one context.
+
+    Chance is 1 / N for the hits and (1 + 1/2 + … + 1/N) / N for the mean reciprocal ranks. Hits
+    over responses: Lowe et al. 2015 (recall at k); the correction for what is likely anyway: Li et
+    al. 2016.
+    """
+    return {
+        "hits_at_1_pmi": float(items.hits_at_1_pmi.mean()),
+        "mrr_pmi": float(items.mrr_pmi.mean()),
+        "hits_at_1_per_byte": float(items.hits_at_1_per_byte.mean()),
+        "mrr_per_byte": float(items.mrr_per_byte.mean()),
+    }
+
+
+def _hits_and_reciprocal_ranks(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Of the right answers, on the diagonal of ``[M, N, N]``, among their rows: two ``[M * N]``.
+
+    Expected values where ties are broken at random: one of m equals after g better ones has each of
+    the ranks g + 1 … g + m with probability 1 / m.
+    """
+    right = np.diagonal(scores, axis1=1, axis2=2)[:, :, None]
+    num_better = (scores > right).sum(axis=2).ravel()
+    num_equal = (scores == right).sum(axis=2).ravel()
+    hits = np.where(num_better == 0, 1 / num_equal, 0.0)
+    reciprocal = [
+        np.mean(1 / np.arange(better + 1, better + equal + 1))
+        for better, equal in zip(num_better, num_equal, strict=True)
+    ]
+    return hits, np.array(reciprocal)

@@ -2,16 +2,143 @@
 
 from __future__ import annotations
 
-from stages.evaluation.perplexity import ResponseScores, bits_per_byte
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from stages.corpus.dialogue import Dialogue
+from stages.encoding.speakers import EncodedTurn, Template
+from stages.evaluation.evaluation_set import text_sha256
+from stages.evaluation.perplexity import IntArray, ResponseScores, bits_per_byte
+from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+
+HISTORY_TURNS = (0, 1, 2, 4, 8)
+"""How many of the last turns a response is scored after."""
 
 
-def history_gain(with_history: ResponseScores, without_history: ResponseScores) -> float:
-    """Bits per content byte that the history saves (higher is better, 0 ignores it).
+@dataclass(frozen=True)
+class HistoryScores:
+    """Nats of the same R responses after more and more of their last turns."""
 
-    Corpus level: Σ [NLL(r | nothing) − NLL(r | all turns before)] / (ln 2 · Σ bytes). After Sankar
-    et al. 2019, section 3, who perturb the history and measure the change in perplexity.
+    dialogue: IntArray
+    """``[R]`` Index of the dialogue in the evaluation set."""
+    turn: IntArray
+    """``[R]`` Index of the turn in its dialogue, from 1."""
+    num_bytes: IntArray
+    """``[R]`` Content bytes in UTF-8."""
+    nll: FloatArray
+    """``[R, K]`` After the last ``HISTORY_TURNS[k]`` turns, or all if there are fewer."""
+    shuffled_nll: FloatArray
+    """``[R]`` After the turns of the last column, in another order."""
+
+
+def score_histories(
+    model: PreTrainedModel,
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    with_history: ResponseScores,
+    without_history: ResponseScores,
+    *,
+    num_responses: int,
+    batch_size: int,
+) -> HistoryScores:
+    """Score responses after their last 0, 1, 2, 4 and 8 turns, and after those 8 shuffled.
+
+    Whole dialogues are taken in order of a hash of their text, until they hold ``num_responses``.
+    A pass that starts at turn s scores turn s + k after exactly its last k turns, so one pass per
+    turn serves every k. What the two given scores of all responses tell is not computed again: a
+    response after nothing, and one whose whole history is no longer than k turns.
     """
-    assert (with_history.num_bytes == without_history.num_bytes).all()
-    return bits_per_byte(
-        without_history.content_nll - with_history.content_nll, with_history.num_bytes
+    chosen: list[tuple[int, int]] = []
+    for index in sorted(range(len(dialogues)), key=lambda i: text_sha256([dialogues[i]])):
+        if len(chosen) >= num_responses:
+            break
+        chosen += [(index, turn) for turn in range(1, len(dialogues[index].turns))]
+    encoded = {index: template.encode(dialogues[index]) for index, _ in chosen}
+
+    sequences: list[TokenSequence] = []
+    places: dict[tuple[int, int, int], tuple[int, slice]] = {}  # dialogue, turn, number of turns
+    shuffled: list[tuple[int, slice]] = []
+    for index, turn in chosen:
+        turns = encoded[index]
+        # Passes start at every turn but the first: those are the scores with all history.
+        ends = {turn + k: k for k in HISTORY_TURNS[1:] if turn + k < len(turns)}
+        if ends:
+            window = list(range(turn, max(ends) + 1))
+            sequence, contents = _lay_out([turns[i] for i in window], [i in ends for i in window])
+            for end, content in zip(ends, contents, strict=True):
+                places[index, end, ends[end]] = (len(sequences), content)
+            sequences.append(sequence)
+    for index, turn in chosen:
+        order = _other_order(dialogues[index], turn)
+        sequence, contents = _lay_out(
+            [encoded[index][i] for i in (*order, turn)], [*(False for _ in order), True]
+        )
+        shuffled.append((len(sequences), contents[0]))
+        sequences.append(sequence)
+    nll = token_nll(model, sequences, batch_size=batch_size)
+
+    responses = zip(with_history.dialogue.tolist(), with_history.turn.tolist(), strict=True)
+    row_of = {response: row for row, response in enumerate(responses)}
+    rows = np.array([row_of[response] for response in chosen], dtype=np.int64)
+    table = np.empty((len(chosen), len(HISTORY_TURNS)))
+    for row, (index, turn) in enumerate(chosen):
+        for column, k in enumerate(HISTORY_TURNS):
+            if k == 0:
+                table[row, column] = without_history.content_nll[rows[row]]
+            elif turn <= k:
+                table[row, column] = with_history.content_nll[rows[row]]
+            else:
+                number, content = places[index, turn, k]
+                table[row, column] = nll[number][content].sum()
+    return HistoryScores(
+        dialogue=with_history.dialogue[rows],
+        turn=with_history.turn[rows],
+        num_bytes=with_history.num_bytes[rows],
+        nll=table,
+        shuffled_nll=np.array([nll[number][content].sum() for number, content in shuffled]),
     )
+
+
+def history_gain_by_turns(scores: HistoryScores) -> dict[int, float]:
+    """``history_gain`` for k = 0, 1, 2, 4, 8 last turns, on the same responses for every k.
+
+    Σ [NLL(r | nothing) − NLL(r | last k turns)] / (ln 2 · Σ bytes); 0 for k = 0 by definition.
+    """
+    return {
+        k: bits_per_byte(scores.nll[:, 0] - scores.nll[:, column], scores.num_bytes)
+        for column, k in enumerate(HISTORY_TURNS)
+    }
+
+
+def shuffled_history_gain(scores: HistoryScores) -> float:
+    """The gain of the last 8 turns in another order: below the true order's if order matters."""
+    return bits_per_byte(scores.nll[:, 0] - scores.shuffled_nll, scores.num_bytes)
+
+
+def _lay_out(
+    turns: Sequence[EncodedTurn], scored: Sequence[bool]
+) -> tuple[TokenSequence, list[slice]]:
+    """Turns as one text, and where the contents of the scored ones are."""
+    sequence = TokenSequence()
+    contents: list[slice] = []
+    for turn, is_scored in zip(turns, scored, strict=True):
+        for part in (turn.tag, turn.content, turn.end):
+            is_content = is_scored and part is turn.content
+            place = sequence.append(
+                part, segment=1, first_position=len(sequence), scored=is_content
+            )
+            if is_content:
+                contents.append(place)
+    return sequence, contents
+
+
+def _other_order(dialogue: Dialogue, turn: int) -> list[int]:
+    """The last turns before a response by a hash; never the true order if there are two."""
+    history = list(range(max(0, turn - HISTORY_TURNS[-1]), turn))
+    text = text_sha256([Dialogue(dialogue.dialogue_id, dialogue.turns[:turn])])
+    order = sorted(history, key=lambda i: hashlib.sha256(f"{text}\x1f{i}".encode()).digest())
+    return order if order != history else order[::-1]

@@ -2,58 +2,65 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.corpus.dialogue import Dialogue
-from stages.evaluation.bootstrap import ratio_interval
-from stages.evaluation.perplexity import ResponseScores
+from stages.evaluation.coherence import CoherenceItems
+from stages.evaluation.dialogue_table import Column
+from stages.evaluation.perplexity import IntArray, ResponseScores
 
 
-def sum_per_dialogue(
-    scores: ResponseScores, values: NDArray[np.float64] | NDArray[np.int64], num_dialogues: int
-) -> NDArray[np.float64]:
-    """``values[R]`` of responses summed to ``[D]``; a dialogue without a response counts 0."""
-    sums = np.bincount(scores.dialogue, values, minlength=num_dialogues)
+def sum_per_dialogue(dialogue: IntArray, values: Column, num_dialogues: int) -> NDArray[np.float64]:
+    """``values[N]``, each of the dialogue ``dialogue[N]``, summed to ``[D]``; 0 for one of none."""
+    sums = np.bincount(dialogue, values, minlength=num_dialogues)
     return sums.astype(np.float64)
 
 
-def change_in_bits_per_byte(
-    base: ResponseScores,
-    tuned: ResponseScores,
-    num_dialogues: int,
-    *,
-    num_resamples: int,
-    seed: int,
-) -> dict[str, float]:
-    """Tuned minus base (negative is better), with its 95 % interval over dialogues."""
-    difference = sum_per_dialogue(base, tuned.content_nll - base.content_nll, num_dialogues)
-    scale = math.log(2) * sum_per_dialogue(base, base.num_bytes, num_dialogues)
-    low, high = ratio_interval(difference, scale, num_resamples=num_resamples, seed=seed)
+def text_columns(scores: ResponseScores, num_dialogues: int) -> dict[str, Column]:
+    """What is the same for every model: responses, their content's words and bytes in UTF-8."""
     return {
-        "bits_per_byte": float(difference.sum() / scale.sum()),
-        "bits_per_byte_low": low,
-        "bits_per_byte_high": high,
+        "num_responses": np.bincount(scores.dialogue, minlength=num_dialogues),
+        "num_words": _counts(scores.dialogue, scores.num_words, num_dialogues),
+        "num_bytes": _counts(scores.dialogue, scores.num_bytes, num_dialogues),
     }
 
 
-def as_table(
-    dialogues: Sequence[Dialogue], scores: Mapping[str, ResponseScores]
-) -> tuple[list[str], list[list[object]]]:
-    """Header and one row per dialogue, with each model's sums in nats and tokens."""
-    num_dialogues = len(dialogues)
-    first = next(iter(scores.values()))
-    header = ["dialogue_id", "num_responses", "num_bytes"]
-    columns = [np.bincount(first.dialogue, minlength=num_dialogues).tolist()]
-    columns.append(sum_per_dialogue(first, first.num_bytes, num_dialogues).astype(int).tolist())
-    for name, score in scores.items():
-        header += [f"{name}_content_nll", f"{name}_end_nll", f"{name}_num_tokens"]
-        columns.append(sum_per_dialogue(score, score.content_nll, num_dialogues).tolist())
-        columns.append(sum_per_dialogue(score, score.end_nll, num_dialogues).tolist())
-        num_tokens = sum_per_dialogue(score, score.num_tokens, num_dialogues)
-        columns.append(num_tokens.astype(int).tolist())
-    ids = [dialogue.dialogue_id for dialogue in dialogues]
-    return header, [list(row) for row in zip(ids, *columns, strict=True)]
+def model_columns(
+    model: str, scores: ResponseScores, alone: ResponseScores, num_dialogues: int
+) -> dict[str, Column]:
+    """One model's sums in nats, and its tokens.
+
+    Args:
+        model: Begins the columns' names.
+        scores: Of the responses after their history.
+        alone: Of the same responses without history.
+        num_dialogues: In the evaluation set.
+    """
+    assert (scores.num_bytes == alone.num_bytes).all()
+    return {
+        f"{model}_content_nll": sum_per_dialogue(
+            scores.dialogue, scores.content_nll, num_dialogues
+        ),
+        f"{model}_end_nll": sum_per_dialogue(scores.dialogue, scores.end_nll, num_dialogues),
+        f"{model}_num_tokens": _counts(scores.dialogue, scores.num_tokens, num_dialogues),
+        f"{model}_alone_nll": sum_per_dialogue(alone.dialogue, alone.content_nll, num_dialogues),
+    }
+
+
+def block_columns(model: str, items: CoherenceItems, num_dialogues: int) -> dict[str, Column]:
+    """One model's sums over the pairs of the coherence blocks, and what they are divided by."""
+
+    def total(values: Column) -> NDArray[np.float64]:
+        return sum_per_dialogue(items.dialogue, values, num_dialogues)
+
+    return {
+        "num_context_items": np.bincount(items.dialogue, minlength=num_dialogues),
+        "block_bytes": _counts(items.dialogue, items.num_bytes, num_dialogues),
+        f"{model}_own_nll": total(items.own_nll),
+        f"{model}_foreign_nll": total(items.foreign_nll),
+        f"{model}_context_hits": total(items.context_hits),
+    }
+
+
+def _counts(dialogue: IntArray, values: IntArray, num_dialogues: int) -> IntArray:
+    return sum_per_dialogue(dialogue, values, num_dialogues).astype(np.int64)

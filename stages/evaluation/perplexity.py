@@ -7,7 +7,7 @@ of turn. Sums run over the whole set and are divided once; never a mean of means
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
 
 IntArray = NDArray[np.int64]
 
+MAX_SPEAKERS = 4
+"""Speakers that ``by_speaker`` tells apart; few dialogues have more."""
+
 
 @dataclass(frozen=True)
 class ResponseScores:
@@ -29,14 +32,18 @@ class ResponseScores:
     """``[R]`` Index of the dialogue in the evaluation set."""
     turn: IntArray
     """``[R]`` Index of the turn in its dialogue, from 1."""
+    speaker: IntArray
+    """``[R]`` Index of who speaks, by order of first appearance in the dialogue."""
     content_nll: FloatArray
     """``[R]`` Nats, summed over content tokens."""
     end_nll: FloatArray
     """``[R]`` Nats of the end of turn."""
     num_tokens: IntArray
     """``[R]`` Content tokens, in this model's tokenizer."""
+    num_words: IntArray
+    """``[R]`` Words of the content, as white space separates them."""
     num_bytes: IntArray
-    """``[R]`` Content bytes in UTF-8; the same for every tokenizer."""
+    """``[R]`` Content bytes in UTF-8; the same for every tokenizer, as are the words."""
 
 
 def score_responses(
@@ -52,7 +59,7 @@ def score_responses(
     Without history each response stands alone after its own speaker's tag.
     """
     sequences: list[TokenSequence] = []
-    spans: list[tuple[int, int, slice, slice]] = []
+    spans: list[tuple[int, slice, slice]] = []
     for dialogue_index, dialogue in enumerate(dialogues):
         sequence = TokenSequence()
         position = 0
@@ -63,30 +70,57 @@ def score_responses(
                 segment = 1 if with_history else turn_index
                 content, end = append_turn(sequence, turn, segment=segment, first_position=position)
                 if turn_index > 0:
-                    spans.append((dialogue_index, turn_index, content, end))
+                    spans.append((dialogue_index, content, end))
             position += len(turn)
         sequences.append(sequence)
     nll = token_nll(model, sequences, batch_size=batch_size)
-    return ResponseScores(
-        dialogue=np.array([dialogue for dialogue, _, _, _ in spans]),
-        turn=np.array([turn for _, turn, _, _ in spans]),
-        content_nll=np.array([nll[d][content].sum() for d, _, content, _ in spans]),
-        end_nll=np.array([nll[d][end].sum() for d, _, _, end in spans]),
-        num_tokens=np.array([content.stop - content.start for _, _, content, _ in spans]),
-        num_bytes=np.array([len(dialogues[d].turns[t].utterance.encode()) for d, t, _, _ in spans]),
+    return make_scores(
+        dialogues,
+        content_nll=[nll[d][content].sum() for d, content, _ in spans],
+        end_nll=[nll[d][end].sum() for d, _, end in spans],
+        num_tokens=[content.stop - content.start for _, content, _ in spans],
     )
+
+
+def make_scores(
+    dialogues: Sequence[Dialogue],
+    *,
+    content_nll: Sequence[float],
+    end_nll: Sequence[float],
+    num_tokens: Sequence[int],
+) -> ResponseScores:
+    """Put what a model says of the responses ``[R]`` beside what the text says of them."""
+    places = list(responses(dialogues))
+    texts = [dialogues[d].turns[t].utterance for d, t in places]
+    speakers = [dialogue.speakers for dialogue in dialogues]
+    return ResponseScores(
+        dialogue=np.array([d for d, _ in places]),
+        turn=np.array([t for _, t in places]),
+        speaker=np.array([speakers[d].index(dialogues[d].turns[t].speaker) for d, t in places]),
+        content_nll=np.array(content_nll),
+        end_nll=np.array(end_nll),
+        num_tokens=np.array(num_tokens),
+        num_words=np.array([len(text.split()) for text in texts]),
+        num_bytes=np.array([len(text.encode()) for text in texts]),
+    )
+
+
+def responses(dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, int]]:
+    """Indices of dialogue and turn of every response, in order."""
+    for dialogue_index, dialogue in enumerate(dialogues):
+        for turn_index in range(1, len(dialogue.turns)):
+            yield dialogue_index, turn_index
 
 
 def append_turn(
     sequence: TokenSequence, turn: EncodedTurn, *, segment: int, first_position: int
 ) -> tuple[slice, slice]:
     """Add a turn; return where its content and its end of turn are."""
-    place = {"segment": segment}
-    sequence.append(turn.tag, first_position=first_position, **place)
+    sequence.append(turn.tag, segment=segment, first_position=first_position)
     first_position += len(turn.tag)
-    content = sequence.append(turn.content, first_position=first_position, **place)
+    content = sequence.append(turn.content, segment=segment, first_position=first_position)
     first_position += len(turn.content)
-    return content, sequence.append(turn.end, first_position=first_position, **place)
+    return content, sequence.append(turn.end, segment=segment, first_position=first_position)
 
 
 def bits_per_byte(content_nll: FloatArray, num_bytes: IntArray) -> float:
@@ -94,26 +128,21 @@ def bits_per_byte(content_nll: FloatArray, num_bytes: IntArray) -> float:
     return float(content_nll.sum() / (math.log(2) * num_bytes.sum()))
 
 
-def summarise(scores: ResponseScores) -> dict[str, float]:
-    """The headline numbers of one model.
-
-    ``perplexity = exp(Σ (content + end of turn nats) / Σ (content tokens + 1))``,
-    comparable only between models with one tokenizer and template.
-    """
-    num_targets = int(scores.num_tokens.sum()) + len(scores.turn)
-    return {
-        "bits_per_byte": bits_per_byte(scores.content_nll, scores.num_bytes),
-        "perplexity": math.exp((scores.content_nll.sum() + scores.end_nll.sum()) / num_targets),
-        "end_of_turn_nll": float(scores.end_nll.mean()),
-        "num_target_tokens": num_targets,
-    }
-
-
 def by_turn(scores: ResponseScores) -> dict[int, float]:
     """Bits per byte at every turn index, over all dialogues that reach it."""
+    return _bits_per_byte_by(scores.turn, scores)
+
+
+def by_speaker(scores: ResponseScores) -> dict[int, float]:
+    """Bits per byte of the responses of each of the first ``MAX_SPEAKERS`` speakers, by index."""
+    curve = _bits_per_byte_by(scores.speaker, scores)
+    return {speaker: value for speaker, value in curve.items() if speaker < MAX_SPEAKERS}
+
+
+def _bits_per_byte_by(group: IntArray, scores: ResponseScores) -> dict[int, float]:
     return {
-        int(turn): bits_per_byte(
-            scores.content_nll[scores.turn == turn], scores.num_bytes[scores.turn == turn]
+        int(value): bits_per_byte(
+            scores.content_nll[group == value], scores.num_bytes[group == value]
         )
-        for turn in np.unique(scores.turn)
+        for value in np.unique(group)
     }

@@ -8,39 +8,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# metric, its name in the table, decimals
-_ROWS = (
-    ("bits_per_byte", "bits per byte", 4),
-    ("perplexity", "perplexity", 2),
-    ("history_gain", "history gain, bits/byte", 4),
-    ("context_identification", "context identification", 3),
-    ("num_target_tokens", "target tokens", 0),
-)
-
-_FEWEST_DIALOGUES = 10  # resampling fewer says little: of a single one, the interval has no width
+from stages.evaluation.bootstrap import FEWEST_DIALOGUES, verdict
+from stages.evaluation.headlines import HEADLINES, Headline
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """A table of ``metrics/eval.json``, and whether the headline's change is more than noise."""
+    """A table of ``metrics/eval.json``, and whether each headline's change is more than noise."""
     base, tuned, change = metrics["base"], metrics["tuned"], metrics["change"]
-    lines = [f"{'validation':<26}{'base':>12}{'fine-tuned':>12}{'change':>12}"]
-    for metric, title, decimals in _ROWS:
-        if metric in base and metric in tuned:
-            difference = tuned[metric] - base[metric]
-            lines.append(
-                f"{title:<26}{base[metric]:>12,.{decimals}f}{tuned[metric]:>12,.{decimals}f}"
-                f"{difference:>+12,.{decimals}f}"
-            )
-    low, high = change["bits_per_byte_low"], change["bits_per_byte_high"]
     num_dialogues = metrics["set"]["num_dialogues"]
-    verdict = "better" if high < 0 else "worse" if low > 0 else "inside the noise"
-    if num_dialogues < _FEWEST_DIALOGUES:
-        verdict = "too few dialogues to tell"
+    one_template = base.get("template") == tuned.get("template")
+    lines = [f"{'validation':<27}{'base':>10}{'fine-tuned':>12}{'change':>10}  95 % interval"]
+    for headline in HEADLINES:
+        name, decimals = headline.name, headline.decimals
+        if name in base and name in tuned:
+            line = (
+                f"{headline.title:<27}{base[name]:>10,.{decimals}f}{tuned[name]:>12,.{decimals}f}"
+                f"{tuned[name] - base[name]:>+10,.{decimals}f}"
+            )
+            if f"{name}_low" in change:
+                low, high = change[f"{name}_low"], change[f"{name}_high"]
+                interval = f"[{low:+,.{decimals}f}, {high:+,.{decimals}f}]"
+                meaning = _meaning(headline, change, num_dialogues, one_template)
+                line += f"  {interval:<20}  {meaning}"
+            lines.append(line)
     lines.append(
-        f"bits per byte: {change['bits_per_byte']:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
-        f"over {num_dialogues} dialogues: {verdict}"
+        f"{'target tokens':<27}{base['num_target_tokens']:>10,}{tuned['num_target_tokens']:>12,}"
+        f"{tuned['num_target_tokens'] - base['num_target_tokens']:>+10,}"
     )
+    counted = f"{num_dialogues:,} dialogue{'s' if num_dialogues != 1 else ''}"
+    if num_dialogues < FEWEST_DIALOGUES:
+        lines.append(f"over {counted}: fewer than {FEWEST_DIALOGUES} say little")
+    else:
+        lines.append(f"over {counted}, resampled whole")
     return "\n".join(lines)
+
+
+def _meaning(
+    headline: Headline, change: Mapping[str, float], num_dialogues: int, one_template: bool
+) -> str:
+    """The verdict, or why there is none: two templates end a turn in different ways."""
+    if headline.one_tokenizer_only and not one_template:
+        return "not comparable: two templates"
+    return verdict(
+        change[f"{headline.name}_low"],
+        change[f"{headline.name}_high"],
+        higher_is_better=headline.higher_is_better,
+        num_dialogues=num_dialogues,
+    )
 
 
 def main() -> None:

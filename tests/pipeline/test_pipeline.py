@@ -139,6 +139,8 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         "metrics/.gitignore",
         "metrics/encode.json",
         "metrics/eval.json",
+        "metrics/eval_by_distance.csv",
+        "metrics/eval_by_history.csv",
         "metrics/eval_by_turn.csv",
         "metrics/eval_dialogues.csv",
         "metrics/prep.json",
@@ -239,11 +241,20 @@ def test_commits_can_be_compared(repository: Repository) -> None:
     plots = json.loads(repository.run("dvc", "plots", "diff", "main", "--json").stdout)
     assert plots["data"].keys() == {
         "metrics/train_log.csv",
+        "metrics/eval_by_distance.csv",
+        "metrics/eval_by_history.csv",
         "metrics/eval_by_turn.csv",
         "metrics/eval_dialogues.csv",
         "Learning rate",
         "Bits per byte by turn, base",
+        "History gain, base",
+        "Recall of a planted fact, base",
     }
+    compared = repository.run("python", "-m", "stages.compare", "main").stdout
+    line_of_bits = next(line for line in compared.splitlines() if line.startswith("bits per byte"))
+    before = json.loads(repository.run("git", "show", "main:metrics/eval.json").stdout)
+    assert f"{before['tuned']['bits_per_byte']:.4f}" in line_of_bits
+    assert f"{repository.json('metrics/eval.json')['tuned']['bits_per_byte']:.4f}" in line_of_bits
     repository.commit()
 
 

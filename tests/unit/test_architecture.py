@@ -14,7 +14,7 @@ from stages.params import Params
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("fetch", "prep", "encode", "train", "eval")
-SCRIPTS = (*STAGES, "preview")
+SCRIPTS = (*STAGES, "preview", "compare")
 PIPELINE: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").rglob("*.py"))
 
@@ -67,8 +67,13 @@ def test_a_stage_depends_on_exactly_the_modules_that_it_loads(stage: str) -> Non
 def test_every_module_belongs_to_a_stage_or_shows_results() -> None:
     used = set().union(*(all_imports(f"stages/{stage}.py") for stage in STAGES))
     assert set(MODULES) - used == {
+        "stages/compare.py",
         "stages/encoding/preview_text.py",
+        "stages/evaluation/comparison.py",
+        "stages/evaluation/comparison_page.py",
+        "stages/evaluation/comparison_text.py",
         "stages/evaluation/report.py",
+        "stages/evaluation/revisions.py",
         "stages/preview.py",
     }
 

@@ -20,14 +20,14 @@ from stages.encoding.speakers import (
     load_tokenizer,
 )
 from stages.errors import UserError
-from stages.evaluation.bootstrap import ratio_interval
-from stages.evaluation.coherence import RESPONSE_TURN, context_identification, make_blocks
-from stages.evaluation.context import history_gain
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
 from stages.evaluation.generation import continue_dialogues, samples_as_markdown
-from stages.evaluation.perplexity import by_turn, score_responses, summarise
+from stages.evaluation.headlines import with_intervals
+from stages.evaluation.per_dialogue import model_columns, text_columns
+from stages.evaluation.perplexity import by_turn, score_responses
 from stages.evaluation.report import format_table
 from stages.evaluation.scoring import TokenSequence, token_nll
+from tests.scored_models import headlines_of
 
 
 def dialogue(name: str, num_turns: int) -> Dialogue:
@@ -92,15 +92,17 @@ def test_perplexity_agrees_with_the_models_own_loss(
             loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
         here = sum(label != -100 for label in labels)
         total, num_targets = total + loss.item() * here, num_targets + here
-    found = summarise(score_responses(model, template, DIALOGUES, batch_size=3))
-    assert found["num_target_tokens"] == num_targets
-    assert found["perplexity"] == pytest.approx(math.exp(total / num_targets), rel=1e-5)
+    scores = score_responses(model, template, DIALOGUES, batch_size=3)
+    assert scores.num_tokens.sum() + len(scores.turn) == num_targets
+    assert headlines_of(scores)["perplexity"] == pytest.approx(
+        math.exp(total / num_targets), rel=1e-5
+    )
 
 
 def test_neither_batch_size_nor_order_matters(model: Any, speakers: SpeakerTokens) -> None:
-    reference = summarise(score_responses(model, speakers, DIALOGUES, batch_size=1))
+    reference = headlines_of(score_responses(model, speakers, DIALOGUES, batch_size=1))
     for batch_size, dialogues in ((2, DIALOGUES), (7, DIALOGUES), (3, DIALOGUES[::-1])):
-        found = summarise(score_responses(model, speakers, dialogues, batch_size=batch_size))
+        found = headlines_of(score_responses(model, speakers, dialogues, batch_size=batch_size))
         assert found == pytest.approx(reference, rel=1e-6)
 
 
@@ -110,13 +112,33 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(
     scores = score_responses(uniform, speakers, DIALOGUES, batch_size=4)
     alone = score_responses(uniform, speakers, DIALOGUES, batch_size=4, with_history=False)
     vocabulary = uniform.config.vocab_size
-    assert summarise(scores)["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
+    assert headlines_of(scores)["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
     bits = scores.num_tokens.sum() * math.log2(vocabulary) / scores.num_bytes.sum()
-    assert summarise(scores)["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
-    assert history_gain(scores, alone) == pytest.approx(0, abs=1e-6)
-    blocks = make_blocks(DIALOGUES, num_candidates=2, max_blocks=2)
-    hits = context_identification(uniform, speakers, blocks, batch_size=3)
-    assert hits.tolist() == [0.5] * 4  # every context ties, so each response counts as chance
+    assert headlines_of(scores)["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert headlines_of(scores, alone)["history_gain"] == pytest.approx(0, abs=1e-6)
+
+
+def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerTokens) -> None:
+    """Over all responses at once, not by way of sums per dialogue."""
+    size = len(DIALOGUES)
+    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    alone = score_responses(model, speakers, DIALOGUES, batch_size=4, with_history=False)
+    columns = text_columns(scores, size)
+    for name in ("base", "tuned"):
+        columns |= model_columns(name, scores, alone, size)
+    found = with_intervals(columns, num_resamples=100, seed=1)
+    nll, ends, num_bytes = scores.content_nll.sum(), scores.end_nll.sum(), scores.num_bytes.sum()
+    expected = {
+        "bits_per_byte": nll / num_bytes / math.log(2),
+        "perplexity": math.exp((nll + ends) / (scores.num_tokens.sum() + len(scores.turn))),
+        "word_perplexity": math.exp(nll / scores.num_words.sum()),
+        "end_of_turn_nll": scores.end_nll.mean(),
+        "history_gain": (alone.content_nll.sum() - nll) / num_bytes / math.log(2),
+    }
+    for name, value in expected.items():
+        assert found["base"][name] == pytest.approx(value, rel=1e-12)
+        assert found["base"][f"{name}_low"] < value < found["base"][f"{name}_high"]
+    assert set(found["change"].values()) == {0.0}
 
 
 def test_scores_do_not_see_the_future(model: Any, speakers: SpeakerTokens) -> None:
@@ -138,38 +160,26 @@ def test_without_history_a_response_is_scored_alone(model: Any, speakers: Speake
     assert scores.content_nll[1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_shared_prefix_equals_full_sequences(model: Any, speakers: SpeakerTokens) -> None:
-    """Identification from ten-in-a-row scoring equals one plain forward pass per pair."""
-    blocks = make_blocks(DIALOGUES, num_candidates=4, max_blocks=1)
-    assert len(blocks) == 1
-    found = context_identification(model, speakers, blocks, batch_size=2)
-    encoded = [speakers.encode(one) for one in blocks[0]]
-    scores = np.zeros((4, 4))
-    for c, own in enumerate(encoded):
-        context = [token for turn in own[:-1] for token in (*turn.tag, *turn.content, *turn.end)]
-        for r, other in enumerate(encoded):
-            ids = torch.tensor([[*context, *own[-1].tag, *other[-1].content]])
-            with torch.inference_mode():
-                log_probs = model(input_ids=ids).logits.log_softmax(-1)
-            start = ids.shape[1] - len(other[-1].content)
-            scores[c, r] = -sum(
-                log_probs[0, position - 1, ids[0, position]].item()
-                for position in range(start, ids.shape[1])
-            )
-    assert found.tolist() == (scores.argmin(axis=0) == np.arange(4)).astype(float).tolist()
+def test_what_is_not_scored_changes_no_score(model: Any, speakers: SpeakerTokens) -> None:
+    def sequences(*, all_scored: bool) -> list[TokenSequence]:
+        found = []
+        for one in DIALOGUES:
+            sequence = TokenSequence()
+            for number, turn in enumerate(speakers.encode(one)):
+                ids = [*turn.tag, *turn.content]
+                scored = all_scored or number % 2 == 1
+                sequence.append(ids, segment=1, first_position=len(sequence), scored=scored)
+            found.append(sequence)
+        return found
 
-
-def test_blocks_hold_different_responses_and_no_dialogue_twice() -> None:
-    same = [Dialogue(str(n), dialogue("x", RESPONSE_TURN + 1).turns) for n in range(5)]
-    other = [dialogue("y" * n, RESPONSE_TURN + 2) for n in range(2, 7)]
-    blocks = make_blocks([*same, *other], num_candidates=2, max_blocks=3)
-    assert len(blocks) == 3
-    used = [one.dialogue_id for block in blocks for one in block]
-    assert len(used) == len(set(used))
-    for block in blocks:
-        responses = {one.turns[RESPONSE_TURN].utterance for one in block}
-        assert len(responses) == 2
-        assert all(len(one.turns) == RESPONSE_TURN + 1 for one in block)
+    some = sequences(all_scored=False)
+    whole = token_nll(model, sequences(all_scored=True), batch_size=3)
+    for sequence, expected, nll in zip(
+        some, whole, token_nll(model, some, batch_size=2), strict=True
+    ):
+        is_scored = np.array(sequence.is_scored)
+        assert nll[is_scored] == pytest.approx(expected[is_scored], rel=1e-5)
+        assert np.isnan(nll[~is_scored]).all()
 
 
 def test_sums_by_turn_add_up(model: Any, speakers: SpeakerTokens) -> None:
@@ -177,7 +187,7 @@ def test_sums_by_turn_add_up(model: Any, speakers: SpeakerTokens) -> None:
     curve = by_turn(scores)
     assert list(curve) == list(range(1, 8))
     bits = sum(value * scores.num_bytes[scores.turn == turn].sum() for turn, value in curve.items())
-    assert bits / scores.num_bytes.sum() == pytest.approx(summarise(scores)["bits_per_byte"])
+    assert bits / scores.num_bytes.sum() == pytest.approx(headlines_of(scores)["bits_per_byte"])
 
 
 def test_a_dialogue_longer_than_the_model_is_a_clear_error(
@@ -205,21 +215,6 @@ def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:
     assert text_sha256([one]) == text_sha256([renamed])
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(0)
-    covered = 0
-    for seed in range(200):
-        sizes = generator.integers(1, 20, size=60)
-        sums = sizes * generator.normal(2.0, 1.0, size=60)
-        low, high = ratio_interval(sums, sizes, num_resamples=200, seed=seed)
-        covered += low <= 2.0 <= high
-    assert 0.88 <= covered / 200 <= 0.99
-
-
-def test_a_model_against_itself_is_exactly_no_change() -> None:
-    assert ratio_interval(np.zeros(9), np.ones(9), num_resamples=100, seed=1) == (0.0, 0.0)
-
-
 def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> None:
     def samples(dialogues: list[Dialogue], seed: int = 3) -> dict[str, list[str]]:
         found = continue_dialogues(
@@ -245,19 +240,47 @@ def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> N
     assert not any("<|" in text for reply in first.values() for text in reply)
 
 
-def test_the_table_says_when_a_change_is_noise() -> None:
-    base = {"bits_per_byte": 1.5, "perplexity": 30.0, "history_gain": 0.2}
-    tuned = {"bits_per_byte": 1.25, "perplexity": 20.0, "history_gain": 0.1}
-    change = {"bits_per_byte": -0.25, "bits_per_byte_low": -0.3, "bits_per_byte_high": -0.2}
+def test_the_table_says_what_each_change_means() -> None:
+    base: dict[str, Any] = {"bits_per_byte": 1.5, "history_gain": 0.2, "num_target_tokens": 8006}
+    tuned: dict[str, Any] = {"bits_per_byte": 1.25, "history_gain": 0.1, "num_target_tokens": 8026}
+    change = {
+        "bits_per_byte": -0.25,
+        "bits_per_byte_low": -0.3,
+        "bits_per_byte_high": -0.2,
+        "history_gain": -0.1,
+        "history_gain_low": -0.15,
+        "history_gain_high": -0.05,
+    }
     size = {"num_dialogues": 12}
     metrics = {"base": base, "tuned": tuned, "change": change, "set": size}
-    lines = format_table(metrics).splitlines()
-    assert lines[1].split() == ["bits", "per", "byte", "1.5000", "1.2500", "-0.2500"]
-    assert lines[2].split() == ["perplexity", "30.00", "20.00", "-10.00"]
-    assert lines[-1].endswith("[-0.3000, -0.2000] over 12 dialogues: better")
+
+    def lines() -> dict[str, str]:
+        return {line[:27].strip(): line[27:].strip() for line in format_table(metrics).splitlines()}
+
+    assert lines()["bits per byte"].split(maxsplit=3) == [
+        "1.5000",
+        "1.2500",
+        "-0.2500",
+        "[-0.3000, -0.2000]    better",
+    ]
+    assert lines()["history gain, bits/byte"].endswith("[-0.1500, -0.0500]    worse")
+    assert lines()["target tokens"].split() == ["8,006", "8,026", "+20"]
+    assert "perplexity" not in lines()
     change["bits_per_byte_high"] = 0.01
-    assert format_table(metrics).endswith("inside the noise")
+    assert lines()["bits per byte"].endswith("inside the noise")
     change["bits_per_byte_low"] = 0.005
-    assert format_table(metrics).endswith("worse")
+    assert lines()["bits per byte"].endswith("worse")
     size["num_dialogues"] = 1
-    assert format_table(metrics).endswith("too few dialogues to tell")
+    assert lines()["bits per byte"].endswith("too few dialogues")
+    assert format_table(metrics).endswith("over 1 dialogue: fewer than 10 say little")
+
+
+def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
+    base: dict[str, Any] = {"perplexity": 30.0, "num_target_tokens": 1, "template": "plain_text"}
+    tuned: dict[str, Any] = base | {"perplexity": 20.0}
+    change = {"perplexity": -10.0, "perplexity_low": -12.0, "perplexity_high": -8.0}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 12}}
+    assert format_table(metrics).splitlines()[1].endswith("[-12.00, -8.00]       better")
+    tuned["template"] = "speaker_tokens"
+    row = format_table(metrics).splitlines()[1]
+    assert row.endswith("[-12.00, -8.00]       not comparable: two templates")

@@ -1,0 +1,80 @@
+"""How well a model predicts the dialogues as text without any template, speakers unknown.
+
+As lm-evaluation-harness's ``loglikelihood_rolling`` does it: every token of a text is predicted
+once, the first from a token that begins texts. A text of more tokens than a window goes in disjoint
+windows, each predicted from the one token before it; the last, being shorter, from as many as fit::
+
+    tokens   t0 t1 t2 | t3 t4 t5 | t6        windows of 3
+             B  t0 t1   t2 t3 t4   t3 t4 t5  what predicts them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from stages.corpus.dialogue import Dialogue
+from stages.encoding.texts import encode_texts
+from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+
+WINDOW_TOKENS = 1023
+"""With the token before them they fill GPT-2's 1,024 positions."""
+
+
+def all_bits_per_byte(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    dialogues: Sequence[Dialogue],
+    *,
+    batch_size: int,
+) -> float:
+    """Bits per UTF-8 byte of all turns, a line each, over the whole set: Σ NLL / (ln 2 · Σ B)."""
+    texts = [text_of(dialogue) for dialogue in dialogues]
+    positions = getattr(model.config, "max_position_embeddings", None) or WINDOW_TOKENS + 1
+    max_length = min(WINDOW_TOKENS, positions - 1)
+    nll = rolling_nll(model, tokenizer, texts, max_length=max_length, batch_size=batch_size)
+    return float(nll.sum() / (math.log(2) * sum(len(text.encode()) for text in texts)))
+
+
+def text_of(dialogue: Dialogue) -> str:
+    """The dialogue's utterances, a line each."""
+    return "\n".join(turn.utterance for turn in dialogue.turns)
+
+
+def rolling_nll(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int,
+) -> FloatArray:
+    """Nats of each text, ``[N]``, from windows that predict ``max_length`` tokens."""
+    sequences: list[TokenSequence] = []
+    targets: list[tuple[int, slice]] = []
+    first = _first_token(tokenizer)
+    for number, ids in enumerate(encode_texts(tokenizer, texts)):
+        for start in range(0, len(ids), max_length):
+            stop = min(start + max_length, len(ids))
+            context = ids[max(stop - max_length - 1, 0) : start] or [first]
+            sequence = TokenSequence()
+            sequence.append(context, segment=1, first_position=0)
+            window = sequence.append(ids[start:stop], segment=1, first_position=len(context))
+            sequences.append(sequence)
+            targets.append((number, window))
+    nll: FloatArray = np.zeros(len(texts))
+    scores = token_nll(model, sequences, batch_size=batch_size)
+    for (number, window), tokens in zip(targets, scores, strict=True):
+        nll[number] += tokens[window].sum()
+    return nll
+
+
+def _first_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that begins texts, or else ends them, or else ends lines."""
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(token_id, int):
+            return token_id
+    return encode_texts(tokenizer, ["\n"])[0][-1]

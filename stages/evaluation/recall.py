@@ -1,0 +1,210 @@
+"""Recall: does a model still know, d turns later, what was said?
+
+One speaker states a fact, d turns of a real dialogue follow, the other asks for it, and the first
+begins to answer::
+
+    A: My dog is called Biscuit.
+    ...                                    (d turns)
+    B: What is your dog called?
+    A: My dog is called [Biscuit | Rocky | Luna | ...]
+
+The model is right if, of ten values of one type, the fact makes the true one gain most.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from stages.corpus.dialogue import Dialogue, Turn
+from stages.encoding.packing import PREFIX_SEGMENT
+from stages.encoding.speakers import EncodedTurn, PlainText, SpeakerTokens
+from stages.encoding.texts import encode_texts
+from stages.evaluation.evaluation_set import text_sha256
+from stages.evaluation.perplexity import IntArray
+from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+
+
+@dataclass(frozen=True)
+class FactType:
+    """A kind of fact: ``{answer} {value}.`` is said, ``question`` asks for the value."""
+
+    answer: str
+    question: str
+    words: str
+    """Ten values, separated by spaces."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The ten values."""
+        return tuple(self.words.split())
+
+
+FACT_TYPES = (
+    FactType(
+        "My dog is called",
+        "What is your dog called?",
+        "Biscuit Rocky Luna Max Bella Charlie Daisy Cooper Milo Buddy",
+    ),
+    FactType(
+        "I grew up in",
+        "Where did you grow up?",
+        "Boston Denver Seattle Chicago Dallas Phoenix Portland Atlanta Detroit Houston",
+    ),
+    FactType(
+        "My favorite color is",
+        "What is your favorite color?",
+        "red blue green yellow purple orange pink black white brown",
+    ),
+    FactType(
+        "I work as a",
+        "What do you do for a living?",
+        "nurse teacher plumber lawyer barber baker dentist farmer pilot waiter",
+    ),
+    FactType(
+        "I play the",
+        "Which instrument do you play?",
+        "piano guitar violin drums flute cello trumpet harp saxophone clarinet",
+    ),
+)
+
+DISTANCES = (0, 2, 4, 8)
+"""Turns between fact and question; even, so that the two speakers go on taking turns."""
+
+PLANTED_STEP = 3
+"""Every third of a type's values is planted: four items per type and distance."""
+
+ITEMS_PER_FILLER = 2
+"""Items of one type with the same turns in between; they share the scores without the fact."""
+
+FIRST_FILLER_TURN = 2
+"""Where in a dialogue the turns between are taken from: after the greetings."""
+
+MAX_FILLER_BYTES = 800
+"""Of the eight turns between; bounds the cost."""
+
+
+@dataclass(frozen=True)
+class RecallItems:
+    """Per question (I of them)."""
+
+    dialogue: IntArray
+    """``[I]`` Index in the evaluation set of the dialogue that the turns between are from."""
+    distance: IntArray
+    """``[I]`` Turns between fact and question."""
+    hits: FloatArray
+    """``[I]`` 1 if the planted value gains most, shared among ties."""
+
+
+def score_recall(
+    model: PreTrainedModel,
+    template: PlainText | SpeakerTokens,
+    dialogues: Sequence[Dialogue],
+    *,
+    batch_size: int,
+) -> RecallItems:
+    """Ask for every planted fact at every distance; no items if no dialogue can stand between.
+
+    The answer is the argmax over values v of ``log p(v | dialogue with the fact) − log p(v | the
+    same without the fact's turn)``, so that what is likely anyway gains nothing. v is scored whole.
+    """
+    fillers = fillers_of(dialogues)
+    sequences: list[TokenSequence] = []
+    spans: list[list[slice]] = []
+
+    def add(turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]) -> int:
+        sequence, row = _lay_out(turns, values)
+        sequences.append(sequence)
+        spans.append(row)
+        return len(sequences) - 1
+
+    items: list[tuple[int, int, int, int, int]] = []
+    without_fact: dict[tuple[int, int, int], int] = {}
+    for number, kind in enumerate(FACT_TYPES if fillers else ()):
+        values = encode_texts(template.tokenizer, [f" {value}" for value in kind.values])
+        planted = range(0, len(kind.values), PLANTED_STEP)
+        fillers_per_type = -(-len(planted) // ITEMS_PER_FILLER)
+        for place, value in enumerate(planted):
+            filler = (number * fillers_per_type + place // ITEMS_PER_FILLER) % len(fillers)
+            index, between = fillers[filler]
+            for distance in DISTANCES:
+                turns = template.encode(
+                    planted_dialogue(kind, kind.values[value], between[:distance])
+                )
+                key = (number, filler, distance)
+                if key not in without_fact:
+                    without_fact[key] = add(turns[1:], values)
+                items.append((index, distance, value, add(turns, values), without_fact[key]))
+
+    nll = token_nll(model, sequences, batch_size=batch_size)
+    values_nll = [
+        np.array([scores[span].sum() for span in row])
+        for scores, row in zip(nll, spans, strict=True)
+    ]
+    hits: list[float] = []
+    for _, _, value, fact, no_fact in items:
+        gain = values_nll[no_fact] - values_nll[fact]
+        best = gain == gain.max()
+        hits.append(best[value] / best.sum())
+    return RecallItems(
+        dialogue=np.array([item[0] for item in items], dtype=np.int64),
+        distance=np.array([item[1] for item in items], dtype=np.int64),
+        hits=np.array(hits, dtype=np.float64),
+    )
+
+
+def recall_by_distance(items: RecallItems) -> dict[int, float]:
+    """Share of questions answered rightly at each distance; chance is 0.1."""
+    return {
+        int(distance): float(items.hits[items.distance == distance].mean())
+        for distance in np.unique(items.distance)
+    }
+
+
+def fillers_of(dialogues: Sequence[Dialogue]) -> list[tuple[int, tuple[str, ...]]]:
+    """What can stand between: dialogue indices with eight texts each, in order of a text hash.
+
+    Two speakers who take turns, not too long, and no word of theirs is a value that is asked for.
+    """
+    values = {value.casefold() for kind in FACT_TYPES for value in kind.values}
+    found: list[tuple[str, int, tuple[str, ...]]] = []
+    for index, dialogue in enumerate(dialogues):
+        turns = dialogue.turns[FIRST_FILLER_TURN : FIRST_FILLER_TURN + DISTANCES[-1]]
+        texts = tuple(turn.utterance for turn in turns)
+        speakers = [turn.speaker for turn in turns]
+        if (
+            len(turns) == DISTANCES[-1]
+            and speakers == speakers[:2] * (DISTANCES[-1] // 2)
+            and speakers[0] != speakers[1]
+            and sum(len(text.encode()) for text in texts) <= MAX_FILLER_BYTES
+            and values.isdisjoint(re.findall(r"\w+", " ".join(texts).casefold()))
+        ):
+            found.append((text_sha256([dialogue]), index, texts))
+    return [(index, texts) for _, index, texts in sorted(found)]
+
+
+def planted_dialogue(kind: FactType, value: str, between: Sequence[str]) -> Dialogue:
+    """Fact, turns between, question, and the beginning of the answer."""
+    texts = (f"{kind.answer} {value}.", *between, kind.question, kind.answer)
+    return Dialogue("", tuple(Turn("AB"[i % 2], text) for i, text in enumerate(texts)))
+
+
+def _lay_out(
+    turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]
+) -> tuple[TokenSequence, list[slice]]:
+    """The dialogue once, and behind it every value; the token before a value goes with it."""
+    *before, last = turns
+    prefix = [token for turn in before for token in (*turn.tag, *turn.content, *turn.end)]
+    prefix += [*last.tag, *last.content]
+    sequence = TokenSequence()
+    sequence.append(prefix[:-1], segment=PREFIX_SEGMENT, first_position=0, scored=False)
+    start = len(sequence)
+    row: list[slice] = []
+    for segment, value in enumerate(values, start=1):
+        sequence.append(prefix[-1:], segment=segment, first_position=start, scored=False)
+        row.append(sequence.append(value, segment=segment, first_position=start + 1))
+    return sequence, row

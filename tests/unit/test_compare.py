@@ -1,0 +1,514 @@
+"""Two revisions of a real git and DVC repository: what is compared, refused and said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.compare import NUM_RESAMPLES, SEED, main, revisions
+from stages.errors import UserError
+from stages.evaluation.comparison import Comparison, Row, compare
+from stages.evaluation.comparison_page import as_html, parse_samples
+from stages.evaluation.comparison_text import as_text
+from stages.evaluation.dialogue_table import Column, as_rows
+from stages.evaluation.revisions import Evaluation, read_evaluations
+from stages.files import write_csv, write_json, write_text
+
+ROOT = Path(__file__).parents[2]
+NUM_DIALOGUES = 40
+IDS = [f"dialogue {number}" for number in range(NUM_DIALOGUES)]
+PIPELINE = """
+stages:
+  eval:
+    cmd: >-
+      exec python -m stages.eval
+      --metrics results/eval.json
+      --dialogues results/dialogues.csv
+      --samples results/samples.md
+    metrics:
+      - results/eval.json:
+          cache: false
+    plots:
+      - results/dialogues.csv:
+          cache: false
+    outs:
+      - results/samples.md
+"""
+SAMPLES = """# Validation dialogues
+
+## <b>one</b>
+
+**Prompt**
+
+- speaker 1: `hello`
+
+**Model**
+
+- speaker 2: `{reply}`
+
+"""
+
+
+def evaluation(
+    shift: float = 0.0,
+    *,
+    seed: int = 0,
+    spread: float = 0.0,
+    ids: list[str] = IDS,
+    text: str = "a" * 64,
+    tokenizer: str | None = "1" * 64,
+    template: str | None = "speaker_tokens",
+    version: int | None = 1,
+    full: bool = True,
+    blocks: str = "b" * 64,
+) -> Evaluation:
+    """A synthetic one: ``shift`` is in nats per byte, ``spread`` what a seed adds to it."""
+    dialogues, run = np.random.default_rng(7), np.random.default_rng([8, seed])
+    size = len(ids)
+    num_bytes = dialogues.integers(200, 900, size)
+    difficulty = dialogues.uniform(0.6, 1.0, size)
+    noise = spread * run.normal() + run.normal(0.0, 0.002, size)
+    table: dict[str, Column] = {
+        "num_responses": dialogues.integers(3, 12, size),
+        "num_bytes": num_bytes,
+        "tuned_content_nll": num_bytes * (difficulty + shift + noise),
+        "tuned_end_nll": 12.0 + run.normal(0, 1, size),
+        "tuned_num_tokens": num_bytes // 4,
+    }
+    if full:
+        table["tuned_alone_nll"] = num_bytes * (difficulty + 0.2)
+        table["num_context_items"] = np.full(size, 2)
+        table["tuned_context_hits"] = dialogues.integers(0, 3, size)
+    scored = {
+        "num_dialogues": size,
+        "text_sha256": text,
+        "blocks_sha256": blocks,
+        "metric_version": version,
+    }
+    identity = {"tokenizer_sha256": tokenizer, "template": template}
+    metrics = {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in (("set", scored), ("tuned", identity))
+    }
+    return Evaluation(f"run {seed}", str(seed), metrics, ids, table, SAMPLES.format(reply="hi"))
+
+
+def row(comparison: Comparison, name: str) -> Row:
+    return next(one for one in comparison.rows if one.headline.name == name)
+
+
+def compared(a: list[Evaluation], b: list[Evaluation], seed: int = 0) -> Comparison:
+    return compare(a, b, num_resamples=500, seed=seed)
+
+
+# One side against another
+
+
+def test_a_against_a_is_exactly_0() -> None:
+    comparison = compared([evaluation()], [evaluation()])
+    assert [one.headline.name for one in comparison.rows] == [
+        "bits_per_byte",
+        "perplexity",
+        "end_of_turn_nll",
+        "history_gain",
+        "context_identification",
+    ]
+    for one in comparison.rows:
+        assert one.change is not None
+        change = one.change
+        assert (change.value, change.low, change.high, change.standard_error) == (0, 0, 0, 0)
+        assert one.verdict == "inside the noise"
+
+
+@pytest.mark.parametrize(
+    ("shift", "bits", "gain"),
+    [
+        (-0.02, "better", "better"),
+        (0.02, "worse", "worse"),
+        (0.0, "inside the noise", "inside the noise"),
+    ],
+)
+def test_the_verdict_is_about_b(shift: float, bits: str, gain: str) -> None:
+    comparison = compared([evaluation()], [evaluation(shift, seed=1)])
+    found = row(comparison, "bits_per_byte")
+    assert found.change is not None
+    assert found.change.value == pytest.approx(shift / np.log(2), abs=0.002)
+    assert found.change.detectable == 2.8 * found.change.standard_error > 0
+    assert found.verdict == bits
+    assert row(comparison, "history_gain").verdict == gain
+
+
+def test_rows_are_paired_by_id_not_by_place() -> None:
+    a = evaluation()
+    turned = replace(
+        a,
+        commit="turned",
+        dialogue_ids=IDS[::-1],
+        table={name: column[::-1] for name, column in a.table.items()},
+    )
+    change = row(compared([a], [turned]), "bits_per_byte").change
+    assert change is not None
+    assert (change.low, change.high) == (0, 0)
+
+
+def test_nine_dialogues_are_too_few() -> None:
+    comparison = compared([evaluation(ids=IDS[:9])], [evaluation(-0.3, seed=1, ids=IDS[:9])])
+    assert {one.verdict for one in comparison.rows if one.change} == {"too few dialogues"}
+
+
+def test_no_context_identification_across_blocks() -> None:
+    comparison = compared([evaluation()], [evaluation(blocks="c" * 64)])
+    found = row(comparison, "context_identification")
+    assert (found.change, found.verdict) == (None, "blocks differ")
+    assert row(comparison, "bits_per_byte").change is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"tokenizer": "2" * 64}, "tokenizers differ"),
+        ({"tokenizer": None}, "tokenizer not recorded"),
+        ({"template": "plain_text"}, "templates differ"),
+    ],
+)
+def test_no_perplexity_across_tokenizers_or_templates(other: Any, reason: str) -> None:
+    comparison = compared([evaluation()], [evaluation(-0.02, seed=1, **other)])
+    found = row(comparison, "perplexity")
+    assert found.change is None
+    assert found.cells[2:] == ["–", "–", "–", reason]
+    assert found.a != found.b
+    assert row(comparison, "bits_per_byte").verdict == "better"
+
+
+def test_older_evaluations_compare_by_what_both_have() -> None:
+    comparison = compared([evaluation(full=False, version=None)], [evaluation(-0.02, seed=1)])
+    assert row(comparison, "bits_per_byte").verdict == "better"
+    assert row(comparison, "history_gain").cells[0] == "–"
+    assert row(comparison, "history_gain").verdict == "not measured on side A"
+
+
+def test_different_sets_are_refused_with_what_differs() -> None:
+    other = evaluation(seed=1, ids=IDS[:30], text="b" * 64)
+    message = r"the text \(aaaaaaaaaaaa… and bbbbbbbbbbbb…\); the number of dialogues \(40 and 30\)"
+    with pytest.raises(UserError, match=message):
+        compared([evaluation()], [other])
+    with pytest.raises(UserError, match=r"definition of the metrics \(1 and 2\)"):
+        compared([evaluation(version=None)], [evaluation(seed=1, version=2)])
+    with pytest.raises(UserError, match="the ids of the dialogues"):
+        compared([evaluation()], [evaluation(seed=1, ids=[*IDS[1:], "another"])])
+
+
+# Several seeds
+
+
+def test_the_spread_between_seeds_widens_the_interval() -> None:
+    """One seed against one looks like a finding; three against three show that seeds differ."""
+    a = [evaluation(0.0, seed=seed, spread=0.02) for seed in range(3)]
+    b = [evaluation(0.0, seed=seed, spread=0.02) for seed in range(3, 6)]
+    single = row(compared(a[:1], b[:1]), "bits_per_byte")
+    several = row(compared(a, b), "bits_per_byte")
+    assert single.verdict in ("better", "worse")
+    assert several.verdict == "inside the noise"
+    assert single.change is not None
+    assert several.change is not None
+    assert several.change.standard_error > 3 * single.change.standard_error
+
+
+def test_the_error_of_few_seeds_is_unbiased() -> None:
+    """Where nothing but the seed differs, it is √(s²/S + s²/S) with s² over S − 1."""
+    table = evaluation().table
+
+    def run(seed: int, shift: float) -> Evaluation:
+        nll: Column = np.asarray(table["tuned_content_nll"] + shift * table["num_bytes"])
+        return replace(evaluation(), commit=str(seed), table={**table, "tuned_content_nll": nll})
+
+    shifts = np.random.default_rng(0).normal(0, 0.05, (2, 3))
+    sides = [[run(seed, shift) for seed, shift in enumerate(side)] for side in shifts]
+    change = row(compare(*sides, num_resamples=4000, seed=0), "bits_per_byte").change
+    expected = np.sqrt((shifts.var(axis=1, ddof=1) / 3).sum()) / np.log(2)
+    assert change is not None
+    assert change.standard_error == pytest.approx(expected, rel=0.05)
+    assert change.value == pytest.approx((shifts[1].mean() - shifts[0].mean()) / np.log(2))
+
+
+def test_the_notes_say_what_the_interval_covers() -> None:
+    runs = [evaluation(seed=seed) for seed in range(4)]
+    assert "not whether another seed" in as_text(compared(runs[:1], runs[1:2]))
+    text = as_text(compared(runs[:1], runs[1:]))
+    assert "1 on side A, 3 on side B" in text
+    assert "unknown on the side with one run" in text
+    with pytest.raises(UserError, match="one commit twice"):
+        compared([runs[0], runs[0]], [runs[1]])
+
+
+def test_the_same_seed_gives_the_same_text() -> None:
+    a, b = [evaluation()], [evaluation(seed=1)]
+    assert as_text(compared(a, b)) == as_text(compared(a, b))
+    assert as_text(compared(a, b)) != as_text(compared(a, b, seed=1))
+
+
+# The page
+
+
+class Tags(HTMLParser):
+    """Tags, and values of attributes that would load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.loads: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset")]
+
+
+def test_the_page_holds_the_table_and_is_escaped_and_self_contained() -> None:
+    hostile = "</p><script>alert(1)</script>"
+    a = replace(evaluation(), label='<img src="x">')
+    b = replace(evaluation(-0.02, seed=1), samples=SAMPLES.format(reply=hostile))
+    comparison = compared([a], [b])
+    page = as_html(comparison)
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.found & {"script", "img", "b", "link", "iframe"}
+    assert tags.loads == []
+    assert "url(" not in page and "@import" not in page
+    for one in comparison.rows:
+        assert one.headline.title in page
+        assert all(f">{cell}</span>" in page for cell in one.cells)
+    assert page.count("speaker 1: hello") == 1  # equal on both sides
+    assert "speaker 2: hi<" in page
+    assert "speaker 2: &lt;/p&gt;&lt;script&gt;" in page
+    assert "&lt;b&gt;one&lt;/b&gt;" in page
+
+
+def test_samples_that_are_not_there_are_said_to_be_missing() -> None:
+    a, b = evaluation(), replace(evaluation(seed=1), samples=None)
+    assert "DVC's cache has none of run 1" in as_html(compared([a], [b])).replace("&#x27;", "'")
+    other = replace(b, samples=SAMPLES.format(reply="x").replace("one", "two"))
+    assert "continued no dialogue in common" in as_html(compared([a], [other]))
+
+
+def test_the_page_reads_the_samples_that_eval_writes() -> None:
+    from stages.corpus.dialogue import Turn
+    from stages.evaluation.generation import Sample, samples_as_markdown
+
+    sample = Sample("id 1", (Turn("x", "a\nb"),), (Turn("y", "`c`: d"),), (Turn("y", "e"),))
+    assert parse_samples(samples_as_markdown([sample])) == {
+        "id 1": [
+            ("Prompt", ["speaker 1: a / b"]),
+            ("Model", ["speaker 2: 'c': d"]),
+            ("People", ["speaker 2: e"]),
+        ]
+    }
+
+
+# A real repository
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tags ``first``, ``second``, ``tokenizer``, ``text``, ``none``, ``broken``; an experiment."""
+    path = tmp_path_factory.mktemp("compare") / "my project"
+    path.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+    def run(*command: str) -> None:
+        result = subprocess.run(command, cwd=path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    def commit(tag: str) -> None:
+        run("git", "add", ".")
+        run("git", "commit", "--quiet", "--message", tag)
+        run("git", "tag", tag)
+
+    run("git", "init", "--quiet", "--initial-branch", "main")
+    run("git", "config", "user.email", "test@localhost")
+    run("git", "config", "user.name", "test")
+    run("dvc", "init", "--quiet")
+    write_text(path / "dvc.yaml", "stages: {}\n")
+    commit("none")
+    write_text(path / "dvc.yaml", PIPELINE)
+    write(path, evaluation(), "first")
+    run("dvc", "commit", "--quiet", "--force")
+    commit("first")
+    write(path, evaluation(seed=1, tokenizer="2" * 64), "first")
+    commit("tokenizer")
+    write(path, evaluation(seed=1, text="b" * 64), "first")
+    commit("text")
+    write_text(path / "results/eval.json", "{")
+    commit("broken")
+    write(path, evaluation(-0.02, seed=1), "second")
+    run("dvc", "commit", "--quiet", "--force")
+    commit("second")
+    write(path, evaluation(-0.04, seed=2), "second")
+    run("dvc", "exp", "save", "--name", "deeper", "--force")
+    write(path, evaluation(0.02, seed=3), "third")
+    return path
+
+
+def write(path: Path, one: Evaluation, reply: str) -> None:
+    write_json(path / "results/eval.json", one.metrics)
+    write_csv(path / "results/dialogues.csv", *as_rows(one.dialogue_ids, one.table))
+    write_text(path / "results/samples.md", SAMPLES.format(reply=reply))
+
+
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def command(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run the command in the project; what it printed."""
+    monkeypatch.chdir(project)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def verdict_on_bits(text: str) -> str:
+    line = next(line for line in text.splitlines() if line.startswith("bits per byte"))
+    return re.split(r"\s{2,}", line)[-1]
+
+
+def test_commits_against_each_other(command: Command) -> None:
+    assert verdict_on_bits(command("first", "second")) == "better"
+    assert verdict_on_bits(command("second", "first")) == "worse"
+    assert "B  second (" in command("first", "second")
+
+
+def test_one_revision_is_compared_with_the_working_tree(command: Command) -> None:
+    text = command("first")
+    assert "B  the working tree" in text
+    assert verdict_on_bits(text) == "worse"
+    assert command("first", "workspace") == text
+
+
+def test_branches_experiments_and_short_hashes(command: Command, project: Path) -> None:
+    assert verdict_on_bits(command("main", "deeper")) == "better"
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD~1"], cwd=project, capture_output=True, text=True
+    ).stdout.strip()
+    with pytest.raises(UserError, match=rf"results/eval.json of {head} is no evaluation"):
+        command(head, "main")
+    assert verdict_on_bits(command("HEAD", "main")) == "inside the noise"
+
+
+def test_several_seeds_are_joined_by_commas(command: Command) -> None:
+    text = command("first", "second,deeper")
+    assert "1 on side A, 2 on side B" in text
+    assert verdict_on_bits(text) == "better"
+    with pytest.raises(UserError, match="a revision is missing"):
+        revisions("first,,second")
+
+
+def test_it_works_from_a_folder_of_the_project(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = command("first", "second")
+    monkeypatch.chdir(project / "results")
+    assert command("first", "second") == text
+
+
+def test_perplexity_is_refused_across_tokenizers(command: Command) -> None:
+    line = next(li for li in command("first", "tokenizer").splitlines() if li.startswith("perp"))
+    assert re.split(r"\s{2,}", line)[3:] == ["–", "–", "–", "tokenizers differ"]
+
+
+def test_samples_come_from_dvcs_cache(command: Command, project: Path, tmp_path: Path) -> None:
+    command("first", "second", "--html", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "speaker 2: first" in page and "speaker 2: second" in page
+    assert (project / "results/samples.md").read_text(encoding="utf-8").count("third") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "first"), "'nowhere' is no commit, branch, tag or experiment"),
+        (("first:dvc.yaml", "first"), "'first:dvc.yaml' is no commit"),
+        (("HEAD^{tree}", "first"), "is no commit, branch, tag or experiment"),
+        (("none", "first"), "dvc.yaml of none has no stage named eval"),
+        (("broken", "first"), "results/eval.json of broken is no evaluation"),
+        (("first", "text"), r"first \(\w{7}\) and text \(\w{7}\) were not evaluated on the same"),
+        (("first", "second,second"), "one commit twice"),
+    ],
+)
+def test_a_mistake_is_one_message(
+    command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        command(*arguments)
+
+
+def test_a_working_tree_without_an_evaluation(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = project / "results/eval.json"
+    evaluated.rename(project / "away")
+    try:
+        with pytest.raises(UserError, match=r"workspace has no results/eval\.json"):
+            command("first")
+    finally:
+        (project / "away").rename(evaluated)
+
+
+def test_outside_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is in no DVC repository"):
+        read_evaluations(["main"])
+
+
+def test_the_command_itself(project: Path) -> None:
+    """One message, exit code 1, no traceback; torch and transformers are not loaded."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.compare", "nowhere"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.strip().startswith("compare: 'nowhere' is no commit")
+    assert "Traceback" not in result.stderr
+    loaded = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json, sys, stages.compare; print(json.dumps(sorted(sys.modules)))",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"torch", "transformers", "wandb"} & set(json.loads(loaded.stdout))
+
+
+def test_the_draws_are_fixed(command: Command) -> None:
+    a, b = read_evaluations(["first"]), read_evaluations(["second"])
+    expected = as_text(compare(a, b, num_resamples=NUM_RESAMPLES, seed=SEED))
+    assert command("first", "second") == expected

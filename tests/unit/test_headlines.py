@@ -1,0 +1,226 @@
+"""Headlines are ratios of whole sums; their intervals cover the truth as often as they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stages.evaluation.bootstrap import draw_counts, summarise_draws, verdict
+from stages.evaluation.dialogue_table import as_rows, from_csv, in_order
+from stages.evaluation.headlines import HEADLINES, Headline, with_intervals
+
+BY_NAME = {headline.name: headline for headline in HEADLINES}
+Columns = dict[str, NDArray[np.float64]]
+
+
+def table(num_dialogues: int, seed: int = 0) -> Columns:
+    """Every column that a headline takes, of two models."""
+    generator = np.random.default_rng(seed)
+    columns: Columns = {"num_responses": generator.integers(1, 9, num_dialogues).astype(float)}
+    columns["num_bytes"] = columns["num_responses"] * generator.uniform(20, 60, num_dialogues)
+    columns["block_bytes"] = columns["num_bytes"] / 2
+    columns["num_words"] = np.ceil(columns["num_bytes"] / 5)
+    columns["num_context_items"] = (generator.random(num_dialogues) < 0.7).astype(float)
+    for model in ("base", "tuned"):
+        nll = columns["num_bytes"] * generator.uniform(0.6, 1.0, num_dialogues)
+        columns |= {
+            f"{model}_content_nll": nll,
+            f"{model}_end_nll": columns["num_responses"] * generator.uniform(1, 2, num_dialogues),
+            f"{model}_num_tokens": np.ceil(columns["num_bytes"] / 4),
+            f"{model}_alone_nll": nll * 1.2,
+            f"{model}_foreign_nll": nll * 0.7,
+            f"{model}_own_nll": nll * 0.5,
+            f"{model}_context_hits": columns["num_context_items"]
+            * (generator.random(num_dialogues) < 0.6),
+        }
+    return columns
+
+
+def value(headline: Headline, columns: Columns, model: str = "tuned") -> float:
+    return float(headline.values(columns, model, np.ones((1, len(columns["num_bytes"]))))[0])
+
+
+def test_each_headline_is_its_formula() -> None:
+    c = {name: column.sum() for name, column in table(30).items()}
+    bits = math.log(2) * c["num_bytes"]
+    num_targets = c["tuned_num_tokens"] + c["num_responses"]
+    expected = {
+        "bits_per_byte": c["tuned_content_nll"] / bits,
+        "perplexity": math.exp((c["tuned_content_nll"] + c["tuned_end_nll"]) / num_targets),
+        "word_perplexity": math.exp(c["tuned_content_nll"] / c["num_words"]),
+        "end_of_turn_nll": c["tuned_end_nll"] / c["num_responses"],
+        "history_gain": (c["tuned_alone_nll"] - c["tuned_content_nll"]) / bits,
+        "foreign_history_gain": (c["tuned_foreign_nll"] - c["tuned_own_nll"])
+        / (math.log(2) * c["block_bytes"]),
+        "context_identification": c["tuned_context_hits"] / c["num_context_items"],
+    }
+    found = with_intervals(table(30), num_resamples=100, seed=0)["tuned"]
+    assert found == found | {name: pytest.approx(one) for name, one in expected.items()}
+    assert len(found) == 3 * len(expected)
+    for name in expected:
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+
+
+@pytest.mark.parametrize("headline", HEADLINES, ids=lambda headline: headline.name)
+def test_sums_add(headline: Headline) -> None:
+    """Two halves' sums are the whole's, and a dialogue taken twice counts twice."""
+    first, second = table(7, seed=1), table(5, seed=2)
+    whole = {name: np.concatenate([first[name], second[name]]) for name in first}
+    counts = np.array([[1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]], dtype=float)
+    parts = [
+        headline.sums(columns, "base", np.full((1, size), times))
+        for columns, size, times in ((first, 7, 1.0), (second, 5, 2.0))
+    ]
+    for index, total in enumerate(headline.sums(whole, "base", counts)):
+        assert total == pytest.approx(parts[0][index] + parts[1][index])
+
+
+def test_a_headline_without_its_columns_is_left_out() -> None:
+    columns = table(12)
+    del columns["base_alone_nll"]
+    columns["num_context_items"] = np.zeros(12)
+    found = with_intervals(columns, num_resamples=100, seed=0)
+    for section in found.values():
+        assert "history_gain" not in section
+        assert "context_identification" not in section
+        assert section.keys() >= {"bits_per_byte", "foreign_history_gain_low"}
+
+
+def test_a_resample_without_what_is_counted_is_left_out() -> None:
+    """One dialogue of twelve has items: a third of all resamples hold none of it."""
+    columns = table(12)
+    columns["num_context_items"] = np.eye(12)[0]
+    columns["tuned_context_hits"] = columns["base_context_hits"] = np.eye(12)[0]
+    found = with_intervals(columns, num_resamples=100, seed=0)["tuned"]
+    names = ("context_identification", "context_identification_low", "context_identification_high")
+    assert [found[name] for name in names] == [1.0, 1.0, 1.0]
+    assert BY_NAME["context_identification"].num_dialogues(columns, "tuned") == 1
+
+
+def test_a_model_against_itself_is_exactly_no_change() -> None:
+    columns = table(37)
+    for name in list(columns):
+        if name.startswith("base_"):
+            columns[name.replace("base_", "tuned_")] = columns[name].copy()
+    change = with_intervals(columns, num_resamples=300, seed=5)["change"]
+    assert len(change) == 3 * len(HEADLINES)
+    assert set(change.values()) == {0.0}
+
+
+def test_a_change_is_paired() -> None:
+    """Dialogues differ much, the models little: each interval is wide, the change's is not."""
+    columns = table(40)
+    columns["tuned_content_nll"] = columns["base_content_nll"] - 0.01 * columns["num_bytes"]
+    found = with_intervals(columns, num_resamples=300, seed=5)
+    width = {
+        section: numbers["bits_per_byte_high"] - numbers["bits_per_byte_low"]
+        for section, numbers in found.items()
+    }
+    assert width["base"] > 0.05
+    assert width["change"] == pytest.approx(0, abs=1e-12)
+    assert found["change"]["bits_per_byte"] == pytest.approx(-0.01 / math.log(2))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """500 sets of 150 dialogues, whose turns share their dialogue's difficulty."""
+    generator = np.random.default_rng(3)
+    bits = BY_NAME["bits_per_byte"]
+    covered = 0
+    for seed in range(500):
+        num_bytes = generator.integers(50, 1000, 150).astype(float)
+        nats = num_bytes * generator.normal(0.9, 0.15, 150)
+        columns = {"num_bytes": num_bytes, "tuned_content_nll": nats}
+        counts = draw_counts(np.random.default_rng(seed), 150, num_draws=150, num_resamples=400)
+        estimate = summarise_draws(value(bits, columns), bits.values(columns, "tuned", counts))
+        covered += estimate.low <= 0.9 / math.log(2) <= estimate.high
+    assert 0.93 <= covered / 500 <= 0.97
+
+
+def test_duplicated_turns_leave_the_standard_error_as_it_is() -> None:
+    """A dialogue that says all twice is no more evidence than one that says it once."""
+    once = table(30)
+    twice = {name: 2 * column for name, column in once.items()}
+    found = [with_intervals(columns, num_resamples=200, seed=1) for columns in (once, twice)]
+    for section, numbers in found[0].items():
+        assert numbers == pytest.approx(found[1][section], rel=1e-12)
+
+
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    first, again, other = (
+        with_intervals(table(20), num_resamples=200, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["base"]["perplexity_low"] != other["base"]["perplexity_low"]
+    assert first["base"]["perplexity"] == other["base"]["perplexity"]
+
+
+def test_every_resample_draws_as_many_dialogues_as_there_are() -> None:
+    counts = draw_counts(np.random.default_rng(0), 9, num_draws=9, num_resamples=500)
+    assert counts.shape == (500, 9)
+    assert set(counts.sum(axis=1)) == {9.0}
+    assert counts.mean(axis=0) == pytest.approx(np.ones(9), abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher_is_better", "num_dialogues", "expected"),
+    [
+        (0.1, 0.2, True, 10, "better"),
+        (0.1, 0.2, False, 10, "worse"),
+        (-0.2, -0.1, True, 10, "worse"),
+        (-0.2, -0.1, False, 10, "better"),
+        (-0.1, 0.2, True, 10, "inside the noise"),
+        (0.0, 0.0, True, 10, "inside the noise"),
+        (0.1, 0.2, True, 9, "too few dialogues"),
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side_of_0(
+    low: float, high: float, higher_is_better: bool, num_dialogues: int, expected: str
+) -> None:
+    found = verdict(low, high, higher_is_better=higher_is_better, num_dialogues=num_dialogues)
+    assert found == expected
+
+
+def test_the_detectable_change_is_found_four_times_out_of_five() -> None:
+    """A true change of that size, measured with that error."""
+    draws = np.random.default_rng(0).normal(0.0, 0.5, 200_000)
+    detectable = summarise_draws(0.0, draws).detectable
+    found = np.abs(draws + detectable) > 1.96 * 0.5
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_table_comes_back_from_disk_as_it_was() -> None:
+    columns = table(4)
+    ids = ["a", 'b,"c"', "line\nend", "☺"]
+    header, rows = as_rows(ids, columns)
+    lines = [header, *rows]
+    text = "\n".join(
+        ",".join('"' + str(cell).replace('"', '""') + '"' for cell in line) for line in lines
+    )
+    found_ids, found = from_csv(text)
+    assert found_ids == ids
+    assert found.keys() == columns.keys()
+    assert all((found[name] == columns[name]).all() for name in columns)
+    turned = in_order(ids, found, ids[::-1])
+    assert all((turned[name] == columns[name][::-1]).all() for name in columns)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dialogue_id,num_responses,num_bytes\n",
+        "id,num_responses,num_bytes\nx,1,2\n",
+        "dialogue_id,num_responses,num_bytes\nx,1\n",
+        "dialogue_id,num_responses,num_bytes\nx,1,2\nx,1,2\n",
+        "dialogue_id,num_responses,num_bytes\nx,1,nan\n",
+        "dialogue_id,num_responses,num_bytes\nx,1,two\n",
+        "dialogue_id,num_responses\nx,1\n",
+        'dialogue_id,num_responses,num_bytes\n"x"y,1,2\n',
+    ],
+)
+def test_what_is_no_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"row per dialogue|twice|finite|float|no column|not CSV"):
+        from_csv(text)

@@ -1,0 +1,319 @@
+"""Nats of responses, and of whole texts, against plain computations from their definitions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stages.corpus.dialogue import Dialogue, Turn
+from stages.encoding.speakers import (
+    PlainText,
+    SpeakerTokens,
+    Template,
+    add_dialogue_tokens,
+    load_tokenizer,
+)
+from stages.evaluation.perplexity import (
+    MAX_SPEAKERS,
+    ResponseScores,
+    by_speaker,
+    by_turn,
+    score_responses,
+)
+from stages.evaluation.plain_text import all_bits_per_byte, rolling_nll, text_of
+from stages.evaluation.scoring import TokenSequence, drop_rows_without_token, token_nll
+from tests.scored_models import headlines_of
+
+LINES = (
+    "hello there",
+    "how are you?\nit rains",
+    "fine, thanks ☺",
+    "and  you",
+    "I play the piano",
+    "oh",
+)
+DIALOGUES = [
+    Dialogue(
+        str(number),
+        tuple(
+            Turn(("abababab", "abacbcba")[number % 2][turn], f"{LINES[(turn + number) % 6]}!")
+            for turn in range(2 + number)
+        ),
+    )
+    for number in range(7)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> Any:
+    return load_tokenizer(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def speakers(tiny_base: Path) -> SpeakerTokens:
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 3)
+    return SpeakerTokens(tokenizer)
+
+
+def opinionated(folder: Path, num_new_rows: int) -> Any:
+    """Room for new tokens, and weights large enough to prefer some."""
+    torch.manual_seed(2)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    model.resize_token_embeddings(model.config.vocab_size + num_new_rows, mean_resizing=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base: Path) -> Any:
+    return opinionated(tiny_base, 5)
+
+
+@pytest.fixture(scope="module")
+def uniform(tiny_base: Path) -> Any:
+    model = opinionated(tiny_base, 5)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    return model
+
+
+def response_ids(template: Template, dialogue: Dialogue, turn: int) -> tuple[list[int], list[int]]:
+    """All ids before a response's content, and the content's."""
+    encoded = template.encode(dialogue)
+    before = [token for t in encoded[:turn] for token in (*t.tag, *t.content, *t.end)]
+    return [*before, *encoded[turn].tag], encoded[turn].content
+
+
+@pytest.mark.parametrize("kind", ["speakers", "plain"])
+def test_a_response_is_scored_as_one_left_padded_batch_per_dialogue_does(
+    model: Any, speakers: SpeakerTokens, tokenizer: Any, kind: str
+) -> None:
+    """A row per response, padded on the left, as batched generation has them."""
+    template: Template = speakers if kind == "speakers" else PlainText(tokenizer)
+    expected: list[float] = []
+    for dialogue in DIALOGUES:
+        pairs = [response_ids(template, dialogue, turn) for turn in range(1, len(dialogue.turns))]
+        width = max(len(before) + len(content) for before, content in pairs)
+        rows = [[0] * (width - len(b) - len(c)) + b + c for b, c in pairs]
+        seen = [[0] * (width - len(b) - len(c)) + [1] * (len(b) + len(c)) for b, c in pairs]
+        mask = torch.tensor(seen)
+        with torch.inference_mode():
+            logits = model(
+                input_ids=torch.tensor(rows),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            ).logits
+        log_probs = logits.double().log_softmax(-1)
+        for row, (_, content) in enumerate(pairs):
+            places = range(width - len(content), width)
+            expected.append(-sum(float(log_probs[row, p - 1, rows[row][p]]) for p in places))
+    scores = score_responses(model, template, DIALOGUES, batch_size=3)
+    assert scores.content_nll == pytest.approx(expected, rel=1e-5)
+
+
+def test_neither_batch_size_nor_order_changes_a_response(
+    model: Any, speakers: SpeakerTokens
+) -> None:
+    reference = score_responses(model, speakers, DIALOGUES, batch_size=1)
+    for batch_size in (2, 7):
+        found = score_responses(model, speakers, DIALOGUES, batch_size=batch_size)
+        assert_equal_scores(found, reference)
+    backwards = score_responses(model, speakers, DIALOGUES[::-1], batch_size=2)
+    order = np.lexsort((backwards.turn, len(DIALOGUES) - 1 - backwards.dialogue))
+    assert backwards.content_nll[order] == pytest.approx(reference.content_nll, rel=1e-6)
+    assert backwards.end_nll[order] == pytest.approx(reference.end_nll, rel=1e-6)
+
+
+def test_two_halves_add_up(model: Any, speakers: SpeakerTokens) -> None:
+    whole, first, second = (
+        score_responses(model, speakers, part, batch_size=3)
+        for part in (DIALOGUES, DIALOGUES[:4], DIALOGUES[4:])
+    )
+    for field in fields(ResponseScores):
+        parts = [getattr(first, field.name), getattr(second, field.name)]
+        if field.name == "dialogue":
+            parts[1] = parts[1] + 4
+        assert np.concatenate(parts) == pytest.approx(getattr(whole, field.name), rel=1e-6)
+    figures = [headlines_of(scores)["bits_per_byte"] for scores in (whole, first, second)]
+    num_bytes = [scores.num_bytes.sum() for scores in (whole, first, second)]
+    assert figures[0] * num_bytes[0] == pytest.approx(
+        figures[1] * num_bytes[1] + figures[2] * num_bytes[2], rel=1e-6
+    )
+
+
+def assert_equal_scores(found: ResponseScores, expected: ResponseScores) -> None:
+    for field in fields(ResponseScores):
+        assert getattr(found, field.name) == pytest.approx(getattr(expected, field.name), rel=1e-6)
+
+
+@pytest.mark.parametrize("changed", [1, 3])
+def test_a_turn_does_not_know_the_next(model: Any, speakers: SpeakerTokens, changed: int) -> None:
+    one = DIALOGUES[4]
+    other = Turn(one.turns[changed].speaker, "something else entirely")
+    edited = Dialogue("edited", (*one.turns[:changed], other, *one.turns[changed + 1 :]))
+    before = score_responses(model, speakers, [one], batch_size=1).content_nll
+    after = score_responses(model, speakers, [edited], batch_size=1).content_nll
+    earlier = changed - 1  # responses, which begin at turn 1
+    assert after[:earlier] == pytest.approx(before[:earlier], rel=1e-6)
+    assert (abs(after[earlier:] / before[earlier:] - 1) > 1e-4).all()
+
+
+def test_a_uniform_model_pays_the_same_for_every_token(
+    uniform: Any, speakers: SpeakerTokens
+) -> None:
+    scores = score_responses(uniform, speakers, DIALOGUES, batch_size=4)
+    vocabulary = uniform.config.vocab_size
+    found = headlines_of(scores)
+    assert found["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
+    assert found["end_of_turn_nll"] == pytest.approx(math.log(vocabulary), rel=1e-5)
+    per_word = scores.num_tokens.sum() / scores.num_words.sum()
+    assert found["word_perplexity"] == pytest.approx(vocabulary**per_word, rel=1e-4)
+    nll = rolling_nll(uniform, speakers.tokenizer, ["☺ hello"], max_length=3, batch_size=2)
+    num_tokens = len(speakers.encode_text("☺ hello"))
+    assert num_tokens > 3
+    assert nll[0] == pytest.approx(num_tokens * math.log(vocabulary), rel=1e-5)
+
+
+def test_words_are_those_between_white_space(model: Any, speakers: SpeakerTokens) -> None:
+    text = "and  you\nif it\trains\N{NO-BREAK SPACE}?"
+    one = Dialogue("1", (Turn("a", "hi"), Turn("b", text), Turn("a", "no")))
+    scores = score_responses(model, speakers, [one], batch_size=1)
+    assert scores.num_words.tolist() == [6, 1]
+    expected = math.exp(scores.content_nll.sum() / 7)
+    assert headlines_of(scores)["word_perplexity"] == pytest.approx(expected)
+
+
+def test_a_perplexity_beyond_floats_is_the_largest_float(
+    model: Any, speakers: SpeakerTokens
+) -> None:
+    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    scores.content_nll[:] = 1e9
+    for name in ("perplexity", "word_perplexity"):
+        assert headlines_of(scores)[name] == pytest.approx(1.797e308, rel=1e-3)
+
+
+def test_bits_by_speaker_are_of_that_speakers_responses(
+    model: Any, speakers: SpeakerTokens
+) -> None:
+    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    names = [
+        (dialogue.speakers.index(turn.speaker), len(turn.utterance.encode()))
+        for dialogue in DIALOGUES
+        for turn in dialogue.turns[1:]
+    ]
+    curve = by_speaker(scores)
+    assert list(curve) == [0, 1, 2]
+    for speaker, bits in curve.items():
+        mine = [number for number, (who, _) in enumerate(names) if who == speaker]
+        num_bytes = sum(names[number][1] for number in mine)
+        nats = sum(scores.content_nll[number] for number in mine)
+        assert bits == pytest.approx(nats / math.log(2) / num_bytes)
+
+
+def test_only_the_first_speakers_are_told_apart() -> None:
+    count = MAX_SPEAKERS + 3
+    ones = np.ones(count, dtype=np.int64)
+    numbers = np.arange(count)
+    scores = ResponseScores(
+        ones, numbers, numbers, np.ones(count), np.ones(count), ones, ones, ones
+    )
+    assert list(by_speaker(scores)) == list(range(MAX_SPEAKERS))
+    assert len(by_turn(scores)) == count
+
+
+def window_nll(model: Any, ids: list[int], first: int, length: int) -> float:
+    """From the definition: each window alone, no batch, no mask, probabilities in float64."""
+    total, done = 0.0, 0
+    while done < len(ids):
+        target = ids[done : done + length]
+        if done == 0:
+            given = [first]
+        else:  # as many as leave the window's inputs at `length`: one before a full window
+            num_given = length - len(target) + 1
+            given = ids[done - num_given : done]
+        with torch.inference_mode():
+            log_probs = model(input_ids=torch.tensor([given + target[:-1]])).logits.double()
+        log_probs = log_probs[0, -len(target) :].log_softmax(-1)
+        total -= sum(float(row[token]) for row, token in zip(log_probs, target, strict=True))
+        done += len(target)
+    return total
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 1000])
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_whole_texts_are_scored_in_disjoint_rolling_windows(
+    model: Any, tokenizer: Any, length: int, batch_size: int
+) -> None:
+    texts = [text_of(dialogue) for dialogue in DIALOGUES] + [""]
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    assert {len(ids) % 4 == 0 for ids in encoded} == {True, False}
+    expected = [window_nll(model, ids, tokenizer.bos_token_id, length) for ids in encoded]
+    found = rolling_nll(model, tokenizer, texts, max_length=length, batch_size=batch_size)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_all_bits_per_byte_divides_once(model: Any, tokenizer: Any) -> None:
+    texts = ["\n".join(turn.utterance for turn in dialogue.turns) for dialogue in DIALOGUES]
+    nats = sum(
+        window_nll(model, tokenizer.encode(text, add_special_tokens=False), 0, 1000)
+        for text in texts
+    )
+    assert tokenizer.bos_token_id == 0
+    expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
+    found = all_bits_per_byte(model, tokenizer, DIALOGUES, batch_size=3)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_may_be_longer_than_the_model(model: Any, tokenizer: Any) -> None:
+    long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1500)))
+    assert math.isfinite(all_bits_per_byte(model, tokenizer, [long], batch_size=2))
+
+
+def test_a_tokenizer_without_special_tokens_begins_texts_with_a_line_end(
+    model: Any, tiny_base: Path
+) -> None:
+    bare = load_tokenizer(tiny_base)
+    bare.bos_token = bare.eos_token = None
+    line_end = bare.encode("\n", add_special_tokens=False)
+    found = rolling_nll(model, bare, ["hello"], max_length=9, batch_size=1)[0]
+    hello = bare.encode("hello", add_special_tokens=False)
+    assert found == pytest.approx(window_nll(model, hello, line_end[0], 9), rel=1e-5)
+
+
+def test_rows_that_no_token_has_are_not_scored(tiny_base: Path, tokenizer: Any) -> None:
+    """Padding of the vocabulary takes no probability, whatever its rows hold."""
+    reference = opinionated(tiny_base, 0)
+    padded = opinionated(tiny_base, 0)
+    padded.resize_token_embeddings(len(tokenizer) + 24, mean_resizing=False)
+    with torch.no_grad():
+        padded.get_output_embeddings().weight[len(tokenizer) :] = 5.0
+    template = PlainText(tokenizer)
+    expected, distorted = (
+        score_responses(one, template, DIALOGUES, batch_size=3).content_nll
+        for one in (reference, padded)
+    )
+    assert (distorted > expected).all()  # dearer, never cheaper
+    drop_rows_without_token(padded, tokenizer)
+    found = score_responses(padded, template, DIALOGUES, batch_size=3).content_nll
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_dialogue_tokens_keep_their_rows(model: Any, speakers: SpeakerTokens) -> None:
+    sequence = TokenSequence()
+    sequence.append([1, *speakers.tag(2), speakers.end_of_turn_id], segment=1, first_position=0)
+    before = token_nll(model, [sequence], batch_size=1)[0]
+    drop_rows_without_token(model, speakers.tokenizer)
+    assert model.get_output_embeddings().weight.shape[0] == len(speakers.tokenizer)
+    assert token_nll(model, [sequence], batch_size=1)[0].tolist() == before.tolist()
