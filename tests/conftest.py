@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
 from tests.tiny_model import make_tiny_gpt2
 
 # A busy machine is not a fault of the code, and a failure must come back on every run.
@@ -37,3 +38,11 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("base") / "tiny-gpt2"
     make_tiny_gpt2(folder, TEXTS)
     return folder
+
+
+@pytest.fixture(scope="session")
+def speakers(tiny_base: Path) -> SpeakerTokens:
+    """The template of ``tiny_base`` with two speakers' tokens."""
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 2)
+    return SpeakerTokens(tokenizer)

@@ -23,30 +23,27 @@ from stages.evaluation.per_dialogue import block_columns, model_columns, text_co
 from stages.evaluation.perplexity import ResponseScores
 
 NUM_DIALOGUE_TOKENS = 4
+"""Two speakers', the end of turn and the pad."""
 
 
-def opinionated_model(base: Path) -> Any:
+def opinionated_model(base: Path, num_new_rows: int = NUM_DIALOGUE_TOKENS) -> Any:
     """Room for the dialogue tokens, random and untied, with weights large enough to matter."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="sdpa"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model.resize_token_embeddings(
-            model.config.vocab_size + NUM_DIALOGUE_TOKENS, mean_resizing=False
-        )
+        model.resize_token_embeddings(model.config.vocab_size + num_new_rows, mean_resizing=False)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return model.eval()
 
 
-def uniform_model(base: Path) -> Any:
+def uniform_model(base: Path, num_new_rows: int = NUM_DIALOGUE_TOKENS) -> Any:
     """Every token is equally likely everywhere."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model.resize_token_embeddings(
-        model.config.vocab_size + NUM_DIALOGUE_TOKENS, mean_resizing=False
-    )
+    model.resize_token_embeddings(model.config.vocab_size + num_new_rows, mean_resizing=False)
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
     return model.eval()

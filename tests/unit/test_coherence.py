@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import PlainText, SpeakerTokens, Template, load_tokenizer
-from stages.encoding.speakers import add_dialogue_tokens as add_tokens
+from stages.encoding.speakers import PlainText, SpeakerTokens, Template
 from stages.evaluation.blocks import Block, make_blocks
 from stages.evaluation.coherence import (
     CoherenceItems,
@@ -46,13 +45,6 @@ def dialogue(number: int, num_turns: int) -> Dialogue:
 
 DIALOGUES = [dialogue(number, 4 + number % 4) for number in range(12)]
 BLOCKS = make_blocks(DIALOGUES, num_candidates=4, max_blocks=3)
-
-
-@pytest.fixture(scope="module")
-def speakers(tiny_base: Path) -> SpeakerTokens:
-    tokenizer = load_tokenizer(tiny_base)
-    add_tokens(tokenizer, 2)
-    return SpeakerTokens(tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import PlainText, SpeakerTokens, Template, load_tokenizer
-from stages.encoding.speakers import add_dialogue_tokens as add_tokens
+from stages.encoding.speakers import PlainText, SpeakerTokens, Template
 from stages.evaluation.context import (
     HISTORY_TURNS,
     HistoryScores,
@@ -41,13 +40,6 @@ def dialogue(name: str, num_turns: int) -> Dialogue:
 
 
 DIALOGUES = [dialogue("x", 11), dialogue("yy", 2), dialogue("zzz", 6), dialogue("wwww", 14)]
-
-
-@pytest.fixture(scope="module")
-def speakers(tiny_base: Path) -> SpeakerTokens:
-    tokenizer = load_tokenizer(tiny_base)
-    add_tokens(tokenizer, 2)
-    return SpeakerTokens(tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import (
     PlainText,
     SpeakerTokens,
     Template,
-    add_dialogue_tokens,
-    load_tokenizer,
 )
 from stages.errors import UserError
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
@@ -27,7 +24,7 @@ from stages.evaluation.per_dialogue import model_columns, text_columns
 from stages.evaluation.perplexity import by_turn, score_responses
 from stages.evaluation.report import format_table
 from stages.evaluation.scoring import TokenSequence, token_nll
-from tests.scored_models import headlines_of
+from tests.scored_models import headlines_of, opinionated_model, uniform_model
 
 
 def dialogue(name: str, num_turns: int) -> Dialogue:
@@ -45,33 +42,13 @@ DIALOGUES = [dialogue("x" * size, 4 + size % 5) for size in range(1, 8)]
 
 
 @pytest.fixture(scope="module")
-def speakers(tiny_base: Path) -> SpeakerTokens:
-    tokenizer = load_tokenizer(tiny_base)
-    add_dialogue_tokens(tokenizer, 2)
-    return SpeakerTokens(tokenizer)
-
-
-@pytest.fixture(scope="module")
 def model(tiny_base: Path) -> Any:
-    """Room for the new tokens, random and untied, with weights large enough to be opinionated."""
-    torch.manual_seed(1)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        tiny_base, dtype=torch.float32, attn_implementation="sdpa"
-    )
-    model.resize_token_embeddings(model.config.vocab_size + 4, mean_resizing=False)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
+    return opinionated_model(tiny_base)
 
 
 @pytest.fixture(scope="module")
 def uniform(tiny_base: Path) -> Any:
-    model: Any = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
-    model.resize_token_embeddings(model.config.vocab_size + 4, mean_resizing=False)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.zero_()
-    return model.eval()
+    return uniform_model(tiny_base)
 
 
 @pytest.mark.parametrize("kind", ["speakers", "plain"])

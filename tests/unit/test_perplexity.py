@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import (
@@ -29,7 +28,10 @@ from stages.evaluation.perplexity import (
 )
 from stages.evaluation.plain_text import all_bits_per_byte, rolling_nll, text_of
 from stages.evaluation.scoring import TokenSequence, drop_rows_without_token, token_nll
-from tests.scored_models import headlines_of
+from tests.scored_models import headlines_of, opinionated_model, uniform_model
+
+NUM_NEW_ROWS = 5
+"""Three speakers', the end of turn and the pad."""
 
 LINES = (
     "hello there",
@@ -63,30 +65,14 @@ def speakers(tiny_base: Path) -> SpeakerTokens:
     return SpeakerTokens(tokenizer)
 
 
-def opinionated(folder: Path, num_new_rows: int) -> Any:
-    """Room for new tokens, and weights large enough to prefer some."""
-    torch.manual_seed(2)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
-    )
-    model.resize_token_embeddings(model.config.vocab_size + num_new_rows, mean_resizing=False)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model(tiny_base: Path) -> Any:
-    return opinionated(tiny_base, 5)
+    return opinionated_model(tiny_base, NUM_NEW_ROWS)
 
 
 @pytest.fixture(scope="module")
 def uniform(tiny_base: Path) -> Any:
-    model = opinionated(tiny_base, 5)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.zero_()
-    return model
+    return uniform_model(tiny_base, NUM_NEW_ROWS)
 
 
 def response_ids(template: Template, dialogue: Dialogue, turn: int) -> tuple[list[int], list[int]]:
@@ -294,8 +280,8 @@ def test_a_tokenizer_without_special_tokens_begins_texts_with_a_line_end(
 
 def test_rows_that_no_token_has_are_not_scored(tiny_base: Path, tokenizer: Any) -> None:
     """Padding of the vocabulary takes no probability, whatever its rows hold."""
-    reference = opinionated(tiny_base, 0)
-    padded = opinionated(tiny_base, 0)
+    reference = opinionated_model(tiny_base, 0)
+    padded = opinionated_model(tiny_base, 0)
     padded.resize_token_embeddings(len(tokenizer) + 24, mean_resizing=False)
     with torch.no_grad():
         padded.get_output_embeddings().weight[len(tokenizer) :] = 5.0

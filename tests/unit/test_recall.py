@@ -13,8 +13,6 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import (
     PlainText,
     SpeakerTokens,
-    add_dialogue_tokens,
-    load_tokenizer,
 )
 from stages.encoding.texts import encode_texts
 from stages.evaluation.recall import (
@@ -49,13 +47,6 @@ def words() -> SpeakerTokens:
         for turn in one.turns
     ]
     return word_template(texts)
-
-
-@pytest.fixture(scope="module")
-def speakers(tiny_base: Path) -> SpeakerTokens:
-    tokenizer = load_tokenizer(tiny_base)
-    add_dialogue_tokens(tokenizer, 2)
-    return SpeakerTokens(tokenizer)
 
 
 def test_each_type_has_ten_different_values() -> None:
