@@ -3,55 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stages.corpus.dialogue import Dialogue, read_dialogues
 from stages.device import keep_freed_memory, set_threads
-from stages.encoding.speakers import PlainText, SpeakerTokens, load_tokenizer
 from stages.errors import UserError
-from stages.evaluation.blocks import Block, blocks_sha256, make_blocks
-from stages.evaluation.coherence import score_coherence, summarise_ranks
-from stages.evaluation.context import (
-    history_gain_by_turns,
-    score_histories,
-    shuffled_history_gain,
-)
-from stages.evaluation.dialogue_table import Column, as_rows
+from stages.evaluation.blocks import blocks_sha256, make_blocks
+from stages.evaluation.charts import Chart
+from stages.evaluation.dialogue_table import as_rows
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
-from stages.evaluation.generation import (
-    SAMPLE_COLUMNS,
-    Sample,
-    continue_dialogues,
-    samples_as_markdown,
-    samples_as_rows,
-)
+from stages.evaluation.generation import SAMPLE_COLUMNS, samples_as_markdown, samples_as_rows
 from stages.evaluation.headlines import METRIC_VERSION, with_intervals
 from stages.evaluation.ngram import baseline_scores
-from stages.evaluation.per_dialogue import block_columns, model_columns, text_columns
-from stages.evaluation.perplexity import (
-    ResponseScores,
-    bits_per_byte,
-    by_speaker,
-    by_turn,
-    score_responses,
-)
-from stages.evaluation.plain_text import all_bits_per_byte
-from stages.evaluation.recall import recall_by_distance, score_recall
-from stages.evaluation.scoring import drop_rows_without_token
-from stages.files import sha256_of, weights_sha256, write_csv, write_json, write_text
+from stages.evaluation.one_model import Measured, measure
+from stages.evaluation.per_dialogue import text_columns
+from stages.evaluation.perplexity import bits_per_byte
+from stages.evaluation.profile import PROFILES
+from stages.evaluation.quality import words_of
+from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
+from stages.evaluation.report_page import SideBySide, report_page
+from stages.evaluation.writing import Place, choose_places, people_in_places
+from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
+from stages.files import weights_sha256, write_csv, write_json, write_text
 from stages.inputs import Inputs
-from stages.params import EvalParams, load_params
+from stages.params import load_params
 from stages.process import run_stage
 from stages.timing import read_timing, record_timing
 from stages.training.tracking import start_run
+
+NUM_SHOWN = 6
+"""Places that the report shows side by side."""
+
+SHOWN_CHAT_TURNS = 8
+"""Turns of each self-chat that people get to read."""
 
 
 def main() -> None:
@@ -67,7 +59,11 @@ def main() -> None:
     parser.add_argument("--by-turn", type=Path, required=True, help="bits per byte by depth, CSV")
     parser.add_argument("--by-history", type=Path, required=True, help="history gain, CSV")
     parser.add_argument("--by-distance", type=Path, required=True, help="recall, CSV")
+    parser.add_argument("--train-log", type=Path, required=True, help="training's steps, CSV")
+    parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
+    parser.add_argument("--by-length", type=Path, required=True, help="lengths written, CSV")
     parser.add_argument("--samples", type=Path, required=True, help="continued dialogues, Markdown")
+    parser.add_argument("--report", type=Path, required=True, help="all of it to look at, HTML")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
     keep_freed_memory()
@@ -91,38 +87,26 @@ def main() -> None:
             "eval.max_bytes; raise them."
         )
 
+    profile = PROFILES[params.eval.profile]
     blocks = make_blocks(
         dialogues,
         num_candidates=params.eval.coherence_candidates,
-        max_blocks=params.eval.coherence_blocks,
+        max_blocks=profile.coherence_blocks,
     )
+    places = choose_places(
+        dialogues, prompt_turns=params.eval.prompt_turns, num_places=profile.num_places
+    )
+    encode = SentenceEncoder(encoder_folder()) if params.eval.relevance else None
     trained = run_that_trained(args.model, args.timing)
     with start_run(
         job_type="eval", config=params.model_dump(), run_id=trained.get("wandb_run_id")
     ) as run:
         measured: dict[str, Measured] = {}
-        samples: list[Sample] = []
         for name, folder in (("base", args.base), ("tuned", args.model)):
             print(f"eval: scoring the {name} model on {len(dialogues):,} dialogues", flush=True)
-            tokenizer = load_tokenizer(folder)
-            model = load_model(folder)
-            drop_rows_without_token(model, tokenizer)
-            template = PlainText(tokenizer) if name == "base" else SpeakerTokens(tokenizer)
-            measured[name] = measure(name, model, template, dialogues, blocks, params.eval)
-            measured[name].figures["tokenizer_sha256"] = sha256_of(folder / "tokenizer.json")
-            if isinstance(template, SpeakerTokens):
-                samples = continue_dialogues(
-                    model,
-                    template,
-                    dialogues,
-                    num_samples=params.eval.num_samples,
-                    prompt_turns=params.eval.sample_prompt_turns,
-                    reply_turns=params.eval.sample_reply_turns,
-                    max_new_tokens=params.eval.sample_max_new_tokens,
-                    temperature=params.eval.sample_temperature,
-                    top_p=params.eval.sample_top_p,
-                    seed=params.seed,
-                )
+            measured[name] = measure(
+                name, folder, dialogues, blocks, places, num_shown=NUM_SHOWN, params=params
+            )
         base, tuned = measured["base"], measured["tuned"]
         columns = text_columns(base.scores, len(dialogues)) | base.columns | tuned.columns
         headlines = with_intervals(
@@ -146,8 +130,31 @@ def main() -> None:
                 "blocks_sha256": blocks_sha256(blocks),
                 "num_blocks": len(blocks),
                 "metric_version": METRIC_VERSION,
+                "profile": params.eval.profile,
             },
         }
+        people = people_in_places(dialogues, places)
+        writing = measure_writing(
+            {name: one.written for name, one in measured.items()},
+            {name: one.chats for name, one in measured.items()},
+            people,
+            utterances(args.training),
+            partial(relevance, encode) if encode else None,
+            num_resamples=params.eval.bootstrap_resamples,
+            seed=params.seed,
+        )
+        generation = as_metrics(writing, len(places))
+        by_length = shares_by_length(
+            {
+                **{
+                    name: [len(words_of(response.text)) for response in one.written.sampled]
+                    for name, one in measured.items()
+                },
+                "people": [len(words_of(one.text)) for one in people],
+            }
+        )
+        samples = [one.beginning(SHOWN_CHAT_TURNS) for one in tuned.chats]
+
         inputs.check_unchanged()
         write_csv(args.dialogues, *as_rows((d.dialogue_id for d in dialogues), columns))
         for path, x in (
@@ -158,7 +165,18 @@ def main() -> None:
             curves = {name: one.curves[x] for name, one in measured.items()}
             rows = ((at, *(curve[at] for curve in curves.values())) for at in curves["base"])
             write_csv(path, (x, *curves), rows)
+        write_csv(args.by_length, ("words", *measured, "people"), by_length)
         write_text(args.samples, samples_as_markdown(samples))
+        write_text(
+            args.report,
+            report_page(
+                metrics,
+                writing,
+                charts(args.train_log, measured, by_length),
+                side_by_side(dialogues, places[:NUM_SHOWN], measured),
+            ),
+        )
+        write_json(args.generation, generation)
         write_json(args.metrics, metrics)
         record_timing(
             args.timing,
@@ -168,7 +186,7 @@ def main() -> None:
                 "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
             },
         )
-        run.summarise({"eval": metrics})
+        run.summarise({"eval": metrics, "generation": generation})
         run.log_samples(
             "eval/samples",
             SAMPLE_COLUMNS,
@@ -176,79 +194,54 @@ def main() -> None:
             step=trained.get("last_step", 0) + 1,
         )
     before, after = (headlines[name]["bits_per_byte"] for name in ("base", "tuned"))
-    print(f"eval: bits per byte {before:.4f} -> {after:.4f}; continued dialogues: {args.samples}")
+    print(f"eval: bits per byte {before:.4f} -> {after:.4f}; all of it to look at: {args.report}")
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """The model in float32 on the GPU if there is one, ready to score."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        device_map="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    return model
+def utterances(path: Path) -> Iterator[str]:
+    """All texts of a file of dialogues."""
+    for dialogue in read_dialogues(path):
+        for turn in dialogue.turns:
+            yield turn.utterance
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one model was found to do on the evaluation set."""
-
-    scores: ResponseScores
-    columns: dict[str, Column]
-    """Its sums per dialogue, from which the headlines follow."""
-    figures: dict[str, float | str]
-    """What is no headline, by its name in the metrics file."""
-    curves: dict[str, dict[int, float]]
-    """Bits per byte by ``turn``, history gain by ``num_turns``, recall by ``distance``."""
-
-
-def measure(
-    name: str,
-    model: PreTrainedModel,
-    template: PlainText | SpeakerTokens,
-    dialogues: list[Dialogue],
-    blocks: list[Block],
-    settings: EvalParams,
-) -> Measured:
-    """Perplexity, context retention and coherence of one model."""
-    size = settings.batch_size
-    scores = score_responses(model, template, dialogues, batch_size=size)
-    alone = score_responses(model, template, dialogues, batch_size=size, with_history=False)
-    columns = model_columns(name, scores, alone, len(dialogues))
-    figures: dict[str, float | str] = {
-        "template": "plain_text" if isinstance(template, PlainText) else "speaker_tokens",
-        "num_target_tokens": int(scores.num_tokens.sum()) + len(scores.turn),
-        "all_bits_per_byte": all_bits_per_byte(
-            model, template.tokenizer, dialogues, batch_size=size
-        ),
+def charts(
+    train_log: Path, measured: Mapping[str, Measured], by_length: Sequence[tuple[float, ...]]
+) -> list[Chart]:
+    """The report's pictures: the curves that DVC plots, both models in one."""
+    with train_log.open(encoding="utf-8", newline="") as file:
+        loss = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    found = [Chart("Training loss", "optimizer step", "nats per target token", {"loss": loss})]
+    for x, title, x_label, y_label in (
+        ("turn", "Bits per byte by turn", "turn of the dialogue", "bits per byte"),
+        ("num_turns", "History gain", "last turns that the model sees", "bits per byte saved"),
+        ("distance", "Recall of a planted fact (chance 0.1)", "turns between", "share recalled"),
+    ):
+        curves = {name: list(one.curves[x].items()) for name, one in measured.items()}
+        found.append(Chart(title, x_label, y_label, curves))
+    lengths = {
+        name: [(row[0], row[column]) for row in by_length]
+        for column, name in enumerate((*measured, "people"), start=1)
     }
-    for speaker, bits in by_speaker(scores).items():
-        figures[f"bits_per_byte_speaker{speaker + 1}"] = bits
-    if blocks:
-        items = score_coherence(model, template, blocks, batch_size=size)
-        columns |= block_columns(name, items, len(dialogues))
-        figures |= summarise_ranks(items)
-    curves = {"turn": by_turn(scores), "num_turns": {}, "distance": {}}
-    if settings.history_responses:
-        histories = score_histories(
-            model,
-            template,
-            dialogues,
-            scores,
-            alone,
-            num_responses=settings.history_responses,
-            batch_size=size,
+    found.append(Chart("Lengths of responses", "at most so many words", "share", lengths))
+    return found
+
+
+def side_by_side(
+    dialogues: Sequence[Dialogue], places: Sequence[Place], measured: Mapping[str, Measured]
+) -> list[SideBySide]:
+    """What both models and a person said; the person's as the fine-tuned model reads it."""
+    return [
+        SideBySide(
+            dialogue_id=dialogues[place.dialogue].dialogue_id,
+            context=dialogues[place.dialogue].turns[: place.turn],
+            speaker=dialogues[place.dialogue].turns[place.turn].speaker,
+            responses={
+                **{name: one.written.shown[number] for name, one in measured.items()},
+                "people": measured["tuned"].people[number],
+            },
         )
-        curves["num_turns"] = history_gain_by_turns(histories)
-        figures["shuffled_history_gain"] = shuffled_history_gain(histories)
-    if settings.recall:
-        recalled = score_recall(model, template, dialogues, batch_size=size)
-        curves["distance"] = recall_by_distance(recalled)
-        if len(recalled.hits):
-            figures["recall"] = float(recalled.hits.mean())
-    return Measured(scores, columns, figures, curves)
+        for number, place in enumerate(places)
+    ]
 
 
 def run_that_trained(model: Path, timing: Path) -> dict[str, Any]:

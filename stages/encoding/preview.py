@@ -6,7 +6,7 @@ that is held out or dropped is shown as one run of tokens, since none of it is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,13 +16,10 @@ from stages.corpus.buckets import bucket
 from stages.corpus.dialogue import Dialogue
 from stages.corpus.split import SIDES
 from stages.encoding.speakers import END_OF_TURN, SpeakerTokens, speaker_token
-from stages.encoding.texts import encode_texts
+from stages.encoding.texts import encode_texts, token_texts
 from stages.encoding.windows import Window, cut_windows, trained_turns
 
 Kind = Literal["speaker", "trained", "context", "held_out", "dropped"]
-
-_INCOMPLETE = "\ufffd"
-"""What decoders give for bytes that are not a whole character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,29 +138,6 @@ def show_dialogue(
         num_tokens=sum(len(turn) for turn in turns),
         num_truncated=cut.num_truncated,
     )
-
-
-def token_texts(
-    tokenizer: PreTrainedTokenizerFast, input_ids: Sequence[int]
-) -> Iterator[tuple[str, int]]:
-    """Texts of consecutive tokens, each with how many tokens it is.
-
-    Tokens that end inside a character are joined with those that complete it. Each is decoded after
-    the one before it: some tokenizers drop the space of a text's first token.
-    """
-    decode = tokenizer.backend_tokenizer.decode
-    before: list[int] = []
-    group: list[int] = []
-    text = ""
-    for token_id in input_ids:
-        group.append(token_id)
-        start = len(decode(before, skip_special_tokens=False))
-        text = decode(before + group, skip_special_tokens=False)[start:]
-        if not text.endswith(_INCOMPLETE) or encode_texts(tokenizer, [text])[0] == group:
-            yield text, len(group)
-            before, group = group, []
-    if group:  # a window's end cuts a character in two
-        yield text, len(group)
 
 
 def visible(text: str) -> Iterator[tuple[str, bool]]:

@@ -16,7 +16,7 @@ import json
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from transformers import AddedToken, PreTrainedTokenizerFast
 
@@ -46,8 +46,22 @@ class EncodedTurn:
         return len(self.tag) + len(self.content) + len(self.end)
 
 
+Ending = Literal["end_of_turn", "tag"]
+"""``tag``: by a speaker's tag, or by another token that no turn holds."""
+
+
 class Template(Protocol):
     """A way to write turns as token ids."""
+
+    tokenizer: PreTrainedTokenizerFast
+    end: list[int]
+    """What ends a turn."""
+
+    def tag(self, index: int) -> list[int]:
+        """What begins a turn of a dialogue's speaker ``index``."""
+
+    def ending_of(self, token_id: int) -> Ending | None:
+        """How a model that writes this token ends its turn; None if it does not."""
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """The dialogue's turns, in order; each part is encoded on its own."""
@@ -100,7 +114,9 @@ class SpeakerTokens:
         """Take a tokenizer that ``add_dialogue_tokens`` has extended."""
         self.tokenizer = tokenizer
         self.end_of_turn_id = _single_id(tokenizer, END_OF_TURN)
+        self.end = [self.end_of_turn_id]
         self._tags: dict[int, list[int]] = {}
+        self._special = set(special_ids(tokenizer))
         self.encode_text = TextEncoder(tokenizer)
 
     def tag(self, index: int) -> list[int]:
@@ -109,12 +125,19 @@ class SpeakerTokens:
             self._tags[index] = [_single_id(self.tokenizer, speaker_token(index))]
         return self._tags[index]
 
+    def ending_of(self, token_id: int) -> Ending | None:
+        """All special tokens end a turn; ``<|endofturn|>`` alone rightly."""
+        if token_id == self.end_of_turn_id:
+            return "end_of_turn"
+        return "tag" if token_id in self._special else None
+
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
         tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
-        end = [self.end_of_turn_id]
         return [
-            EncodedTurn(turn.speaker, tags[turn.speaker], self.encode_text(turn.utterance), end)
+            EncodedTurn(
+                turn.speaker, tags[turn.speaker], self.encode_text(turn.utterance), self.end
+            )
             for turn in dialogue.turns
         ]
 
@@ -126,11 +149,17 @@ class PlainText:
         """Take the base model's own tokenizer."""
         self.tokenizer = tokenizer
         self.end = encode_texts(tokenizer, ["\n"])[0]
+        self._special = set(special_ids(tokenizer))
 
     def tag(self, index: int) -> list[int]:
         """``A:`` for the first speaker, …, ``Z:``, ``A1:``."""
         letter = string.ascii_uppercase[index % 26]
         return encode_texts(self.tokenizer, [f"{letter}{index // 26 or ''}:"])[0]
+
+    def ending_of(self, token_id: int) -> Ending | None:
+        """A token that holds the end of a line ends the turn, as does the end of the text."""
+        is_end = token_id in self._special or "\n" in self.tokenizer.decode([token_id])
+        return "end_of_turn" if is_end else None
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
@@ -140,6 +169,11 @@ class PlainText:
             EncodedTurn(turn.speaker, tags[turn.speaker], content, self.end)
             for turn, content in zip(dialogue.turns, contents, strict=True)
         ]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Tokens that no text holds."""
+    return [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
 
 
 def _single_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

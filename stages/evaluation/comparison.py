@@ -201,10 +201,17 @@ def _shown(value: object) -> str:
 def _reason_against(
     headline: Headline, a: Sequence[Evaluation], b: Sequence[Evaluation]
 ) -> str | None:
-    """Why a headline must not be compared: it is for one tokenizer and template, or for blocks."""
+    """Why a headline must not be compared: it is for one tokenizer and template, or items."""
     if _BLOCK_COLUMNS.intersection(headline.denominator):
         blocks = {one.metrics["set"].get("blocks_sha256") for one in (*a, *b)}
         return "blocks differ" if len(blocks) > 1 else None
+    if "num_recall_items" in headline.denominator:
+        asked = {
+            tuple(sorted(zip(one.dialogue_ids, one.table["num_recall_items"], strict=True)))
+            for one in (*a, *b)
+            if "num_recall_items" in one.table
+        }
+        return "questions differ" if len(asked) > 1 else None
     if not headline.one_tokenizer_only:
         return None
     for key, title in _IDENTITY.items():

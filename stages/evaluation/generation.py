@@ -1,17 +1,15 @@
-"""Dialogues that the fine-tuned model continues, and the file in which people read them."""
+"""Dialogues that a model continues with itself, and the file in which people read them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import SpeakerTokens
+from stages.encoding.speakers import Template
+from stages.evaluation.decoding import Reply, Request, Sampling, write_replies
 
 
 @dataclass(frozen=True)
@@ -23,70 +21,83 @@ class Sample:
     reply: tuple[Turn, ...]
     human: tuple[Turn, ...]
 
+    def beginning(self, num_turns: int) -> Sample:
+        """The sample with so many turns behind the prompt."""
+        return replace(self, reply=self.reply[:num_turns], human=self.human[:num_turns])
+
 
 def continue_dialogues(
     model: PreTrainedModel,
-    template: SpeakerTokens,
+    template: Template,
     dialogues: Sequence[Dialogue],
     *,
     num_samples: int,
     prompt_turns: int,
     reply_turns: int,
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
+    batch_size: int,
+    sampling: Sampling,
 ) -> list[Sample]:
-    """Let the model write the next turns of the first dialogues that are long enough.
+    """Let the model write the next turns of the first dialogues, if it can those long enough.
 
-    Speakers alternate as they did in the human dialogue. Each turn's random draws are seeded by a
-    hash of the seed, the dialogue and the turn, so no sample depends on another.
+    Speakers alternate as they did in the human dialogue; behind its end, the last two take turns. A
+    dialogue with no more turns than the prompt has is continued in place of its last one.
     """
-    tokenizer = template.tokenizer
-    special = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=0,
+    chosen = sorted(dialogues, key=lambda one: len(one.turns) <= prompt_turns)[:num_samples]
+    prompts = [min(prompt_turns, len(one.turns) - 1) for one in chosen]
+    contexts = [context_ids(template, *one) for one in zip(chosen, prompts, strict=True)]
+    speakers = [
+        _next_speakers(one, first, reply_turns) for one, first in zip(chosen, prompts, strict=True)
+    ]
+    requests = [
+        Request(
+            context=number,
+            length=len(contexts[number]),
+            speakers=tuple(one.speakers.index(name) for name in speakers[number]),
+            sampling=sampling,
+            name=one.dialogue_id,
+        )
+        for number, one in enumerate(chosen)
+    ]
+    written = write_replies(
+        model,
+        template,
+        contexts,
+        requests,
         max_new_tokens=max_new_tokens,
-        eos_token_id=template.end_of_turn_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[id_ for id_ in special if id_ != template.end_of_turn_id],
+        batch_size=batch_size,
     )
-    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-    samples: list[Sample] = []
-    for dialogue in dialogues:
-        if len(samples) == num_samples:
-            break
-        if len(dialogue.turns) <= prompt_turns:
-            continue
-        prompt = dialogue.turns[:prompt_turns]
-        human = dialogue.turns[prompt_turns : prompt_turns + reply_turns]
-        order = {speaker: index for index, speaker in enumerate(dialogue.speakers)}
-        ids = [
-            token_id
-            for turn in template.encode(dialogue)[:prompt_turns]
-            for token_id in (*turn.tag, *turn.content, *turn.end)
-        ]
-        reply: list[Turn] = []
-        for number, turn in enumerate(human):
-            ids += template.tag(order[turn.speaker])
-            torch.manual_seed(_seed_of(seed, dialogue.dialogue_id, number))
-            prompt_ids = torch.tensor([ids], device=model.device)
-            output = generate(
-                input_ids=prompt_ids,
-                attention_mask=torch.ones_like(prompt_ids),
-                generation_config=settings,
-            )
-            new = output[0, len(ids) :].tolist()
-            text = (
-                new[: new.index(template.end_of_turn_id)] if template.end_of_turn_id in new else new
-            )
-            ids += [*text, template.end_of_turn_id]
-            reply.append(Turn(turn.speaker, str(tokenizer.decode(text)).strip()))
-        samples.append(Sample(dialogue.dialogue_id, prompt, tuple(reply), human))
-    return samples
+    return [
+        Sample(
+            one.dialogue_id,
+            one.turns[:first],
+            tuple(
+                Turn(name, text_of(template, reply))
+                for name, reply in zip(names, replies, strict=False)
+            ),
+            one.turns[first : first + reply_turns],
+        )
+        for one, first, names, replies in zip(chosen, prompts, speakers, written, strict=True)
+    ]
+
+
+def context_ids(template: Template, dialogue: Dialogue, num_turns: int) -> list[int]:
+    """The first turns as the model reads them, before the next speaker's tag."""
+    turns = template.encode(dialogue)[:num_turns]
+    return [token for turn in turns for token in (*turn.tag, *turn.content, *turn.end)]
+
+
+def text_of(template: Template, reply: Reply) -> str:
+    """What a reply says."""
+    return str(template.tokenizer.decode(list(reply.ids))).strip()
+
+
+def _next_speakers(dialogue: Dialogue, first: int, count: int) -> list[str]:
+    names = [turn.speaker for turn in dialogue.turns]
+    while len(names) < first + count:
+        others = [name for name in names[::-1] if name != names[-1]]
+        names.append(others[0] if others else names[-1])
+    return names[first : first + count]
 
 
 SAMPLE_COLUMNS = ("dialogue_id", "prompt", "model", "people")
@@ -105,11 +116,10 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
     """A page with each prompt, the model's continuation, and the human one."""
     lines = ["# Validation dialogues, continued by the fine-tuned model", ""]
     for sample in samples:
+        shown = (*sample.prompt, *sample.human, *sample.reply)
         names = {
             speaker: f"speaker {number}"
-            for number, speaker in enumerate(
-                dict.fromkeys(turn.speaker for turn in (*sample.prompt, *sample.human)), start=1
-            )
+            for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in shown), start=1)
         }
         lines += [f"## {sample.dialogue_id}", ""]
         for title, turns in (
@@ -123,8 +133,3 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
                 lines.append(f"- {names[turn.speaker]}: `{text.replace('`', chr(39))}`")
             lines.append("")
     return "\n".join(lines)
-
-
-def _seed_of(seed: int, dialogue_id: str, number: int) -> int:
-    digest = hashlib.sha256(f"{seed}\x1f{dialogue_id}\x1f{number}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.bootstrap import draw_counts, summarise_draws
+from stages.evaluation.bootstrap import draw_counts, summarise_draws, verdict
 from stages.evaluation.dialogue_table import Table
 
 METRIC_VERSION = 1
@@ -164,6 +164,16 @@ HEADLINES = (
         one_tokenizer_only=False,
         decimals=3,
     ),
+    Headline(
+        name="recall",
+        title="recall of planted facts",
+        numerator=("{m}_recall_hits",),
+        denominator=("num_recall_items",),
+        transform=_as_is,
+        higher_is_better=True,
+        one_tokenizer_only=False,
+        decimals=3,
+    ),
 )
 
 
@@ -201,3 +211,17 @@ def with_intervals(table: Table, *, num_resamples: int, seed: int) -> dict[str, 
 def num_dialogues_of(table: Table) -> int:
     """Rows of the table."""
     return len(next(iter(table.values())))
+
+
+def meaning(
+    headline: Headline, change: Mapping[str, float], num_dialogues: int, one_template: bool
+) -> str:
+    """The verdict, or why there is none: two templates end a turn in different ways."""
+    if headline.one_tokenizer_only and not one_template:
+        return "not comparable: two templates"
+    return verdict(
+        change[f"{headline.name}_low"],
+        change[f"{headline.name}_high"],
+        higher_is_better=headline.higher_is_better,
+        num_dialogues=num_dialogues,
+    )

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from stages.evaluation.coherence import CoherenceItems
 from stages.evaluation.dialogue_table import Column
 from stages.evaluation.perplexity import IntArray, ResponseScores
+from stages.evaluation.recall import RecallItems
 
 
 def sum_per_dialogue(dialogue: IntArray, values: Column, num_dialogues: int) -> NDArray[np.float64]:
@@ -59,6 +60,14 @@ def block_columns(model: str, items: CoherenceItems, num_dialogues: int) -> dict
         f"{model}_own_nll": total(items.own_nll),
         f"{model}_foreign_nll": total(items.foreign_nll),
         f"{model}_context_hits": total(items.context_hits),
+    }
+
+
+def recall_columns(model: str, items: RecallItems, num_dialogues: int) -> dict[str, Column]:
+    """One model's right answers by the dialogue that stood between fact and question."""
+    return {
+        "num_recall_items": np.bincount(items.dialogue, minlength=num_dialogues),
+        f"{model}_recall_hits": sum_per_dialogue(items.dialogue, items.hits, num_dialogues),
     }
 
 

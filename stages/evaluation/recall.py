@@ -75,9 +75,6 @@ FACT_TYPES = (
 DISTANCES = (0, 2, 4, 8)
 """Turns between fact and question; even, so that the two speakers go on taking turns."""
 
-PLANTED_STEP = 3
-"""Every third of a type's values is planted: four items per type and distance."""
-
 ITEMS_PER_FILLER = 2
 """Items of one type with the same turns in between; they share the scores without the fact."""
 
@@ -105,6 +102,7 @@ def score_recall(
     template: PlainText | SpeakerTokens,
     dialogues: Sequence[Dialogue],
     *,
+    facts_per_type: int,
     batch_size: int,
 ) -> RecallItems:
     """Ask for every planted fact at every distance; no items if no dialogue can stand between.
@@ -126,7 +124,7 @@ def score_recall(
     without_fact: dict[tuple[int, int, int], int] = {}
     for number, kind in enumerate(FACT_TYPES if fillers else ()):
         values = encode_texts(template.tokenizer, [f" {value}" for value in kind.values])
-        planted = range(0, len(kind.values), PLANTED_STEP)
+        planted = range(0, len(kind.values), -(-len(kind.values) // facts_per_type))
         fillers_per_type = -(-len(planted) // ITEMS_PER_FILLER)
         for place, value in enumerate(planted):
             filler = (number * fillers_per_type + place // ITEMS_PER_FILLER) % len(fillers)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.evaluation.bootstrap import FEWEST_DIALOGUES, verdict
-from stages.evaluation.headlines import HEADLINES, Headline
+from stages.evaluation.bootstrap import FEWEST_DIALOGUES
+from stages.evaluation.headlines import HEADLINES, meaning
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
@@ -28,8 +28,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
             if f"{name}_low" in change:
                 low, high = change[f"{name}_low"], change[f"{name}_high"]
                 interval = f"[{low:+,.{decimals}f}, {high:+,.{decimals}f}]"
-                meaning = _meaning(headline, change, num_dialogues, one_template)
-                line += f"  {interval:<20}  {meaning}"
+                text = meaning(headline, change, num_dialogues, one_template)
+                line += f"  {interval:<20}  {text}"
             lines.append(line)
     lines.append(
         f"{'target tokens':<27}{base['num_target_tokens']:>10,}{tuned['num_target_tokens']:>12,}"
@@ -41,20 +41,6 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     else:
         lines.append(f"over {counted}, resampled whole")
     return "\n".join(lines)
-
-
-def _meaning(
-    headline: Headline, change: Mapping[str, float], num_dialogues: int, one_template: bool
-) -> str:
-    """The verdict, or why there is none: two templates end a turn in different ways."""
-    if headline.one_tokenizer_only and not one_template:
-        return "not comparable: two templates"
-    return verdict(
-        change[f"{headline.name}_low"],
-        change[f"{headline.name}_high"],
-        higher_is_better=headline.higher_is_better,
-        num_dialogues=num_dialogues,
-    )
 
 
 def main() -> None:

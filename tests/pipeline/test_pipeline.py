@@ -35,7 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "torch_compile": False,
         "num_threads": 1,
     },
-    "eval": {"max_bytes": 600, "num_samples": 1, "coherence_candidates": 3},
+    "eval": {"max_bytes": 600, "profile": "smoke", "coherence_candidates": 3},
 }
 ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -141,9 +141,12 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         "metrics/eval.json",
         "metrics/eval_by_distance.csv",
         "metrics/eval_by_history.csv",
+        "metrics/eval_by_length.csv",
         "metrics/eval_by_turn.csv",
         "metrics/eval_dialogues.csv",
+        "metrics/generation.json",
         "metrics/prep.json",
+        "metrics/report.html",
         "metrics/samples.md",
         "metrics/timing.json",
         "metrics/train.json",
@@ -243,11 +246,13 @@ def test_commits_can_be_compared(repository: Repository) -> None:
         "metrics/train_log.csv",
         "metrics/eval_by_distance.csv",
         "metrics/eval_by_history.csv",
+        "metrics/eval_by_length.csv",
         "metrics/eval_by_turn.csv",
         "metrics/eval_dialogues.csv",
         "Learning rate",
         "Bits per byte by turn, base",
         "History gain, base",
+        "Lengths of responses, people",
         "Recall of a planted fact, base",
     }
     compared = repository.run("python", "-m", "stages.compare", "main").stdout

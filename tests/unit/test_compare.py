@@ -174,6 +174,20 @@ def test_no_context_identification_across_blocks() -> None:
     assert row(comparison, "bits_per_byte").change is not None
 
 
+def test_no_recall_across_different_questions() -> None:
+    def asked(count: int, *, order: int = 1) -> Evaluation:
+        one = evaluation(ids=IDS[::order])
+        size = len(one.dialogue_ids)
+        questions = {"num_recall_items": np.full(size, count), "tuned_recall_hits": np.ones(size)}
+        return replace(one, table={**one.table, **questions})
+
+    assert row(compared([asked(2)], [asked(2, order=-1)]), "recall").change is not None
+    found = row(compared([asked(2)], [asked(4)]), "recall")
+    assert (found.change, found.verdict) == (None, "questions differ")
+    old = row(compared([evaluation()], [asked(4)]), "recall")
+    assert (old.change, old.verdict) == (None, "not measured on side A")
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [

@@ -17,6 +17,7 @@ from stages.encoding.speakers import (
     Template,
 )
 from stages.errors import UserError
+from stages.evaluation.decoding import Sampling
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
 from stages.evaluation.generation import continue_dialogues, samples_as_markdown
 from stages.evaluation.headlines import with_intervals
@@ -202,9 +203,8 @@ def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> N
             prompt_turns=2,
             reply_turns=2,
             max_new_tokens=12,
-            temperature=1.0,
-            top_p=0.9,
-            seed=seed,
+            batch_size=4,
+            sampling=Sampling(temperature=1.0, top_p=0.9, seed=seed),
         )
         text = samples_as_markdown(found)
         assert all(f"## {sample.dialogue_id}\n" in text for sample in found)

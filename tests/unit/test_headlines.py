@@ -24,6 +24,7 @@ def table(num_dialogues: int, seed: int = 0) -> Columns:
     columns["block_bytes"] = columns["num_bytes"] / 2
     columns["num_words"] = np.ceil(columns["num_bytes"] / 5)
     columns["num_context_items"] = (generator.random(num_dialogues) < 0.7).astype(float)
+    columns["num_recall_items"] = np.full(num_dialogues, 8.0)
     for model in ("base", "tuned"):
         nll = columns["num_bytes"] * generator.uniform(0.6, 1.0, num_dialogues)
         columns |= {
@@ -35,6 +36,7 @@ def table(num_dialogues: int, seed: int = 0) -> Columns:
             f"{model}_own_nll": nll * 0.5,
             f"{model}_context_hits": columns["num_context_items"]
             * (generator.random(num_dialogues) < 0.6),
+            f"{model}_recall_hits": generator.integers(0, 9, num_dialogues).astype(float),
         }
     return columns
 
@@ -56,6 +58,7 @@ def test_each_headline_is_its_formula() -> None:
         "foreign_history_gain": (c["tuned_foreign_nll"] - c["tuned_own_nll"])
         / (math.log(2) * c["block_bytes"]),
         "context_identification": c["tuned_context_hits"] / c["num_context_items"],
+        "recall": c["tuned_recall_hits"] / c["num_recall_items"],
     }
     found = with_intervals(table(30), num_resamples=100, seed=0)["tuned"]
     assert found == found | {name: pytest.approx(one) for name, one in expected.items()}

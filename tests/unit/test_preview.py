@@ -26,12 +26,11 @@ from stages.encoding.preview import (
     ShownToken,
     ShownWindow,
     show_dialogue,
-    token_texts,
 )
 from stages.encoding.preview_page import MAX_SHOWN_TOKENS, MAX_SHOWN_WINDOWS, as_html
 from stages.encoding.preview_text import as_text
 from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
-from stages.encoding.texts import encode_texts
+from stages.encoding.texts import encode_texts, token_texts
 from stages.encoding.windows import cut_windows, trained_turns
 from stages.errors import UserError
 from stages.preview import find, main

@@ -1,0 +1,204 @@
+"""What a model writes is what it would write alone, in whatever company."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from stages.corpus.dialogue import Dialogue, Turn
+from stages.encoding.packing import PREFIX_SEGMENT
+from stages.encoding.speakers import PlainText, SpeakerTokens, Template
+from stages.evaluation.decoding import (
+    FIRST_TRY,
+    GREEDY,
+    Reply,
+    Request,
+    Sampling,
+    draw,
+    write_replies,
+)
+from stages.evaluation.generation import context_ids
+from stages.evaluation.scoring import TokenSequence, token_nll
+from tests.scored_models import opinionated_model
+
+TEXTS = ["hello there", "how are you?", "fine, thanks ☺", "and you", "oh", "it rains again today"]
+DIALOGUES = [
+    Dialogue(str(size), tuple(Turn("ab"[i % 2], f"{TEXTS[i]} {size}") for i in range(size)))
+    for size in range(1, 6)
+]
+SAMPLED = Sampling(temperature=1.0, top_p=0.95, seed=5)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base: Path) -> Any:
+    return opinionated_model(tiny_base)
+
+
+@pytest.fixture(scope="module", params=["speakers", "plain"])
+def template(request: pytest.FixtureRequest, speakers: SpeakerTokens) -> Template:
+    return speakers if request.param == "speakers" else PlainText(speakers.tokenizer)
+
+
+def write(
+    model: Any, template: Template, requests: Sequence[Request], batch_size: int = 4
+) -> list[list[Reply]]:
+    contexts = [context_ids(template, one, len(one.turns)) for one in DIALOGUES]
+    return write_replies(
+        model, template, contexts, requests, max_new_tokens=10, batch_size=batch_size
+    )
+
+
+def requests_for(template: Template, num_turns: int = 1) -> list[Request]:
+    """Of every dialogue, after each of its turns, greedy and sampled."""
+    return [
+        Request(
+            context=number,
+            length=len(context_ids(template, one, turns)),
+            speakers=tuple((turns + i) % 2 for i in range(num_turns)),
+            sampling=sampling,
+            name=f"{number} {turns}",
+        )
+        for number, one in enumerate(DIALOGUES)
+        for turns in range(1, len(one.turns) + 1)
+        for sampling in (GREEDY, SAMPLED)
+    ]
+
+
+def test_greedy_replies_are_those_of_the_librarys_own_loop(model: Any, template: Template) -> None:
+    requests = [one for one in requests_for(template) if one.sampling == GREEDY]
+    ends = [i for i in range(model.config.vocab_size) if template.ending_of(i)]
+    endings = Counter[str]()
+    for request, [reply] in zip(requests, write(model, template, requests), strict=True):
+        ids = context_ids(template, DIALOGUES[request.context], len(TEXTS))[: request.length]
+        ids += template.tag(request.speakers[0])
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=10, eos_token_id=ends, pad_token_id=0
+        )
+        prompt = torch.tensor([ids])
+        [expected] = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), generation_config=settings
+        )[:, len(ids) :].tolist()
+        if expected[-1] in ends:
+            assert reply.ending == template.ending_of(expected.pop())
+        else:
+            assert (reply.ending, len(expected)) == ("cut", 10)
+        assert list(reply.ids) == expected
+        endings[reply.ending] += 1
+    assert endings["cut"] > 2
+
+
+@pytest.mark.parametrize("num_turns", [1, 3])
+def test_neither_company_nor_order_changes_what_is_written(
+    model: Any, template: Template, num_turns: int
+) -> None:
+    requests = requests_for(template, num_turns)
+    written = [[one.ids for one in replies] for replies in write(model, template, requests, 1)]
+    assert all(len(replies) == num_turns for replies in written)
+    assert len(set(map(str, written))) > len(requests) // 2
+    for batch_size in (2, 7, 100):
+        backwards = write(model, template, requests[::-1], batch_size)[::-1]
+        assert [[one.ids for one in replies] for replies in backwards] == written
+
+
+def test_later_turns_follow_from_all_that_was_written(model: Any, speakers: SpeakerTokens) -> None:
+    """A chat of three turns is three requests, each behind the text of the ones before."""
+    [request] = [r for r in requests_for(speakers, 3) if r.sampling == GREEDY][:1]
+    [replies] = write(model, speakers, [request])
+    ids = context_ids(speakers, DIALOGUES[0], 1)
+    for number, reply in enumerate(replies):
+        alone = Request(0, len(ids), (request.speakers[number],), GREEDY, "")
+        [[expected]] = write_replies(
+            model, speakers, [ids], [alone], max_new_tokens=10, batch_size=1
+        )
+        assert expected.ids == reply.ids
+        assert expected.nats == pytest.approx(reply.nats, abs=1e-4)
+        ids += [*speakers.tag(request.speakers[number]), *reply.ids, *speakers.end]
+
+
+def test_nats_are_those_of_the_evaluation(model: Any, template: Template) -> None:
+    requests = requests_for(template)
+    sequences = []
+    places = []
+    written = write(model, template, requests)
+    for request, [reply] in zip(requests, written, strict=True):
+        sequence = TokenSequence()
+        context = context_ids(template, DIALOGUES[request.context], len(TEXTS))[: request.length]
+        sequence.append(context, segment=PREFIX_SEGMENT, first_position=0)
+        for part in (template.tag(request.speakers[0]), reply.ids):
+            place = sequence.append(part, segment=PREFIX_SEGMENT, first_position=len(sequence))
+        sequences.append(sequence)
+        places.append(place)
+    nll = token_nll(model, sequences, batch_size=3)
+    for [reply], scores, place in zip(written, nll, places, strict=True):
+        assert reply.nats == pytest.approx(scores[place], abs=1e-4)
+
+
+def test_a_model_without_further_positions_stops(speakers: SpeakerTokens, tiny_base: Path) -> None:
+    model = opinionated_model(tiny_base)
+    requests = requests_for(speakers, 3)
+    model.config.max_position_embeddings = 40
+    written = write(model, speakers, requests)
+    lengths = [request.length for request in requests]
+    assert max(lengths) > 40 > min(lengths)
+    for length, replies in zip(lengths, written, strict=True):
+        if length >= 40:
+            assert replies == []
+        else:
+            assert length + sum(len(reply.ids) + 1 for reply in replies) <= 40 + 1
+            assert replies or length > 40 - 10
+
+
+def drawn(logits: torch.Tensor, sampling: Sampling, count: int = 2000) -> Counter[int]:
+    return Counter(draw(logits, sampling, i / count) for i in range(count))
+
+
+@pytest.mark.parametrize("size", [4, 3 * FIRST_TRY])
+def test_draws_have_the_probabilities_of_the_nucleus(size: int) -> None:
+    probabilities = torch.tensor([0.1, 0.4, 0.2, 0.3, *[0.0] * (size - 4)])
+    logits = probabilities.log()
+    found = drawn(logits, Sampling(temperature=1.0, top_p=0.85))
+    assert {token: count / 2000 for token, count in found.items()} == pytest.approx(
+        {1: 4 / 9, 3: 3 / 9, 2: 2 / 9}, abs=1e-3
+    )
+    everything = drawn(logits, Sampling(temperature=1.0, top_p=1.0))
+    assert [everything[token] for token in range(4)] == pytest.approx([200, 800, 400, 600], abs=2)
+    colder = drawn(logits, Sampling(temperature=0.5, top_p=1.0))
+    assert colder[1] / colder[2] == pytest.approx(4, rel=0.02)
+
+
+def test_a_nucleus_of_more_tokens_than_are_looked_at_first_is_found() -> None:
+    size = 4 * FIRST_TRY
+    found = drawn(torch.zeros(size), Sampling(temperature=1.0, top_p=0.5), count=8 * FIRST_TRY)
+    assert len(found) == pytest.approx(2 * FIRST_TRY, abs=1)
+    assert set(found.values()) <= {3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "speaker_tokens", "plain"),
+    [
+        ("<|endofturn|>", "end_of_turn", "end_of_turn"),
+        ("<|speaker2|>", "tag", "end_of_turn"),
+        ("<|pad|>", "tag", "end_of_turn"),
+    ],
+)
+def test_special_tokens_end_a_turn(
+    speakers: SpeakerTokens, spelling: str, speaker_tokens: str, plain: str
+) -> None:
+    token_id = speakers.tokenizer.convert_tokens_to_ids(spelling)
+    assert isinstance(token_id, int)
+    assert speakers.ending_of(token_id) == speaker_tokens
+    assert PlainText(speakers.tokenizer).ending_of(token_id) == plain
+
+
+def test_a_line_ends_where_the_plain_template_says(speakers: SpeakerTokens) -> None:
+    [new_line] = PlainText(speakers.tokenizer).end
+    ending_of: Callable[[int], object] = PlainText(speakers.tokenizer).ending_of
+    assert ending_of(new_line) == "end_of_turn"
+    assert ending_of(speakers.encode_text("a")[0]) is None
+    assert speakers.ending_of(new_line) is None

@@ -1,0 +1,151 @@
+"""The report shows every number, harms nobody, and needs nothing else."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from stages.corpus.dialogue import Turn
+from stages.evaluation.charts import Chart, as_svg, round_ticks
+from stages.evaluation.headlines import HEADLINES
+from stages.evaluation.quality import Measures
+from stages.evaluation.report_page import ScoredText, SideBySide, report_page, shade
+
+EVIL = "<script>alert('x')</script> & \"quoted\" http://example.org"
+
+
+def metrics() -> dict[str, Any]:
+    found: dict[str, Any] = {"base": {}, "tuned": {}, "change": {}}
+    for number, headline in enumerate(HEADLINES, start=1):
+        for place, section in enumerate(found.values()):
+            section[headline.name] = number + place / 10 + 0.004
+            section[f"{headline.name}_low"] = number + place / 10 - 0.25
+            section[f"{headline.name}_high"] = number + place / 10 + 0.25
+    found["baselines"] = {"trigram": {"bits_per_byte": 2.0846}}
+    found["set"] = {
+        "num_dialogues": 31,
+        "num_responses": 360,
+        "num_bytes": 31315,
+        "text_sha256": "c0aacf16bdb5f0",
+        "metric_version": 1,
+    }
+    return found
+
+
+def sample(text: str = EVIL) -> SideBySide:
+    scored = ScoredText((text[:3], text[3:]), (0.5, 9.0))
+    return SideBySide(
+        text, (Turn(text, text),), text, {"base": scored, "tuned": scored, "people": scored}
+    )
+
+
+def page(*samples: SideBySide) -> str:
+    writing = {
+        "base": {"greedy": Measures({"seq_rep_4": 0.125}, {"seq_rep_4": (0.0625, 0.25)})},
+        "people": {"said": Measures({"bleu": 100.0}, {})},
+    }
+    chart = Chart(EVIL, "x", "y", {"base": [(0, 1), (1, 2)]})
+    return report_page(metrics(), writing, [chart], samples)
+
+
+class Reader(HTMLParser):
+    """Keeps the tags, what could load or run something, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [a for a in attrs if a[0] in ("src", "href") or a[0].startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_text_is_shown_and_never_run() -> None:
+    read = Reader(page(sample()))
+    assert not {"script", "link", "img", "iframe"} & set(read.tags)
+    assert read.loads == []
+    assert read.text.count(EVIL) == 6  # id, turn, three responses, a chart
+    assert "url(" not in read.text and "@import" not in read.text
+
+
+def test_every_headline_stands_there_with_its_interval() -> None:
+    read = Reader(page()).text
+    for number, headline in enumerate(HEADLINES, start=1):
+        assert headline.title in read
+        for place in (0, 1):
+            value = f"{number + place / 10 + 0.004:,.{headline.decimals}f}"
+            low = f"{number + place / 10 - 0.25:,.{headline.decimals}f}"
+            assert f"{value}{low} … " in read
+        assert f"{number + 0.2 - 0.25:+,.{headline.decimals}f} … " in read
+    assert "trigram 2.085" in read and "360 responses" in read
+    assert "0.1250.062 … 0.250" in read and "100.000" in read
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    fewer = metrics()
+    for section in ("base", "tuned", "change"):
+        for key in ("recall", "recall_low", "recall_high"):
+            del fewer[section][key]
+    del fewer["baselines"]
+    read = Reader(report_page(fewer, {}, [], [])).text
+    assert "recall" not in read and "bits per byte" in read and "nothing to show" in read
+
+
+def test_pieces_are_shaded_by_surprise() -> None:
+    shades = [shade(nats) for nats in (-0.1, 0, 0.5, 2, 8, 50)]
+    assert shades == sorted(shades) and shades[1] == 0 and shades[-1] == shades[-2] < 1
+    spans = re.findall(r'--a: ([\d.]+)" title="([\d.]+) nats">', page(sample("some text")))
+    assert spans == [(f"{shade(0.5):.2f}", "0.50"), (f"{shade(9):.2f}", "9.00")] * 3
+
+
+def test_an_empty_response_says_so() -> None:
+    empty = ScoredText((), ())
+    one = SideBySide("1", (), "a", {"base": empty, "tuned": empty, "people": empty})
+    assert Reader(page(one)).text.count("(says nothing)") == 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.013, 0.019), (-3, 250), (5, 5), (0, 0), (1e-9, 3e-9), (1, 1e7)]
+)
+def test_ticks_are_round_even_and_hold_the_range(low: float, high: float) -> None:
+    ticks = round_ticks(low, high)
+    assert ticks[0] <= low <= high <= ticks[-1]
+    assert 2 <= len(ticks) <= 8
+    steps = [after - before for before, after in zip(ticks, ticks[1:], strict=False)]
+    assert steps == pytest.approx([steps[0]] * len(steps))
+    assert all(len(f"{tick:g}") <= 8 for tick in ticks)
+
+
+def points(svg: str) -> list[list[tuple[float, float]]]:
+    lines = re.findall(r'points="([^"]*)"', svg.partition('<svg viewBox="0 0 520')[2])
+    return [
+        [(float(x), float(y)) for x, y in (pair.split(",") for pair in line.split())]
+        for line in lines
+    ]
+
+
+def test_curves_keep_the_order_and_stay_inside() -> None:
+    curves = {"a": [(0.0, 1.0), (5.0, 3.0), (20.0, 2.0)], "b": [(math.nan, 1.0), (3.0, math.inf)]}
+    first, second = points(as_svg(Chart("t", "x", "y", curves)))
+    assert second == []
+    xs, ys = zip(*first, strict=True)
+    assert list(xs) == sorted(xs)
+    assert ys[0] > ys[2] > ys[1]  # upwards is less
+    assert all(0 < x < 520 and 0 < y < 260 for x, y in first)
+    assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_single_point_and_none_are_fine() -> None:
+    [[(x, y)]] = points(as_svg(Chart("t", "x", "y", {"a": [(3.0, 0.0)]})))
+    assert 0 < x < 520 and 0 < y < 260
+    assert "nothing was measured" in as_svg(Chart("t", "x", "y", {"a": []}))
