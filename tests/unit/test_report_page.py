@@ -87,8 +87,31 @@ def test_every_headline_stands_there_with_its_interval() -> None:
             low = f"{number + place / 10 - 0.25:,.{headline.decimals}f}"
             assert f"{value}{low} … " in read
         assert f"{number + 0.2 - 0.25:+,.{headline.decimals}f} … " in read
+        ends = [
+            f"{number + place / 10 + 0.004:{sign},.{headline.decimals}f}"
+            f"{number + place / 10 - 0.25:{sign},.{headline.decimals}f} … "
+            f"{number + place / 10 + 0.25:{sign},.{headline.decimals}f}"
+            for place, sign in ((0, ""), (1, ""), (2, "+"))
+        ]
+        assert "".join(ends) in read
     assert "trigram 2.085" in read and "360 responses" in read
     assert "0.1250.062 … 0.250" in read and "100.000" in read
+
+
+def test_every_headline_says_what_its_change_means() -> None:
+    found = metrics()
+    found["base"]["template"], found["tuned"]["template"] = "plain_text", "speaker_tokens"
+    found["change"] |= {"recall_low": -0.1, "recall_high": 0.1}
+    rows = re.findall(
+        r'<tr><th scope="row">([^<]*)</th>.*<td(?: class="(\w+)")?>([^<]*)</td></tr>',
+        report_page(found, {}, [], []),
+    )
+    assert len(rows) == len(HEADLINES)
+    said = {title: (kind, text) for title, kind, text in rows}
+    assert said["bits per byte"] == ("worse", "worse")
+    assert said["context identification"] == ("better", "better")
+    assert said["recall of planted facts"] == ("", "inside the noise")
+    assert said["perplexity"] == ("", "not comparable: two templates")
 
 
 def test_what_was_not_measured_is_left_out() -> None:
