@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show test lint lock clean
+.PHONY: help setup repro show chat verify preflight repair test lint lock clean
 
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
@@ -11,7 +11,7 @@ help: ## list these commands
 setup: ## create or repair .venv from requirements.lock (repro and test do it themselves)
 	@./setup.sh
 
-repro: setup ## fetch, prep, encode, train, eval: run what is out of date, then show what was gained
+repro: setup ## fetch, prep, encode, train, eval, release: run what is out of date, then show what was gained
 	@$(in_venv) dvc repro
 	@$(in_venv) python -m stages.evaluation.report metrics/eval.json
 
@@ -19,8 +19,20 @@ show: setup ## one dialogue as the tokens that the model sees: make show ID=...
 	@$(in_venv) python -m stages.preview --prepared data/prepared \
 		--tokenizer data/encoded/tokenizer -- "$$ID"
 
+chat: setup ## a page to talk with base and fine-tuned model (needs gradio: pip install gradio==6.31.0)
+	@$(in_venv) python -m stages.chat --base models/base --model models/finetuned
+
+verify: setup ## take every hash of the fine-tuned model's receipt again, say what differs
+	@$(in_venv) python -m stages.verify models/finetuned
+
+preflight: setup ## would this run do what is meant? make preflight S='train.learning_rate=1e-4,3e-4'
+	@$(in_venv) python -m stages.preflight --base models/base $(if $(S),-S $(S))
+
+repair: setup ## mend what an interrupted dvc left behind
+	@$(in_venv) python -m stages.repair
+
 test: lint ## every check: style, types, tests
-	@$(in_venv) pytest
+	@$(in_venv) pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## style and types
 	@$(in_venv) ruff format --check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import shutil
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +49,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
+
+
+def peak_memory_gb(kind: str) -> float:
+    """The most that this process held, on the GPU if it works there."""
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def choose_device(*, precision: Precision, compile_model: bool, num_threads: int) -> Device:

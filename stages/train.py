@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -11,13 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from stages.corpus.dialogue import read_dialogues
-from stages.device import Device, choose_device, keep_freed_memory, set_threads
+from stages.device import choose_device, keep_freed_memory, peak_memory_gb, set_threads
 from stages.encoding.dataset import PackedRows
 from stages.encoding.speakers import SpeakerTokens, load_tokenizer
 from stages.errors import UserError
@@ -33,19 +32,19 @@ from stages.training.flops import flops_per_token, linear_shapes, matmul_peak
 from stages.training.model import add_adapters, as_generator, load_for_training, publish
 from stages.training.processes import Processes
 from stages.training.torchrun import run_in_processes
-from stages.training.tracking import start_run
+from stages.training.tracking import head_commit, start_run
 from stages.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, fine_tune
 
 
 def main(processes: Processes) -> None:
     """Load, train (or continue), check that nothing changed meanwhile, publish."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoded", type=Path, required=True, help="prep's windows and tokenizer")
+    parser.add_argument("--encoded", type=Path, required=True, help="encode's windows, tokenizer")
     parser.add_argument("--validation", type=Path, required=True, help="dialogues, for samples")
     parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--checkpoints", type=Path, required=True, help="outside DVC's outputs")
-    parser.add_argument("--model", type=Path, required=True, help="the fine-tuned model's folder")
+    parser.add_argument("--model", type=Path, required=True, help="folder for the trained model")
     parser.add_argument("--metrics", type=Path, required=True, help="metrics, JSON")
     parser.add_argument("--log", type=Path, required=True, help="one row per step, CSV")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
@@ -113,7 +112,14 @@ def main(processes: Processes) -> None:
         if processes.is_main:
             folder = CheckpointFolder(args.checkpoints, inputs.fingerprint)
             checkpoints = stack.enter_context(folder)
-            run = stack.enter_context(start_run(job_type="train", config=params.model_dump()))
+            run = stack.enter_context(
+                start_run(
+                    job_type="train",
+                    config=params.model_dump(),
+                    fingerprint=inputs.fingerprint,
+                    id_file=folder.path / "wandb_run_id",
+                )
+            )
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             assert run is not None
@@ -145,7 +151,7 @@ def main(processes: Processes) -> None:
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
-        memory = peak_memory_gb(device)
+        memory = peak_memory_gb(device.kind)
         peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
         per_row_token, per_target = flops_per_token(model)
         used = per_row_token * result.timing.row_tokens_per_second
@@ -161,6 +167,10 @@ def main(processes: Processes) -> None:
             "packing_efficiency": rows.packing_efficiency,
             "first_loss": result.log[0]["loss"],
             "last_epoch_loss": mean_loss([e for e in result.log if e["epoch"] > last_epoch]),
+            # Other bits come out on another device, or where the precision fell back.
+            "device": device.kind,
+            "precision": device.precision,
+            "compiled": device.compiled,
         }
         if result.best_step is not None:
             metrics["best_step"] = result.best_step
@@ -176,14 +186,13 @@ def main(processes: Processes) -> None:
                 "matmul_peak_gflops": peak / 1e9,
                 "share_of_matmul_peak": used / peak,
                 "peak_memory_gb": memory,
-                "device": device.kind,
-                "precision": device.precision,
-                "compiled": device.compiled,
                 "num_processes": processes.size,
                 "num_threads": num_threads,
                 "model_sha256": weights_sha256(args.model),
                 "last_step": len(result.log),
                 "wandb_run_id": run.run_id,
+                "git_commit": head_commit(),
+                "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
             },
         )
         checkpoints.finish()
@@ -205,13 +214,6 @@ def samples(
         sampling=Sampling(temperature=0.7, top_p=0.9, seed=params.seed),
     )
     return samples_as_rows(found)
-
-
-def peak_memory_gb(device: Device) -> float:
-    """The most that this process held, on the GPU if it trains there."""
-    if device.kind == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def mean_loss(log: list[dict[str, float]]) -> float:

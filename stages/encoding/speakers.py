@@ -26,6 +26,48 @@ from stages.encoding.texts import TextEncoder, encode_texts
 END_OF_TURN = "<|endofturn|>"
 PAD = "<|pad|>"
 
+_CHAT_TEMPLATE = """\
+{#- Speakers get their tokens in the order in which they first speak, as in training. -#}
+{%- set tags = TAGS -%}
+{%- set chat = namespace(speakers=[], last="", other="") -%}
+{%- macro tag(speaker) -%}
+  {%- for known in chat.speakers -%}
+    {%- if known == speaker -%}
+      {%- if loop.index > tags | length -%}
+        {{- raise_exception("this model knows " ~ loop.index0 ~ " speakers; the chat has more") -}}
+      {%- endif -%}
+      {{- tags[loop.index0] -}}
+    {%- endif -%}
+  {%- endfor -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+  {%- set speaker = message.name or message.role -%}
+  {%- if speaker not in chat.speakers -%}
+    {%- set chat.speakers = chat.speakers + [speaker] -%}
+  {%- endif -%}
+  {%- if speaker != chat.last -%}
+    {%- set chat.other = chat.last -%}
+  {%- endif -%}
+  {%- set chat.last = speaker -%}
+  {{- tag(speaker) -}}
+  {%- if message.content is string -%}
+    {{- message.content -}}
+  {%- else -%}
+    {%- for part in message.content -%}{{- part.text -}}{%- endfor -%}
+  {%- endif -%}
+  {{- "END_OF_TURN" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {%- if "user" in chat.speakers or "assistant" in chat.speakers or not chat.other -%}
+    {%- set chat.other = "assistant" -%}
+  {%- endif -%}
+  {%- if chat.other not in chat.speakers -%}
+    {%- set chat.speakers = chat.speakers + [chat.other] -%}
+  {%- endif -%}
+  {{- tag(chat.other) -}}
+{%- endif -%}
+"""
+
 
 def speaker_token(index: int) -> str:
     """``<|speaker1|>`` for the first speaker of a dialogue (index 0), and so on."""
@@ -93,8 +135,21 @@ def read_all_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.backend_tokenizer.no_padding()
 
 
+def chat_template(num_speakers: int) -> str:
+    """What writes messages as ``SpeakerTokens`` writes turns, for whoever loads the tokenizer.
+
+    A message's speaker is its ``name``, else its ``role``. ``assistant`` answers a ``user``; among
+    other speakers, the one who spoke before the last. Text that spells a special token becomes that
+    token, as in every chat template: keep it out.
+    """
+    tags = json.dumps([speaker_token(index) for index in range(num_speakers)])
+    return _CHAT_TEMPLATE.replace("TAGS", tags).replace("END_OF_TURN", END_OF_TURN)
+
+
 def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -> int:
     """Add the speaker tokens, the end of turn, and a pad token that is nothing else.
+
+    The chat template becomes ``chat_template(num_speakers)``.
 
     Returns:
         How many ids are new; they follow all old ones.
@@ -104,6 +159,7 @@ def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -
         [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
     )
     tokenizer.pad_token = PAD
+    tokenizer.chat_template = chat_template(num_speakers)
     return int(num_added)
 
 

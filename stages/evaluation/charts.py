@@ -57,7 +57,7 @@ def as_svg(chart: Chart) -> str:
         line = " ".join(f"{x},{y}" for x, y in places)
         parts.append(f'<polyline class="curve{number}" points="{line}"/>')
         if len(places) <= 20:
-            parts += (f'<circle class="dot{number}" cx="{x}" cy="{y}" r="3"/>' for x, y in places)
+            parts += (_marker(number, x, y) for x, y in places)
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(
         f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(chart.x_label)}</text>'
@@ -65,7 +65,8 @@ def as_svg(chart: Chart) -> str:
     title = escape(f"{chart.title}: {chart.y_label} by {chart.x_label}")
     keys = "".join(
         f'<span class="key"><svg viewBox="0 0 26 8" width="26" height="8" aria-hidden="true">'
-        f'<polyline class="curve{number}" points="1,4 25,4"/></svg> {escape(name)}</span>'
+        f'<polyline class="curve{number}" points="1,4 25,4"/>{_marker(number, 13, 4)}</svg> '
+        f"{escape(name)}</span>"
         for number, name in enumerate(curves, start=1)
     )
     return (
@@ -76,12 +77,21 @@ def as_svg(chart: Chart) -> str:
     )
 
 
+def _marker(number: int, x: float, y: float) -> str:
+    """A point of a curve: disc, square or diamond, for a lone point has no pattern."""
+    if number % 3 == 1:
+        return f'<circle class="dot{number}" cx="{x}" cy="{y}" r="3"/>'
+    turned = f' transform="rotate(45 {x} {y})"' if number % 3 == 0 else ""
+    corner = f'x="{x - 2.7:.1f}" y="{y - 2.7:.1f}"'
+    return f'<rect class="dot{number}" {corner} width="5.4" height="5.4"{turned}/>'
+
+
 def round_ticks(low: float, high: float) -> list[float]:
     """Round numbers with even steps, the first at or below ``low``, the last at or above ``high``.
 
-    A range without width gets some.
+    A range without width, but for rounding, gets some.
     """
-    if high <= low:
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
         low, high = low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10
     rough = (high - low) / NUM_TICKS
     power = 10.0 ** math.floor(math.log10(rough))

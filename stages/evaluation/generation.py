@@ -41,9 +41,11 @@ def continue_dialogues(
     """Let the model write the next turns of the first dialogues, if it can those long enough.
 
     Speakers alternate as they did in the human dialogue; behind its end, the last two take turns. A
-    dialogue with no more turns than the prompt has is continued in place of its last one.
+    dialogue with no more turns than the prompt has is continued in place of its last one; one of a
+    single turn has nothing to continue and is left out.
     """
-    chosen = sorted(dialogues, key=lambda one: len(one.turns) <= prompt_turns)[:num_samples]
+    answered = [one for one in dialogues if len(one.turns) > 1]
+    chosen = sorted(answered, key=lambda one: len(one.turns) <= prompt_turns)[:num_samples]
     prompts = [min(prompt_turns, len(one.turns) - 1) for one in chosen]
     contexts = [context_ids(template, *one) for one in zip(chosen, prompts, strict=True)]
     speakers = [

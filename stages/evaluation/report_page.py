@@ -60,12 +60,12 @@ article { border: 1px solid var(--line); border-radius: 8px; margin: 0 0 1.2rem;
   padding: .8rem .9rem; }
 .sides { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem; margin-top: .6rem; }
 .sides > div { background: var(--card); border-radius: 6px; padding: 0 .7rem .5rem; }
-.turn { margin: 0 0 .25rem; }
+.turn { margin: 0 0 .25rem; white-space: pre-wrap; }
 .said { margin: 0; white-space: pre-wrap; }
 .said span, .scale span { border-radius: 2px; background: rgb(var(--shade) / var(--a)); }
-.scale span { padding: 0 .5rem; }
+.scale span { padding: 0 .5rem; color: var(--text); }
 @media (max-width: 44rem) { .sides { grid-template-columns: 1fr; }
-  th, td { padding: .3rem .25rem; } table { font-size: .85rem; }
+  th, td { padding: .3rem .25rem; } table { font-size: .85rem; } svg text { font-size: 17px; }
   td small { white-space: normal; } }
 """
 
@@ -119,9 +119,9 @@ def report_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Evaluation</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         "<h1>What fine-tuning changed</h1>\n"
-        f"<p>{about['num_responses']:,} responses ({about['num_bytes']:,} bytes) of "
-        f"{about['num_dialogues']:,} validation dialogues. Each interval (95 %) comes from "
-        "resampling whole dialogues.</p>\n"
+        f"<p>{_counted(about['num_responses'], 'response')} ({about['num_bytes']:,} bytes) of "
+        f"{_counted(about['num_dialogues'], 'validation dialogue')}. Each interval (95 %) comes "
+        "from resampling whole dialogues.</p>\n"
         f'<p class="note">Text {escape(str(about["text_sha256"])[:12])}, metric version '
         f"{about['metric_version']}. Bits per byte of n-grams: {escape(baselines) or '–'}.</p>\n"
         f"{_headlines(metrics)}"
@@ -133,6 +133,10 @@ def report_page(
         f"{''.join(map(_sample, samples)) or '<p>There is nothing to show.</p>'}\n"
         "</body>\n</html>\n"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def shade(nats: float) -> float:
@@ -156,7 +160,7 @@ def _headlines(metrics: Mapping[str, Any]) -> str:
             f'<tr><th scope="row">{escape(headline.title)}</th>{cells}'
             f"<td{kind}>{escape(text)}</td></tr>\n"
         )
-    return _table(("", "base", "fine-tuned", "change", ""), rows)
+    return _table(("", "base", "fine-tuned", "change", "verdict"), rows)
 
 
 def _cell(headline: Headline, section: Mapping[str, float], *, signed: bool) -> str:
@@ -204,7 +208,7 @@ def _sample(sample: SideBySide) -> str:
     speakers = list(dict.fromkeys([*(turn.speaker for turn in sample.context), sample.speaker]))
     turns = "".join(
         f'<p class="turn" dir="auto"><b>{speakers.index(turn.speaker) + 1}</b> '
-        f"{escape(turn.utterance)}</p>\n"
+        f"{_seen(turn.utterance)}</p>\n"
         for turn in sample.context
     )
     sides = "".join(
@@ -218,9 +222,18 @@ def _sample(sample: SideBySide) -> str:
     )
 
 
+def _seen(text: str) -> str:
+    """Escaped, and what cannot be seen or would turn the text around spelled out.
+
+    White space may stand in lines; U+200D joins the parts of an emoji.
+    """
+    shown = (c if c.isprintable() or c in "\n\u200d" else ascii(c)[1:-1] for c in text)
+    return escape("".join(shown))
+
+
 def _shaded(text: ScoredText) -> str:
     pieces = "".join(
-        f'<span style="--a: {shade(nats):.2f}" title="{nats:.2f} nats">{escape(piece)}</span>'
+        f'<span style="--a: {shade(nats):.2f}" title="{nats:.2f} nats">{_seen(piece)}</span>'
         for piece, nats in zip(text.pieces, text.nats, strict=True)
     )
     return pieces or "<i>(says nothing)</i>"

@@ -73,7 +73,7 @@ def as_metrics(table: Mapping[str, Mapping[str, Measures]], num_places: int) -> 
 
 
 def shares_by_length(columns: Mapping[str, Sequence[int]]) -> list[tuple[float, ...]]:
-    """Rows ``(words, share of the first column's responses with at most so many, …)``."""
+    """Rows ``(words, share of each column's responses with at most so many, …)``."""
     longest = max(max(lengths) for lengths in columns.values())
     return [
         (

@@ -20,6 +20,7 @@ from stages.encoding.speakers import (
     PlainText,
     load_tokenizer,
     speaker_token,
+    special_ids,
 )
 from stages.errors import UserError
 from stages.files import new_folder
@@ -156,8 +157,8 @@ def publish(
 
     ``weights`` stand in for the model's own, of which a process may hold only a part.
 
-    Generation ends at ``<|endofturn|>``; padding is ``<|pad|>``. The same weights give the same
-    bytes: no optimizer pickles, no paths.
+    Generation ends at ``<|endofturn|>``, or at another special token, as no turn holds one; padding
+    is ``<|pad|>``. The same weights give the same bytes: no optimizer pickles, no paths.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
@@ -169,6 +170,9 @@ def publish(
         if config is not None:
             config.eos_token_id = end_of_turn
             config.pad_token_id = pad
+    others = sorted(set(special_ids(tokenizer)) - {end_of_turn})
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = [end_of_turn, *others]
     with new_folder(target) as folder:
         model.save_pretrained(folder, state_dict=dict(weights) if weights else None)
         tokenizer.save_pretrained(folder)

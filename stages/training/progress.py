@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
+
+STEPS_BEFORE_ESTIMATE = 3
+"""The first step compiles, so it says nothing of the others."""
 
 
 @dataclass
@@ -31,9 +35,13 @@ class Timing:
 class Progress:
     """A bar on a terminal, a line every half minute elsewhere; and the timing."""
 
-    def __init__(self, *, first_step: int, num_steps: int, shown: bool) -> None:
-        """Start the clock before step ``first_step`` (from 0)."""
+    def __init__(
+        self, *, first_step: int, num_steps: int, shown: bool, peak_memory: Callable[[], float]
+    ) -> None:
+        """Start the clock before step ``first_step`` (from 0); ``peak_memory`` is in gigabytes."""
         self.timing = Timing()
+        self._num_steps_left = num_steps - first_step
+        self._peak_memory = peak_memory
         self._start = self._first_end = time.monotonic()
         self._num_target_tokens = self._num_row_tokens = 0
         self._bar: tqdm[Any] = tqdm(
@@ -64,6 +72,12 @@ class Progress:
         speed = f"{timing.tokens_per_second:.0f}"
         self._bar.set_postfix_str(f"loss {loss:.3f}, {speed} tokens/s", refresh=False)
         self._bar.update()
+        if timing.num_steps == STEPS_BEFORE_ESTIMATE and self._num_steps_left > timing.num_steps:
+            left = self._num_steps_left - timing.num_steps
+            self.say(
+                f"{left:,} more steps take about {left * timing.seconds_per_step / 60:.0f} min; "
+                f"{self._peak_memory():.1f} GB of memory so far"
+            )
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""

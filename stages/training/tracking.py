@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, cast
 import wandb
 
 from stages.errors import UserError
+from stages.files import write_text
 
 DEFAULT_PROJECT = "dialogue-tuning"
 UPLOAD_SECONDS = 60.0
@@ -95,7 +96,9 @@ def start_run(
     *,
     job_type: Literal["train", "eval"],
     config: Mapping[str, Any],
+    fingerprint: str,
     run_id: str | None = None,
+    id_file: Path | None = None,
     folder: Path | None = None,
 ) -> Run:
     """Start a run, or continue one; say in one line where it is.
@@ -106,9 +109,12 @@ def start_run(
     Args:
         job_type: The stage that logs.
         config: The parameters; nested sections stay nested.
+        fingerprint: Names a run that belongs to no experiment: ``repro-1f2e3d4c``.
         run_id: The run to continue, as ``eval`` does with the run that trained its model. Offline
             that makes a second folder of the same id. ``wandb sync`` of both appends the history
             and merges the config, but the later summary replaces the earlier one.
+        id_file: Holds the id of the run to continue, as a training does that was killed; without
+            it the run is new, and its id is written there.
         folder: Where ``wandb/`` goes; by default ``WANDB_DIR``, else the root of the repository.
             In ``dvc exp run --temp`` and in queues that is the parent's, which outlives the run.
 
@@ -117,6 +123,8 @@ def start_run(
     """
     mode = _mode()
     note = ""
+    if id_file is not None and id_file.exists():
+        run_id = id_file.read_text(encoding="utf-8").strip() or None
     folder = (folder or _default_folder()).absolute()
     _set_environment(folder / "wandb")
     exit_function, exception_hook = sys.exit, sys.excepthook
@@ -126,12 +134,12 @@ def start_run(
         if mode == "online" and (reason := _why_not_online(base_url)):
             mode, note = "offline", f" ({reason})"
         try:
-            run = _start(mode, job_type, config, run_id, settings)
+            run = _start(mode, job_type, config, fingerprint, run_id, settings)
         except (wandb.Error, TimeoutError) as error:
             if mode != "online":
                 raise
             mode, note = "offline", f" ({_first_line(error)})"
-            run = _start(mode, job_type, config, run_id, settings)
+            run = _start(mode, job_type, config, fingerprint, run_id, settings)
     except (wandb.Error, OSError, ValueError) as error:
         advice = "Put that right, or set WANDB_MODE=disabled."
         raise UserError(f"Weights & Biases cannot start: {error}\n{advice}") from None
@@ -144,6 +152,8 @@ def start_run(
         _say(f"online at {run.url}")
     else:
         _say(f"offline{note}; to upload this run: wandb sync {place}")
+    if id_file is not None:
+        write_text(id_file, run.id)
     return Run(run, place)
 
 
@@ -151,6 +161,7 @@ def _start(
     mode: Mode,
     job_type: str,
     config: Mapping[str, Any],
+    fingerprint: str,
     run_id: str | None,
     settings: wandb.Settings,
 ) -> wandb.Run:
@@ -165,9 +176,9 @@ def _start(
         resume=None if is_new else "allow",
         allow_val_change=not is_new,
         # A continued run keeps the name and the job type that it has.
-        name=experiment or (_name_from_commit(job_type) if is_new else None),
+        name=experiment or (f"repro-{fingerprint[:8]}" if is_new else None),
         job_type=job_type if is_new else None,
-        group=baseline,
+        group=baseline or head_commit(),  # experiments beside the commit that they began at
         config={**config, **{key: value for key, value in dvc.items() if value}},
         settings=settings,
     )
@@ -232,14 +243,14 @@ def _default_folder() -> Path:
     return Path(os.environ.get("WANDB_DIR") or os.environ.get("DVC_ROOT") or ".")
 
 
-def _name_from_commit(job_type: str) -> str:
-    """``train-d2ca149``, or ``train`` outside a git repository."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
+def head_commit() -> str | None:
+    """The commit that is checked out; None outside a git repository."""
+    command = ["git", "rev-parse", "--verify", "HEAD"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return job_type
-    return f"{job_type}-{result.stdout.strip()}"
+        return None
+    return result.stdout.strip()
 
 
 def _flattened(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

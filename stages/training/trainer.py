@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from stages.device import Device
+from stages.device import Device, peak_memory_gb
 from stages.encoding.dataset import PackedRows
 from stages.errors import UserError
 from stages.params import TrainParams
@@ -150,7 +151,10 @@ class _Trainer:
         first_step = self._continue(checkpoints)
         num_steps = self.schedule.num_steps
         progress = Progress(
-            first_step=first_step, num_steps=num_steps, shown=self.processes.is_main
+            first_step=first_step,
+            num_steps=num_steps,
+            shown=self.processes.is_main,
+            peak_memory=partial(peak_memory_gb, self.device.kind),
         )
         last_save = time.monotonic()
         for step in range(first_step, num_steps):

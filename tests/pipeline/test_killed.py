@@ -48,7 +48,7 @@ WAYS = (
     ("SIGKILL", "group"),
     ("SIGTERM", "dvc"),
 )
-RESULTS = ("metrics/train.json", "metrics/train_log.csv", "dvc.lock")  # and models/finetuned
+RESULTS = ("metrics/train.json", "metrics/train_log.csv", "dvc.lock")  # and models/trained
 
 
 class Clone(Repository):
@@ -113,7 +113,7 @@ class Clone(Repository):
 
     def results(self) -> dict[str, bytes]:
         """What a run of ``train`` leaves, by path."""
-        model = sorted((self.path / "models/finetuned").iterdir())
+        model = sorted((self.path / "models/trained").iterdir())
         files = [*model, *(self.path / name for name in RESULTS)]
         return {str(file.relative_to(self.path)): file.read_bytes() for file in files}
 
@@ -168,7 +168,7 @@ def wait_for_moment(clone: Clone, place: str, moments: random.Random) -> None:
     if place == "start-up":
         time.sleep(moments.uniform(0, 1.5))  # it imports torch for longer than that
     elif place == "publishing":
-        clone.wait_for(lambda: any((clone.path / "models").glob("*finetuned*")))
+        clone.wait_for(lambda: any((clone.path / "models").glob("*trained*")))
         time.sleep(moments.uniform(0, 0.1))
     else:
         epoch = int(place[-1])

@@ -111,13 +111,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
     repository.run("git", "init", "--quiet", "--initial-branch", "main")
     repository.run("git", "config", "user.email", "test@localhost")
     repository.run("git", "config", "user.name", "test")
-    assert repository.repro() == ["fetch", "prep", "encode", "train", "eval"]
+    assert repository.repro() == ["fetch", "prep", "encode", "train", "eval", "release"]
     repository.commit()
     yield repository
 
 
 def test_the_exact_set_of_files(repository: Repository) -> None:
-    folders = ("data/prepared", "data/encoded", "models/base", "models/finetuned", "metrics")
+    folders = ("data/prepared", "data/encoded", "models", "metrics")
     found = {
         path.relative_to(repository.path).as_posix()
         for folder in folders
@@ -125,6 +125,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         if path.is_file()
     }
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    extended = tokenizer | {"chat_template.jinja"}
     arrays = {"input_ids", "is_target", "window_starts"}
     weights = {"config.json", "generation_config.json", "model.safetensors"}
     assert found == {
@@ -133,9 +134,13 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         "data/prepared/val.jsonl",
         *(f"data/encoded/{name}.npy" for name in arrays),
         *(f"data/encoded/validation/{name}.npy" for name in arrays),
-        *(f"data/encoded/tokenizer/{name}" for name in tokenizer),
+        *(f"data/encoded/tokenizer/{name}" for name in extended),
+        "models/.gitignore",
         *(f"models/base/{name}" for name in weights | tokenizer),
-        *(f"models/finetuned/{name}" for name in weights | tokenizer),
+        *(f"models/trained/{name}" for name in weights | extended),
+        *(f"models/finetuned/{name}" for name in weights | extended),
+        "models/finetuned/README.md",
+        "models/finetuned/receipt.json",
         "metrics/.gitignore",
         "metrics/encode.json",
         "metrics/eval.json",
@@ -187,6 +192,76 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
     assert repository.repro() == []
 
 
+def test_the_card_says_how_to_use_the_model_and_what_the_run_measured(
+    repository: Repository,
+) -> None:
+    card = (repository.path / "models/finetuned/README.md").read_text(encoding="utf-8")
+    metadata, _, text = card.removeprefix("---\n").partition("\n---\n")
+    (index,) = YAML(typ="safe").load(metadata)["model-index"]
+    values = {
+        metric["type"]: metric["value"]
+        for result in index["results"]
+        for metric in result["metrics"]
+    }
+    tuned = repository.json("metrics/eval.json")["tuned"]
+    assert values["bits_per_byte"] == pytest.approx(tuned["bits_per_byte"], abs=5e-5)
+    assert f"{tuned['bits_per_byte_low']:.4f} … {tuned['bits_per_byte_high']:.4f}" in text
+    assert "MIT" in text and "tiny_base" in text
+
+    code = text.partition("```python\n")[2].partition("```")[0]
+    written = repository.run("python", "-c", "folder = 'models/finetuned'\n" + code).stdout
+    assert "<|" not in written
+
+
+def test_the_model_is_used_as_the_documentation_says(repository: Repository) -> None:
+    page = (ROOT / "docs/using-the-model.md").read_text(encoding="utf-8")
+    code = page.partition("## With transformers")[2].partition("```python\n")[2].partition("```")[0]
+    assert repository.run("python", "-c", code).stdout.endswith("\n")
+    command = next(line for line in page.splitlines() if "stages.export_gguf" in line).split()
+    file = repository.path / command[-1]
+    assert f"export: {file.name}" in repository.run(*command).stdout
+    assert file.read_bytes()[:4] == b"GGUF"
+    result = repository.run("python", "-m", "stages.export_gguf", "data", file.name, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip() == "export: data is no model folder: it has no config.json."
+    file.unlink()
+
+
+def test_the_receipt_holds_until_something_is_touched(repository: Repository) -> None:
+    verify = ("python", "-m", "stages.verify", "models/finetuned")
+    assert "is what its receipt says" in repository.run(*verify).stdout
+    touched = {
+        "models/finetuned/model.safetensors": "model file model.safetensors: was ",
+        "models/finetuned/chat_template.jinja": "model file chat_template.jinja: was ",
+        "models/base/config.json": "input models/base/config.json: was ",
+        "data/prepared/val.jsonl": "input data/prepared/val.jsonl: was ",
+        "stages/files.py": "code stages/files.py: was ",
+    }
+    for name, message in touched.items():
+        file = repository.path / name
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + b"#")
+        if name.endswith(".py"):
+            file.write_bytes(before + b"# another line\n")
+        result = repository.run(*verify, check=False)
+        assert result.returncode == 1
+        first, last = result.stdout.splitlines()
+        assert first.startswith(message), first
+        assert last == "verify: 1 entry of the receipt of models/finetuned does not hold here."
+        file.write_bytes(before)
+    (repository.path / "models/finetuned/extra.bin").write_bytes(b"")
+    repository.change("train", weight_decay=0.5)
+    result = repository.run(*verify, check=False)
+    assert result.stdout.splitlines()[:2] == [
+        "model file extra.bin: not in the receipt",
+        "parameter train.weight_decay: was 0.0, is 0.5",
+    ]
+    (repository.path / "models/finetuned/extra.bin").unlink()
+    repository.change("train", weight_decay=0.0)
+    assert repository.run("git", "status", "--porcelain", "params.yaml").stdout == ""
+    assert repository.run(*verify).returncode == 0
+
+
 def test_a_runtime_parameter_reruns_nothing(repository: Repository) -> None:
     repository.change("runtime", checkpoint_minutes=0.5)
     assert repository.repro() == []
@@ -194,7 +269,7 @@ def test_a_runtime_parameter_reruns_nothing(repository: Repository) -> None:
 
 def test_an_eval_parameter_reruns_eval_alone(repository: Repository) -> None:
     repository.change("eval", max_turns=8)
-    assert repository.repro() == ["eval"]
+    assert repository.repro() == ["eval", "release"]
 
 
 def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) -> None:
@@ -208,7 +283,7 @@ def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) 
 def test_the_learning_rate_reruns_train_and_eval(repository: Repository) -> None:
     before = (repository.path / "data/prepared/val.jsonl").read_bytes()
     repository.change("train", learning_rate=5e-3)
-    assert repository.repro() == ["train", "eval"]
+    assert repository.repro() == ["train", "eval", "release"]
     assert (repository.path / "data/prepared/val.jsonl").read_bytes() == before
 
 
@@ -228,7 +303,8 @@ def test_encoding_and_the_model_repeat_no_cleaning(repository: Repository) -> No
 
 def test_forced_again_the_lock_has_the_same_bytes(repository: Repository) -> None:
     lock = (repository.path / "dvc.lock").read_bytes()
-    assert repository.repro("--force") == ["fetch", "prep", "encode", "train", "eval"]
+    stages = ["fetch", "prep", "encode", "train", "eval", "release"]
+    assert repository.repro("--force") == stages
     assert (repository.path / "dvc.lock").read_bytes() == lock
 
 

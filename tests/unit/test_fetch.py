@@ -22,8 +22,9 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
 from stages.errors import UserError
-from stages.fetch import CHITCHAT, extract_file, fetch_base_model
+from stages.fetch import extract_file, fetch_base_model
 from stages.files import sha256_of
+from stages.sources import CHITCHAT
 from tests.loopback_hub import COMMIT, REPO, Fault, loopback_hub
 from tests.tiny_model import make_tiny_gpt2
 

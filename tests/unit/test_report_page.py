@@ -138,7 +138,18 @@ def test_an_empty_response_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.013, 0.019), (-3, 250), (5, 5), (0, 0), (1e-9, 3e-9), (1, 1e7)]
+    ("low", "high"),
+    [
+        (0, 1),
+        (0.013, 0.019),
+        (-3, 250),
+        (5, 5),
+        (0, 0),
+        (1.5, 1.5000000000000002),
+        (-1e-300, 0),
+        (1e-9, 3e-9),
+        (1, 1e7),
+    ],
 )
 def test_ticks_are_round_even_and_hold_the_range(low: float, high: float) -> None:
     ticks = round_ticks(low, high)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import (
@@ -190,3 +192,75 @@ def test_a_base_that_was_saved_with_truncation_and_padding_loses_and_gains_nothi
     add_dialogue_tokens(cut, 2)
     template: Template = kind(cut)
     assert template.encode(HELLO) == kind(tokenizer).encode(HELLO)
+
+
+def messages(dialogue: Dialogue) -> list[dict[str, str]]:
+    return [{"role": turn.speaker, "content": turn.utterance} for turn in dialogue.turns]
+
+
+@pytest.fixture(scope="module")
+def saved(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tokenizer as others load it: with what ``load_tokenizer`` does to it left undone."""
+    folder = tmp_path_factory.mktemp("saved")
+    tokenizer.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@given(
+    texts=st.lists(st.text(max_size=30).filter(lambda text: "<|" not in text), max_size=5),
+    order=st.lists(st.sampled_from(["user", "assistant"]), min_size=5, max_size=5),
+)
+def test_the_chat_template_writes_the_ids_that_are_trained(
+    saved: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str], order: list[str]
+) -> None:
+    turns = (Turn(*turn) for turn in zip(order, texts, strict=False))
+    dialogue = Dialogue("x", tuple(turns))
+    found = saved.apply_chat_template(messages(dialogue), return_dict=False) if texts else []
+    assert found == all_ids(SpeakerTokens(tokenizer).encode(dialogue))
+
+
+@pytest.mark.parametrize(
+    ("speakers", "next_one"),
+    [
+        (["user"], 1),
+        (["user", "assistant", "user"], 1),
+        (["assistant", "user"], 0),
+        (["assistant"], 0),
+        (["ann", "bob"], 0),
+        (["ann", "bob", "bob"], 0),
+        (["ann"], 1),
+        (["bob", "ann", "bob"], 1),
+    ],
+)
+def test_who_answers(
+    saved: Any, tokenizer: PreTrainedTokenizerFast, speakers: list[str], next_one: int
+) -> None:
+    chat = [{"role": speaker, "content": "hi"} for speaker in speakers]
+    ids = saved.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert ids[-1:] == SpeakerTokens(tokenizer).tag(next_one)
+    assert len(ids) == 1 + sum(
+        len(t)
+        for t in SpeakerTokens(tokenizer).encode(
+            Dialogue("x", tuple(Turn(speaker, "hi") for speaker in speakers))
+        )
+    )
+
+
+def test_names_and_parts_of_a_message_count(saved: Any) -> None:
+    plain = [{"role": "ann", "content": "hello"}, {"role": "bob", "content": "hi you"}]
+    named = [
+        {"role": "user", "name": "ann", "content": "hello"},
+        {
+            "role": "user",
+            "name": "bob",
+            "content": [{"type": "text", "text": "hi"}, {"type": "text", "text": " you"}],
+        },
+    ]
+    assert saved.apply_chat_template(named) == saved.apply_chat_template(plain)
+
+
+def test_more_speakers_than_there_are_tokens_are_refused(saved: Any) -> None:
+    chat = [{"role": name, "content": "hi"} for name in ("system", "user")]
+    saved.apply_chat_template(chat)
+    with pytest.raises(TemplateError, match="this model knows 2 speakers; the chat has more"):
+        saved.apply_chat_template(chat, add_generation_prompt=True)

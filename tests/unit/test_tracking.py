@@ -22,7 +22,7 @@ LOG_A_TRAINING = (
     START
     + """
 config = {"seed": 1337, "train": {"learning_rate": 5e-5, "packing": True}}
-with start_run(job_type="train", config=config) as run:
+with start_run(job_type="train", config=config, fingerprint="c0ffee11" * 8) as run:
     for step in (10, 20, 30):
         run.log({"loss": 30 / step, "learning_rate": 1e-5 * step}, step=step)
     rows = [["base", "héllo", 1], ["tuned", "", 2]]
@@ -92,6 +92,7 @@ def test_what_was_logged_is_read_back_by_wandb(tmp_path: Path) -> None:
     assert run["run_id"] == result.stdout.splitlines()[-1]
     assert run["name"] == run["config"]["dvc_exp_name"] == "tidy-fox"
     assert run["config"]["dvc_exp_baseline_rev"] == names["DVC_EXP_BASELINE_REV"]
+    assert run_record(run_folder)["run_group"] == names["DVC_EXP_BASELINE_REV"]
     assert run["config"]["seed"] == 1337
     assert run["config"]["train"] == {"learning_rate": 5e-5, "packing": True}
 
@@ -128,22 +129,63 @@ def test_nothing_but_what_was_logged_is_kept(tmp_path: Path) -> None:
     assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
 
 
+def run_record(run_folder: Path) -> dict[str, Any]:
+    """What wandb was told when the run began."""
+    record = next(r["run"] for r in read_back(run_folder) if r["type"] == "run")
+    assert isinstance(record, dict)
+    return record
+
+
+def test_a_run_of_no_experiment_is_named_by_its_fingerprint_and_grouped_by_the_commit(
+    tmp_path: Path,
+) -> None:
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    commit = [*git, "commit", "--quiet", "--allow-empty", "--message", "state"]
+    subprocess.run(commit, cwd=tmp_path, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert run_script(LOG_A_TRAINING, tmp_path).returncode == 0
+    record = run_record(run_folders(tmp_path)[0])
+    assert record["display_name"] == "repro-c0ffee11"
+    assert record["run_group"] == head
+
+
+def test_a_training_that_was_killed_goes_on_in_its_run(tmp_path: Path) -> None:
+    script = f"""
+import os
+from pathlib import Path
+{START}
+file = Path("run_id")
+with start_run(job_type="train", config={{}}, fingerprint="f", id_file=file) as run:
+    print(run.run_id)
+    run.log({{"loss": 1.0}}, step=int(os.environ["STEP"]))
+"""
+    first, second = (
+        run_script(script, tmp_path, STEP=step).stdout.splitlines()[-1] for step in ("1", "2")
+    )
+    assert first == second == (tmp_path / "run_id").read_text()
+    assert [history_of(folder) for folder in run_folders(tmp_path)] == [
+        [{"_step": 1, "loss": 1.0}],
+        [{"_step": 2, "loss": 1.0}],
+    ]
+
+
 def test_evaluation_continues_the_run_of_the_training(tmp_path: Path) -> None:
     trained = run_script(LOG_A_TRAINING, tmp_path).stdout.splitlines()[-1]
     script = (
         START
         + f"""
-with start_run(job_type="eval", config={{"eval": {{"max_turns": 4}}}}, run_id={trained!r}) as run:
+config = {{"eval": {{"max_turns": 4}}}}
+with start_run(job_type="eval", config=config, fingerprint="f", run_id={trained!r}) as run:
     run.log({{"loss": 0.5}}, step=31)
 assert run.run_id == {trained!r}
 """
     )
     result = run_script(script, tmp_path)
     assert result.returncode == 0, result.stderr
-    starts = [
-        next(r["run"] for r in read_back(folder) if r["type"] == "run")
-        for folder in run_folders(tmp_path)
-    ]
+    starts = [run_record(folder) for folder in run_folders(tmp_path)]
     assert [start["run_id"] for start in starts] == [trained, trained]
     assert [start.get("resume", False) for start in starts] == [False, True]
     assert [start.get("job_type") for start in starts] == ["train", None]
@@ -205,7 +247,7 @@ def test_a_queued_experiment_writes_to_the_parent_repository(tmp_path: Path) -> 
 def test_a_failed_stage_is_a_failed_run_and_keeps_its_exit_code(tmp_path: Path) -> None:
     script = f"""import sys
 {START}
-with start_run(job_type="train", config={{}}) as run:
+with start_run(job_type="train", config={{}}, fingerprint="f") as run:
     run.log({{"loss": 1.0}})
     sys.exit(143)
 """
@@ -220,7 +262,7 @@ def test_a_death_of_wandb_does_not_stop_the_training(tmp_path: Path) -> None:
         + """
 import os, pathlib, signal, time
 
-with start_run(job_type="train", config={}) as run:
+with start_run(job_type="train", config={}, fingerprint="f") as run:
     for status in pathlib.Path("/proc").glob("[0-9]*/status"):
         if f"PPid:\\t{os.getpid()}\\n" in status.read_text():
             os.kill(int(status.parent.name), signal.SIGKILL)

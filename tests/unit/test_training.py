@@ -691,7 +691,8 @@ def test_the_published_folder_is_complete_and_byte_stable(
     assert "attn_implementation" not in config
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "one")
     settings = json.loads((tmp_path / "one" / "generation_config.json").read_text())
-    assert settings["eos_token_id"] == tokenizer.convert_tokens_to_ids("<|endofturn|>")
+    ends = ["<|endofturn|>", "<|endoftext|>", "<|speaker1|>", "<|speaker2|>", "<|pad|>"]
+    assert settings["eos_token_id"] == tokenizer.convert_tokens_to_ids(ends)
     assert settings["pad_token_id"] == tokenizer.convert_tokens_to_ids("<|pad|>")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())

@@ -1,0 +1,70 @@
+"""Stage 6: the trained weights in; a folder to use and to share out, with its card and receipt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stages.evaluation.model_card import model_card
+from stages.files import new_folder, write_json, write_text
+from stages.inputs import Inputs
+from stages.params import load_params
+from stages.process import run_stage
+from stages.receipt import RECEIPT, make_receipt
+from stages.sources import source_of_data, source_of_model
+
+CARD = "README.md"
+
+
+def main() -> None:
+    """Copy the model, write the card, then the receipt over both."""
+    parser = argparse.ArgumentParser(prog="python -m stages.release", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the dialogues as they came")
+    parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
+    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
+    parser.add_argument("--trained", type=Path, required=True, help="training's folder")
+    parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--ledger", type=Path, required=True, help="prep's metrics, JSON")
+    parser.add_argument("--tokens", type=Path, required=True, help="encode's metrics, JSON")
+    parser.add_argument("--training", type=Path, required=True, help="training's metrics, JSON")
+    parser.add_argument("--scores", type=Path, required=True, help="the evaluation, JSON")
+    parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
+    parser.add_argument("--model", type=Path, required=True, help="folder to write")
+    args = parser.parse_args()
+    params = declared_params()
+    metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
+    paths = [args.data, args.prepared, args.base, args.lock, *metrics]
+    inputs = Inputs([*paths, args.trained], declared_params)
+    ledger, tokens, training, scores, generation = (
+        json.loads(path.read_text(encoding="utf-8")) for path in metrics
+    )
+    card = model_card(
+        base=source_of_model(params["model"]["name"], params["model"]["revision"]),
+        corpus=source_of_data(args.data),
+        params=params,
+        scores=scores,
+        generation=generation,
+        ledger=ledger,
+        tokens=tokens,
+        training=training,
+    )
+    run = {name: training[name] for name in ("device", "precision", "compiled")}
+    with new_folder(args.model) as folder:
+        for file in sorted(args.trained.iterdir()):
+            shutil.copyfile(file, folder / file.name)
+        write_text(folder / CARD, card)
+        write_json(folder / RECEIPT, make_receipt(folder, paths, params, run))
+        inputs.check_unchanged()
+    print(f"release: {args.model} is complete; what it is and what it can do: {args.model / CARD}")
+
+
+def declared_params() -> dict[str, Any]:
+    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
+    return load_params().model_dump(exclude={"runtime"})
+
+
+if __name__ == "__main__":
+    run_stage("release", main)

@@ -1,0 +1,95 @@
+"""Talking with two models: each goes on with its own chat, as evaluation would let it write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages.chat import Message, Partner, load_partners, talk, text_in
+from stages.corpus.dialogue import Dialogue, Turn
+from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
+from stages.errors import UserError
+from stages.evaluation.decoding import GREEDY
+from stages.evaluation.generation import continue_dialogues
+from stages.training.model import load_for_training, publish
+
+SAID = "Hello! How are you doing today?"
+
+
+@pytest.fixture(scope="module")
+def partners(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Partner]:
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 2)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    model = load_for_training(tiny_base, folder / "tokenizer", 64)
+    publish(model, folder / "tokenizer", folder / "model")
+    return load_partners(tiny_base, folder / "model")
+
+
+def last(
+    partners: dict[str, Partner], text: str, chats: list[list[Message]]
+) -> list[list[Message]]:
+    *_, found = talk(partners, text, chats, 0.9, 0.95, 12, 3)
+    return found
+
+
+def test_both_answer_and_each_in_its_own_chat(partners: dict[str, Partner]) -> None:
+    shown = [
+        [len(chat) for chat in chats] for chats in talk(partners, SAID, [[], []], 0.9, 0.95, 12, 3)
+    ]
+    assert shown[-1] == [2, 2]
+    chats = last(partners, SAID, [[], []])
+    assert [[message["role"] for message in chat] for chat in chats] == [["user", "assistant"]] * 2
+    assert chats[0][1] != chats[1][1]
+    assert chats == last(partners, SAID, [[], []]), "one seed, one answer"
+    again = last(partners, "And you?", chats)
+    assert [chat[:2] for chat in again] == chats
+    assert [len(chat) for chat in again] == [4, 4]
+
+
+def test_without_a_text_the_models_speak_for_both(partners: dict[str, Partner]) -> None:
+    assert last(partners, "  ", [[], []]) == [[], []]
+    chats = last(partners, "", last(partners, SAID, [[], []]))
+    assert [[message["role"] for message in chat] for chat in chats] == [
+        ["user", "assistant"] * 2
+    ] * 2
+
+
+@pytest.mark.parametrize("name", ["base", "tuned"])
+def test_an_answer_is_what_evaluation_would_have_written(
+    partners: dict[str, Partner], name: str
+) -> None:
+    partner = partners[name]
+    chat: list[Message] = [
+        {"role": "user", "content": SAID},
+        {"role": "assistant", "content": "I am fine"},
+        {"role": "user", "content": "whats up?"},
+    ]
+    dialogue = Dialogue(
+        "x", (*(Turn(m["role"], m["content"]) for m in chat), Turn("assistant", ""))
+    )
+    (sample,) = continue_dialogues(
+        partner.model,
+        partner.template,
+        [dialogue],
+        num_samples=1,
+        prompt_turns=3,
+        reply_turns=1,
+        max_new_tokens=12,
+        batch_size=1,
+        sampling=GREEDY,
+    )
+    assert partner.answer(chat, "assistant", GREEDY, 12) == sample.reply[0].utterance
+    parts = [
+        {**message, "content": [{"type": "text", "text": text_in(message)}]} for message in chat
+    ]
+    assert partner.answer(parts, "assistant", GREEDY, 12) == sample.reply[0].utterance
+
+
+def test_a_model_that_is_not_there_is_one_message(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="is no model; get it with dvc pull, or make it: make repro"
+    ):
+        load_partners(tiny_base, tmp_path / "model")

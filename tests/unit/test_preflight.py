@@ -1,0 +1,106 @@
+"""What preflight finds before a run, in a project of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from stages.params import load_params
+from stages.preflight import Finding, check_disk, check_files, check_params, float32_bytes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository with the pipeline's declaration and parameters, all of it committed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    git("init", "--quiet")
+    git("add", ".")
+    git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "state")
+    return tmp_path
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True)
+
+
+def test_what_dvc_would_take_is_taken(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    values = ["train.learning_rate=1e-4,3e-4", "seed=1,2,3", "params.yaml:eval.profile=smoke"]
+    assert list(check_params(values)) == []
+    assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["train.learning_rte=1e-4"], "train.learning_rte: unknown key; did you mean learning_rat"),
+        (["train.batch_size=4,0"], "-S train.batch_size=0: params.yaml has 1 fault(s):\n  train.b"),
+        (["train.packing=maybe"], "train.packing: found 'maybe' (str)"),
+        (["seeds=3"], "seeds: unknown key; did you mean seed?"),
+        (["+train.momentum=0.9"], "train.momentum: unknown key"),
+        (["seed"], "-S: Error parsing override 'seed'; wanted section.key=value."),
+        (["other.yaml:seed=1"], "-S: no stage reads other.yaml; wanted keys of params.yaml."),
+    ],
+)
+def test_what_would_fail_later_is_an_error_now(
+    project: Path, values: list[str], message: str
+) -> None:
+    (finding,) = check_params(values)
+    assert finding.kind == "error"
+    assert message in finding.text
+
+
+def test_a_key_that_runs_no_stage_is_named(project: Path) -> None:
+    values = ["runtime.checkpoint_minutes=3", "eval.profile=smoke"]
+    text = "-S runtime.checkpoint_minutes: it changes no result, so no stage runs for it."
+    assert list(check_params(values)) == [Finding("warning", text)]
+
+
+def test_untracked_code_is_named_and_ignored_files_are_not(project: Path) -> None:
+    assert list(check_files("data/raw/chitchat.json")) == []
+    (project / ".gitignore").write_text("ignored.py\n")
+    for name in ("new.py", "ignored.py", "notes.txt"):
+        (project / name).write_text("")
+    (finding,) = check_files("data/raw/chitchat.json")
+    assert finding.kind == "warning"
+    assert finding.text.endswith("without it: git add new.py")
+
+
+def test_data_that_only_this_folder_has_is_an_error(project: Path) -> None:
+    data = project / "mine" / "talks.json"
+    data.parent.mkdir()
+    data.write_text("[]")
+    (finding,) = check_files("mine/talks.json")
+    assert finding.kind == "error"
+    assert "dvc add mine/talks.json" in finding.text
+    (project / "mine.dvc").write_text("")  # its folder is DVC's
+    assert [one.kind for one in check_files("mine/talks.json")] == ["warning"]  # and untracked
+    git("add", "mine.dvc")
+    assert list(check_files("mine/talks.json")) == []
+    (project / "mine.dvc").unlink()
+    git("add", "mine/talks.json", "mine.dvc")
+    assert list(check_files("mine/talks.json")) == []
+
+
+def test_the_disk_must_hold_the_models_and_should_hold_checkpoints(
+    project: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = float32_bytes(tiny_base)
+    on_disk = (tiny_base / "model.safetensors").stat().st_size
+    assert 0 < weights <= on_disk < 2 * weights  # float32, and a header
+    usage = namedtuple("usage", "free")
+    params = load_params()
+    found = []
+    for free in (3 * weights - 1, 3 * weights, 12 * weights - 1, 12 * weights):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free))
+        found.append([finding.kind for finding in check_disk(tiny_base, params)])
+    assert found == [["error"], ["warning"], ["warning"], []]
+    assert list(check_disk(project, params)) == []  # nothing is fetched yet
