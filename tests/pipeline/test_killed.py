@@ -61,7 +61,8 @@ class Clone(Repository):
         with (
             self.output_file.open("wb") as output,
             subprocess.Popen(
-                command,
+                # Where the tests run in the background, Ctrl-C would be ignored here as well.
+                ["env", "--default-signal=INT", *command],
                 cwd=self.path,
                 env=environment | ENVIRONMENT | {"SHELL": "/bin/sh"},  # some stay beside a command
                 stdout=output,

@@ -23,7 +23,15 @@ from stages.corpus.dialogue import read_dialogues
 from tests.tiny_model import make_tiny_gpt2
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("stages", "dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config", ".dvcignore")
+COPIED = (
+    "stages",
+    "dvc.yaml",
+    "params.yaml",
+    "requirements.lock",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitignore",
+)
 CHANGES: dict[str, dict[str, Any]] = {
     "data": {"max_dialogues": 30},
     "model": {"name": "tiny_base"},
@@ -96,7 +104,6 @@ def copy_project(path: Path, texts: list[str]) -> None:
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
     make_tiny_gpt2(path / "tiny_base", texts)
-    (path / ".gitignore").write_text("wandb/\n.checkpoints/\n__pycache__/\n")
 
 
 @pytest.fixture(scope="module")

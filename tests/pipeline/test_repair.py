@@ -314,8 +314,9 @@ def test_a_killed_queue(clone: Cheap) -> None:
 def test_a_head_that_the_user_detached_stays(clone: Cheap) -> None:
     clone.kill_in_the_stage("dvc", "exp", "run")
     clone.run("git", "switch", "--quiet", "main")
-    clone.run("git", "switch", "--quiet", "--detach")
-    head = clone.head()
+    head = clone.run("git", "rev-parse", "HEAD").stdout.strip()
+    clone.run("git", "switch", "--quiet", "--detach", head)  # in the reflog it looks like dvc's
+    assert clone.head() == head
     assert "refs/exps/exec/EXEC_BASELINE is a killed run's: removed it.\n" in clone.repair()
     assert clone.head() == head
     clone.kill_in_the_stage("dvc", "exp", "run")

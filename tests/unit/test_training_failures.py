@@ -154,7 +154,7 @@ CASES = {
     ),
     "a disk too full for the result": Case(
         lambda project: None,
-        "\ntrain: File too large (models/.finetuned.tmp)",
+        "\ntrain: File too large (models/.trained.tmp)",
         limits="ulimit -f 20",
     ),
     "fewer rows than a batch": Case(few_rows, "11 target tokens in 1 rows", succeeds=True),
