@@ -7,6 +7,7 @@ is served on this machine alone and sends nothing elsewhere.
 from __future__ import annotations
 
 import argparse
+import html
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from stages.evaluation.scoring import drop_rows_without_token
 from stages.process import run_stage
 
 Message = dict[str, Any]
-"""``role`` (user or assistant) and ``content``, as gradio keeps a chat."""
+"""``role`` (user or assistant) and ``content``, as gradio keeps a chat. It takes a text for HTML, so
+what was said is escaped in it."""
 
 TITLES = {"base": "Base model", "tuned": "Fine-tuned"}
 
@@ -83,11 +85,11 @@ def load_partners(base: Path, model: Path) -> dict[str, Partner]:
 
 
 def text_in(message: Message) -> str:
-    """A message's text; gradio may hand it on in parts."""
+    """What was said; gradio may hand a message on in parts."""
     content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if not isinstance(content, str):
+        content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    return html.unescape(content)
 
 
 def talk(
@@ -111,11 +113,11 @@ def talk(
         return
     for chat, partner in zip(new, partners.values(), strict=True):
         turn = text.strip() or partner.answer(chat, "user", sampling, longest)
-        chat.append({"role": "user", "content": turn})
+        chat.append({"role": "user", "content": html.escape(turn)})
         yield new
     for chat, partner in zip(new, partners.values(), strict=True):
         turn = partner.answer(chat, "assistant", sampling, longest)
-        chat.append({"role": "assistant", "content": turn})
+        chat.append({"role": "assistant", "content": html.escape(turn)})
         yield new
 
 

@@ -49,6 +49,13 @@ def test_both_answer_and_each_in_its_own_chat(partners: dict[str, Partner]) -> N
     assert [len(chat) for chat in again] == [4, 4]
 
 
+def test_what_looks_like_html_is_text(partners: dict[str, Partner]) -> None:
+    said = "<b>really</b> &amp; truly?"
+    for chat in last(partners, said, [[], []]):
+        assert "<" not in chat[0]["content"]
+        assert text_in(chat[0]) == said
+
+
 def test_without_a_text_the_models_speak_for_both(partners: dict[str, Partner]) -> None:
     assert last(partners, "  ", [[], []]) == [[], []]
     chats = last(partners, "", last(partners, SAID, [[], []]))
