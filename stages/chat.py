@@ -27,7 +27,7 @@ from stages.evaluation.scoring import drop_rows_without_token
 from stages.process import run_stage
 
 Message = dict[str, Any]
-"""``role`` (user or assistant) and ``content``, as gradio keeps a chat. It takes a text for HTML, so
+"""``role`` (user or assistant) and ``content``, as gradio keeps a chat. It takes text for HTML, so
 what was said is escaped in it."""
 
 TITLES = {"base": "Base model", "tuned": "Fine-tuned"}

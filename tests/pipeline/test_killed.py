@@ -222,6 +222,8 @@ def test_killed_runs_end_with_the_same_bytes(
         kill_four_times(clone, chain)
         assert clone.results() == whole
         assert list(clone.path.glob(".checkpoints/train/*")) == []
+        runs = {path.name.rpartition("-")[2] for path in clone.path.glob("wandb/offline-run-*")}
+        assert runs == {clone.json("metrics/timing.json")["train"]["wandb_run_id"]}
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         for _ in pool.map(check, range(NUM_CHAINS)):
