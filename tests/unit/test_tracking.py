@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.loopback_wandb import loopback_wandb
+
 REPOSITORY = Path(__file__).parents[2]
 CLOSED_SERVER = "http://127.0.0.1:9"
 API_KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -191,6 +193,35 @@ assert run.run_id == {trained!r}
     assert [start.get("job_type") for start in starts] == ["train", None]
     assert "display_name" not in starts[1], "a continued run keeps its name"
     assert history_of(run_folders(tmp_path)[1]) == [{"_step": 31, "loss": 0.5}]
+
+
+def test_offline_runs_are_synced_to_one_run(tmp_path: Path) -> None:
+    """Training, the rest of it after a kill, and the evaluation: three folders, one id."""
+    script = f"""
+import os
+from pathlib import Path
+{START}
+settings = {{"config": {{}}, "fingerprint": "c0ffee11", "id_file": Path("run_id")}}
+with start_run(job_type=os.environ["JOB"], **settings) as run:
+    step = int(os.environ["STEP"])
+    run.log({{"loss": 1.0 / step}}, step=step)
+    run.summarise({{"step": step}})
+"""
+    for job, step in (("train", "1"), ("train", "2"), ("eval", "3")):
+        assert run_script(script, tmp_path, JOB=job, STEP=step).returncode == 0
+    run_id = (tmp_path / "run_id").read_text()
+    folders = sorted(run_folders(tmp_path), key=lambda folder: folder.stat().st_mtime_ns)
+    with loopback_wandb() as server:
+        for folder in folders:
+            variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+            code = f"import subprocess as s; s.run(['wandb', 'sync', {str(folder)!r}], check=True)"
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            result = run_script(code, tmp_path, PATH=path, **variables)
+            assert result.returncode == 0, result.stderr
+    assert {run["name"] for run in server.runs} == {run_id} == server.history.keys()
+    assert server.runs[0]["displayName"] == "repro-c0ffee11"
+    rows = [(row["_step"], row["loss"]) for row in server.history[run_id] if "loss" in row]
+    assert rows == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
 def test_offline_without_a_word_from_the_user(tmp_path: Path) -> None:
