@@ -151,7 +151,7 @@ import os, time
 from stages.engine import map_in_order
 
 def report_and_hang(number):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # whole, whatever another worker writes
     time.sleep(600)
 
 def make():
@@ -168,9 +168,11 @@ def test_workers_die_with_a_killed_parent() -> None:
         [sys.executable, "-c", HANGING], cwd=ROOT, env=environment, stdout=subprocess.PIPE
     ) as parent:
         assert parent.stdout
-        workers = [Path("/proc", parent.stdout.readline().decode().strip()) for _ in range(2)]
-        assert all(worker.exists() for worker in workers)
-        parent.kill()
+        try:
+            workers = [Path("/proc", parent.stdout.readline().decode().strip()) for _ in range(2)]
+            assert all(worker.exists() for worker in workers), workers
+        finally:
+            parent.kill()
         parent.stdout.read()  # ends when the last holder of the pipe is going
     until = time.monotonic() + 10
     while any(is_running(worker) for worker in workers):
