@@ -1,7 +1,7 @@
 """A page to talk with the base and the fine-tuned model side by side: ``make chat``.
 
-Needs the optional package gradio (``pip install gradio==6.31.0``). The page
-is served on this machine alone and sends nothing elsewhere.
+Needs the optional package gradio (``pip install gradio==6.31.0``). The page is served on this
+machine alone and sends nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from stages.errors import UserError
 from stages.evaluation.decoding import Request, Sampling, write_replies
 from stages.evaluation.generation import context_ids, text_of
 from stages.evaluation.one_model import load_model
+from stages.evaluation.report_page import TITLES
 from stages.evaluation.scoring import drop_rows_without_token
 from stages.process import run_stage
 
 Message = dict[str, Any]
 """``role`` (user or assistant) and ``content``, as gradio keeps a chat. It takes text for HTML, so
 what was said is escaped in it."""
-
-TITLES = {"base": "Base model", "tuned": "Fine-tuned"}
 
 
 @dataclass(frozen=True)

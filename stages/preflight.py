@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.cli_parse import to_path_overrides
@@ -116,8 +116,13 @@ def _fault_of(overrides: Sequence[str]) -> str | None:
 
 def declared_params() -> set[str]:
     """Every parameter that a stage declares."""
+    return {name for stage in _stages() for name in stage.get("params", [])}
+
+
+def _stages() -> list[dict[str, Any]]:
+    """The pipeline's stages, as they are declared."""
     pipeline = YAML(typ="safe", pure=True).load(PIPELINE_FILE.read_text(encoding="utf-8"))
-    return {name for stage in pipeline["stages"].values() for name in stage.get("params", [])}
+    return list(pipeline["stages"].values())
 
 
 def _overlap(key: str, name: str) -> bool:
@@ -143,8 +148,7 @@ def check_files(data: str) -> Iterator[Finding]:
 def _is_kept(data: str) -> bool:
     """By git, by a .dvc file of its own or of a folder above it, or as a stage's output."""
     path = Path(data)
-    pipeline = YAML(typ="safe", pure=True).load(PIPELINE_FILE.read_text(encoding="utf-8"))
-    outputs = {Path(out) for stage in pipeline["stages"].values() for out in stage["outs"]}
+    outputs = {Path(out) for stage in _stages() for out in stage["outs"]}
     places = (path, *path.parents)
     return (
         bool(_git("ls-files", "--", data))

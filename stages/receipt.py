@@ -13,11 +13,17 @@ from typing import Any
 
 from stages.errors import UserError
 from stages.files import sha256_of
+from stages.params import load_params
 
 RECEIPT = "receipt.json"
 VERSION = 1
 
 _ROOT = Path(__file__).parent.parent
+
+
+def recorded_params() -> dict[str, Any]:
+    """All parameters that can change a result, as they stand in params.yaml now."""
+    return load_params().model_dump(exclude={"runtime"})
 
 
 def make_receipt(
@@ -48,10 +54,7 @@ def differences(model: Path, params: Mapping[str, Any]) -> list[str]:
         UserError: the folder has no receipt, or one that cannot be read.
     """
     receipt = _read(model / RECEIPT)
-    found = {name: "missing" for name in receipt["inputs"]}
-    for name in receipt["inputs"]:
-        if Path(name).is_file():
-            found[name] = sha256_of(Path(name))
+    found = {name: sha256_of(Path(name)) for name in receipt["inputs"] if Path(name).is_file()}
     return [
         *_compare("model file", receipt["files"], hashes_below(model, but=RECEIPT)),
         *_compare("input", receipt["inputs"], found),
@@ -105,7 +108,7 @@ def _compare(kind: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -
     for name in sorted(recorded.keys() | found.keys()):
         if name not in recorded:
             yield f"{kind} {name}: not in the receipt"
-        elif name not in found or found[name] == "missing":
+        elif name not in found:
             yield f"{kind} {name}: not here"
         elif recorded[name] != found[name]:
             then, now = (_shown(values[name]) for values in (recorded, found))

@@ -6,14 +6,12 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from stages.evaluation.model_card import model_card
 from stages.files import new_folder, write_json, write_text
 from stages.inputs import Inputs
-from stages.params import load_params
 from stages.process import run_stage
-from stages.receipt import RECEIPT, make_receipt
+from stages.receipt import RECEIPT, make_receipt, recorded_params
 from stages.sources import source_of_data, source_of_model
 
 CARD = "README.md"
@@ -34,10 +32,10 @@ def main() -> None:
     parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    params = declared_params()
+    params = recorded_params()
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
     paths = [args.data, args.prepared, args.base, args.lock, *metrics]
-    inputs = Inputs([*paths, args.trained], declared_params)
+    inputs = Inputs([*paths, args.trained], recorded_params)
     ledger, tokens, training, scores, generation = (
         json.loads(path.read_text(encoding="utf-8")) for path in metrics
     )
@@ -59,11 +57,6 @@ def main() -> None:
         write_json(folder / RECEIPT, make_receipt(folder, paths, params, run))
         inputs.check_unchanged()
     print(f"release: {args.model} is complete; what it is and what it can do: {args.model / CARD}")
-
-
-def declared_params() -> dict[str, Any]:
-    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    return load_params().model_dump(exclude={"runtime"})
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from stages.params import load_params
 from stages.process import run_stage
-from stages.receipt import differences
+from stages.receipt import differences, recorded_params
 
 
 def main() -> None:
@@ -25,11 +23,6 @@ def main() -> None:
         print(f"verify: {many} of the receipt of {model} {verb} not hold here.")
         sys.exit(1)
     print(f"verify: {model} is what its receipt says, made from what is here.")
-
-
-def recorded_params() -> dict[str, Any]:
-    """All parameters that can change a result."""
-    return load_params().model_dump(exclude={"runtime"})
 
 
 if __name__ == "__main__":
