@@ -18,13 +18,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import PlainText, SpeakerTokens, Template, load_tokenizer
+from stages.encoding.speakers import Template
 from stages.errors import UserError
 from stages.evaluation.decoding import Request, Sampling, write_replies
 from stages.evaluation.generation import context_ids, text_of
 from stages.evaluation.one_model import load_model
 from stages.evaluation.report_page import TITLES
-from stages.evaluation.scoring import drop_rows_without_token
 from stages.process import run_stage
 
 Message = dict[str, Any]
@@ -58,11 +57,12 @@ class Partner:
         dialogue = Dialogue("chat", turns)
         speakers = [*dialogue.speakers, role]
         context = context_ids(self.template, dialogue, len(turns))
-        request = Request(0, len(context), (speakers.index(role),), sampling, name=str(len(turns)))
+        request = Request(
+            tuple(context), len(context), (speakers.index(role),), sampling, name=str(len(turns))
+        )
         replies = write_replies(
             self.model,
             self.template,
-            [context],
             [request],
             max_new_tokens=max_new_tokens,
             batch_size=1,
@@ -76,10 +76,7 @@ def load_partners(base: Path, model: Path) -> dict[str, Partner]:
     for name, folder in (("base", base), ("tuned", model)):
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} is no model; get it with dvc pull, or make it: make repro.")
-        tokenizer, loaded = load_tokenizer(folder), load_model(folder)
-        drop_rows_without_token(loaded, tokenizer)
-        template = PlainText(tokenizer) if name == "base" else SpeakerTokens(tokenizer)
-        partners[name] = Partner(loaded, template)
+        partners[name] = Partner(*load_model(folder, dialogue_tokens=name != "base"))
     return partners
 
 

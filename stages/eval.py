@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from stages.corpus.dialogue import Dialogue, read_dialogues
 from stages.device import keep_freed_memory, set_threads
 from stages.errors import UserError
 from stages.evaluation.blocks import blocks_sha256, make_blocks
+from stages.evaluation.bootstrap import Estimate, draw_counts
 from stages.evaluation.charts import Chart
 from stages.evaluation.dialogue_table import as_rows
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
@@ -107,14 +109,21 @@ def main() -> None:
         measured: dict[str, Measured] = {}
         for name, folder in (("base", args.base), ("tuned", args.model)):
             print(f"eval: scoring the {name} model on {len(dialogues):,} dialogues", flush=True)
-            measured[name] = measure(
-                name, folder, dialogues, blocks, places, num_shown=NUM_SHOWN, params=params
-            )
+            shown = places[:NUM_SHOWN] if name == "tuned" else []
+            measured[name] = measure(name, folder, dialogues, blocks, places, shown, params=params)
         base, tuned = measured["base"], measured["tuned"]
         columns = text_columns(base.scores, len(dialogues)) | base.columns | tuned.columns
-        headlines = with_intervals(
-            columns, num_resamples=params.eval.bootstrap_resamples, seed=params.seed
+        counts = draw_counts(
+            np.random.default_rng(params.seed),
+            len(dialogues),
+            num_draws=len(dialogues),
+            num_resamples=params.eval.bootstrap_resamples,
         )
+        headlines = with_intervals(columns, counts)
+        curves = {
+            axis: {name: one.curves[axis].estimates(counts) for name, one in measured.items()}
+            for axis in base.curves
+        }
         baselines = baseline_scores(read_dialogues(args.training), dialogues)
         metrics = {
             "base": base.figures | headlines["base"],
@@ -160,14 +169,9 @@ def main() -> None:
 
         inputs.check_unchanged()
         write_csv(args.dialogues, *as_rows((d.dialogue_id for d in dialogues), columns))
-        for path, x in (
-            (args.by_turn, "turn"),
-            (args.by_history, "num_turns"),
-            (args.by_distance, "distance"),
-        ):
-            curves = {name: one.curves[x] for name, one in measured.items()}
-            rows = ((at, *(curve[at] for curve in curves.values())) for at in curves["base"])
-            write_csv(path, (x, *curves), rows)
+        write_csv(args.by_turn, *curve_rows("turn", curves["turn"]))
+        write_csv(args.by_history, *curve_rows("num_turns", curves["num_turns"]))
+        write_csv(args.by_distance, *curve_rows("distance", curves["distance"]))
         write_csv(args.by_length, ("words", *measured, "people"), by_length)
         write_json(args.generation, generation)
         write_json(args.metrics, metrics)
@@ -177,7 +181,7 @@ def main() -> None:
             report_page(
                 metrics,
                 writing,
-                charts(args.train_log, measured, by_length),
+                charts(args.train_log, curves, by_length),
                 side_by_side(dialogues, places[:NUM_SHOWN], measured),
             ),
         )
@@ -207,23 +211,40 @@ def utterances(path: Path) -> Iterator[str]:
             yield turn.utterance
 
 
+def curve_rows(
+    axis: str, curves: Mapping[str, Mapping[int, Estimate]]
+) -> tuple[list[str], list[tuple[float, ...]]]:
+    """Header and rows: a place of the axis, then value, low and high of each model."""
+    header = [axis, *(f"{name}{end}" for name in curves for end in ("", "_low", "_high"))]
+    rows = []
+    for place in next(iter(curves.values())):
+        here = (curve[place] for curve in curves.values())
+        rows.append((place, *(end for one in here for end in (one.value, one.low, one.high))))
+    return header, rows
+
+
 def charts(
-    train_log: Path, measured: Mapping[str, Measured], by_length: Sequence[tuple[float, ...]]
+    train_log: Path,
+    curves: Mapping[str, Mapping[str, Mapping[int, Estimate]]],
+    by_length: Sequence[tuple[float, ...]],
 ) -> list[Chart]:
     """The report's pictures: the curves that DVC plots, both models in one."""
     with train_log.open(encoding="utf-8", newline="") as file:
         loss = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
     found = [Chart("Training loss", "optimizer step", "nats per target token", {"loss": loss})]
-    for x, title, x_label, y_label in (
+    for axis, title, x_label, y_label in (
         ("turn", "Bits per byte by turn", "turn of the dialogue", "bits per byte"),
         ("num_turns", "History gain", "last turns that the model sees", "bits per byte saved"),
         ("distance", "Recall of a planted fact (chance 0.1)", "turns between", "share recalled"),
     ):
-        curves = {name: list(one.curves[x].items()) for name, one in measured.items()}
-        found.append(Chart(title, x_label, y_label, curves))
+        points, bands = {}, {}
+        for name, curve in curves[axis].items():
+            points[name] = [(place, estimate.value) for place, estimate in curve.items()]
+            bands[name] = [(place, one.low, one.high) for place, one in curve.items()]
+        found.append(Chart(title, x_label, y_label, points, bands))
     lengths = {
         name: [(row[0], row[column]) for row in by_length]
-        for column, name in enumerate((*measured, "people"), start=1)
+        for column, name in enumerate((*curves["turn"], "people"), start=1)
     }
     found.append(Chart("Lengths of responses", "at most so many words", "share", lengths))
     return found

@@ -83,6 +83,11 @@ class EncodedTurn:
     content: list[int]
     end: list[int]
 
+    @property
+    def ids(self) -> list[int]:
+        """All of the turn."""
+        return [*self.tag, *self.content, *self.end]
+
     def __len__(self) -> int:
         """Tokens in the turn."""
         return len(self.tag) + len(self.content) + len(self.end)

@@ -1,20 +1,19 @@
 """Text -> token ids, word by word where that gives the same ids; and token ids -> texts.
 
 A corpus says the same words over and over, and looking one up is much quicker than finding its
-tokens: 37.8 million characters of English chat took 3.3 s word by word and 11.9 s whole.
+tokens: 35 million characters of English chat took 6.1 s word by word and 15.3 s whole.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import chain
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-NUM_WORDS_KEPT = 2**17
+NUM_WORDS_KEPT = 2**16
 MAX_MEAN_LENGTH = 16
 """Characters per word. A text of longer ones (no spaces between words, encoded data) is not looked
 up: its words come but once, and would fill the memory."""
@@ -33,17 +32,35 @@ class TextEncoder:
         """Take a tokenizer that gets no further tokens from here on."""
         self._tokenizer = tokenizer
         self._by_word = ends_tokens_with_words(tokenizer)
-        self._look_up = lru_cache(NUM_WORDS_KEPT)(self._encode)
+        self._words = _Words(self._encode)
 
     def __call__(self, text: str) -> list[int]:
         """The text's ids."""
         words = _WORD.findall(text) if self._by_word else []
         if len(text) > MAX_MEAN_LENGTH * len(words):
             return self._encode(text)
-        return list(chain.from_iterable(map(self._look_up, words)))
+        ids = b"".join(map(self._words.__getitem__, words))
+        return memoryview(ids).cast("i").tolist()
 
     def _encode(self, text: str) -> list[int]:
         return encode_texts(self._tokenizer, [text])[0]
+
+
+class _Words(dict[str, bytes]):
+    """C ints that are a word's ids, found when they are first asked for.
+
+    Joining bytes takes half the time that chaining lists takes, and their memory is a third.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        """Begin without any."""
+        self._encode = encode
+
+    def __missing__(self, word: str) -> bytes:
+        if len(self) == NUM_WORDS_KEPT:
+            self.clear()  # least recently used ones alone: twice the time of every other word
+        ids = self[word] = array("i", self._encode(word)).tobytes()
+        return ids
 
 
 def ends_tokens_with_words(tokenizer: PreTrainedTokenizerFast) -> bool:

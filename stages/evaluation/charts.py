@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 520, 260
@@ -12,6 +12,8 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
 NUM_TICKS = 5
 
 Point = tuple[float, float]
+Band = tuple[float, float, float]
+"""A place of the axis, and an interval's low and high end there."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Chart:
     x_label: str
     y_label: str
     curves: Mapping[str, Sequence[Point]]
+    bands: Mapping[str, Sequence[Band]] = field(default_factory=dict)
+    """Intervals of some of the curves, by their names."""
 
 
 def as_svg(chart: Chart) -> str:
@@ -31,6 +35,7 @@ def as_svg(chart: Chart) -> str:
         for name, points in chart.curves.items()
     }
     points = [point for curve in curves.values() for point in curve]
+    points += [(x, y) for band in chart.bands.values() for x, *ends in band for y in ends]
     if not points:
         return f'<p class="note">{escape(chart.title)}: nothing was measured.</p>\n'
     x_ticks = round_ticks(min(x for x, _ in points), max(x for x, _ in points))
@@ -52,6 +57,12 @@ def as_svg(chart: Chart) -> str:
     for tick in x_ticks:
         x, y = place(tick, y_ticks[0])
         parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{tick:g}</text>')
+    for number, name in enumerate(curves, start=1):
+        if band := chart.bands.get(name):
+            around = [place(x, low) for x, low, _ in band]
+            around += [place(x, high) for x, _, high in reversed(band)]
+            corners = " ".join(f"{x},{y}" for x, y in around)
+            parts.append(f'<polygon class="dot{number} band" points="{corners}"/>')
     for number, curve in enumerate(curves.values(), start=1):
         places = [place(*point) for point in curve]
         line = " ".join(f"{x},{y}" for x, y in places)

@@ -89,11 +89,7 @@ def score_candidates(
         # Turns are encoded one by one, so the candidates may stand in a row.
         possible = (*context, *(Turn(last.speaker, text) for text in texts))
         turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
-        prefix = [
-            token
-            for turn in turns[: len(context)]
-            for token in (*turn.tag, *turn.content, *turn.end)
-        ]
+        prefix = [token for turn in turns[: len(context)] for token in turn.ids]
         sequence = TokenSequence()
         if with_history:
             sequence.append(prefix, segment=PREFIX_SEGMENT, first_position=0, scored=False)

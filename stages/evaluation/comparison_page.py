@@ -7,41 +7,19 @@ from collections.abc import Sequence
 from html import escape
 
 from stages.evaluation.comparison import COLUMNS, Comparison, Row
+from stages.evaluation.page import as_page
 
 Section = tuple[str, list[str]]
 """A title and its lines."""
 
 _STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c2024; --muted: #5c6570;
-  --line: #d5dae0; --card: #f7f8fa; --better: #1f7a3a; --worse: #b3341f; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171a; --text: #e6e9ec; --muted: #9ba5b0;
-  --line: #363d45; --card: #1c2126; --better: #5ec27d; --worse: #f08a78; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 4rem; background: var(--page);
-  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .6rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
-h3 { font-size: .95rem; margin: 0 0 .6rem; }
-h4 { font-size: .8rem; margin: .8rem 0 .2rem; color: var(--muted); }
-p { margin: 0 0 .5rem; max-width: 46rem; }
-.note { color: var(--muted); font-size: .9rem; }
+body { max-width: 66rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: 0 0 .8rem; }
 dt { font-weight: 700; }
 dd { margin: 0; }
-table { border-collapse: collapse; width: 100%; margin: 0 0 .8rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .5rem; border-bottom: 1px solid var(--line); text-align: right;
-  overflow-wrap: normal; }
-thead th { color: var(--muted); font-size: .85rem; font-weight: 400; }
-th:first-child, td:last-child, th:last-child { text-align: left; }
-tbody th { font-weight: 600; }
+td:last-child, th:last-child { text-align: left; }
 td:nth-child(5) { white-space: nowrap; }
-.better { color: var(--better); font-weight: 600; }
-.worse { color: var(--worse); font-weight: 600; }
-article { border: 1px solid var(--line); border-radius: 8px; margin: 0 0 1.2rem;
-  padding: .8rem .9rem; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; }
-.sides > div { background: var(--card); border-radius: 6px; padding: 0 .7rem .4rem; }
 .turn { margin: 0 0 .25rem; }
 @media (max-width: 44rem) {
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -63,15 +41,14 @@ def as_html(comparison: Comparison) -> str:
     header = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("fine-tuned", *COLUMNS))
     rows = "".join(map(_row, comparison.rows))
     notes = "".join(f'<p class="note">{escape(note)}</p>\n' for note in comparison.notes)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Comparison of two evaluations</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    return as_page(
+        "Comparison of two evaluations",
+        _STYLE,
         f"<h1>Is B better than A?</h1>\n<dl>\n{sides}</dl>\n<p>{escape(comparison.text)}</p>\n"
         f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
         '<p class="note">Δ = B − A, on the same dialogues; the verdict is about B. The detectable '
         "Δ is the smallest that such a comparison would find four times out of five.</p>\n"
-        f"{notes}<h2>Sample dialogues</h2>\n{_samples(comparison)}</body>\n</html>\n"
+        f"{notes}<h2>Sample dialogues</h2>\n{_samples(comparison)}",
     )
 
 

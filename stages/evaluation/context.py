@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import EncodedTurn, Template
+from stages.evaluation.curves import Curve, curve_of
 from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.perplexity import IntArray, ResponseScores, bits_per_byte
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
@@ -103,15 +105,19 @@ def score_histories(
     )
 
 
-def history_gain_by_turns(scores: HistoryScores) -> dict[int, float]:
+def history_gain_by_turns(scores: HistoryScores, num_dialogues: int) -> Curve:
     """``history_gain`` for k = 0, 1, 2, 4, 8 last turns, on the same responses for every k.
 
     Σ [NLL(r | nothing) − NLL(r | last k turns)] / (ln 2 · Σ bytes); 0 for k = 0 by definition.
     """
-    return {
-        k: bits_per_byte(scores.nll[:, 0] - scores.nll[:, column], scores.num_bytes)
-        for column, k in enumerate(HISTORY_TURNS)
-    }
+    num_responses, num_columns = scores.nll.shape
+    return curve_of(
+        np.repeat(HISTORY_TURNS, num_responses),
+        np.tile(scores.dialogue, num_columns),
+        ((scores.nll[:, :1] - scores.nll) / math.log(2)).T.ravel(),
+        np.tile(scores.num_bytes, num_columns),
+        num_dialogues,
+    )
 
 
 def shuffled_history_gain(scores: HistoryScores) -> float:

@@ -2,14 +2,15 @@
 
 Rows share the forward passes of one batch and nothing else. A row's random draws follow from a hash
 of its name, so neither the order of the rows nor the batch size changes what is drawn. Rows that
-continue the same dialogue share its pass, at whatever turn they leave it; a row that has finished
-leaves the batch.
+continue the same dialogue share its pass, at whatever turn they leave it; the place of a row that
+has finished is taken by the next request.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from stages.encoding.speakers import Ending, Template
+from stages.evaluation.row_cache import RowCache
 
 FIRST_TRY = 256
 """Likeliest tokens among which the nucleus is looked for first: sorting all of them is slow."""
@@ -40,10 +42,10 @@ GREEDY = Sampling()
 class Request:
     """The turns that a model is to write behind the first tokens of a context."""
 
-    context: int
-    """Which of the contexts."""
+    context: tuple[int, ...]
+    """Token ids; equal ones are read once."""
     length: int
-    """Its tokens that the model sees, from the first; at least 1."""
+    """Of them, how many the model sees, from the first; at least 1."""
     speakers: tuple[int, ...]
     """Index of who speaks, turn by turn."""
     sampling: Sampling
@@ -66,6 +68,8 @@ class Reply:
 class _Row:
     """A request on its way: ``pending`` tokens are given to the model, the others are its own."""
 
+    number: int
+    """Of the request."""
     request: Request
     pending: list[int]
     position: int
@@ -79,7 +83,6 @@ class _Row:
 def write_replies(
     model: PreTrainedModel,
     template: Template,
-    contexts: Sequence[Sequence[int]],
     requests: Sequence[Request],
     *,
     max_new_tokens: int,
@@ -90,8 +93,7 @@ def write_replies(
     Args:
         model: Any causal language model whose attention is plain.
         template: How it reads turns, and which tokens end one.
-        contexts: ``[C]`` Token ids.
-        requests: ``[N]`` What to write behind them.
+        requests: ``[N]`` What to write.
         max_new_tokens: Longest turn, in tokens.
         batch_size: Rows per forward pass.
 
@@ -100,86 +102,78 @@ def write_replies(
         has no positions left.
     """
     num_positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
-    replies: list[list[Reply]] = [[]] * len(requests)
-    # Neighbours have contexts of one length, and one context's requests stay together.
-    order = sorted(
-        (i for i, request in enumerate(requests) if request.length < num_positions),
-        key=lambda i: (len(contexts[requests[i].context]), requests[i].context),
-    )
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        rows = [
-            _Row(
-                requests[i],
-                pending=list(template.tag(requests[i].speakers[0])),
-                position=requests[i].length,
-            )
-            for i in chosen
-        ]
-        _write(model, template, contexts, rows, max_new_tokens, num_positions)
-        for i, row in zip(chosen, rows, strict=True):
-            replies[i] = row.replies
-    return replies
-
-
-def _write(
-    model: PreTrainedModel,
-    template: Template,
-    contexts: Sequence[Sequence[int]],
-    rows: list[_Row],
-    max_new_tokens: int,
-    num_positions: int,
-) -> None:
-    """Bring the rows of one batch to their end."""
-    cache, mask = _read_contexts(model, contexts, [row.request for row in rows])
-    while rows:
-        tokens = [row.pending.pop(0) for row in rows]
-        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+    replies: list[list[Reply]] = [[] for _ in requests]
+    waiting = deque(_in_order(requests, num_positions))
+    cache = RowCache(min(batch_size, len(waiting)))
+    contexts = _Contexts(model, [requests[number] for number in waiting])
+    rows: list[_Row] = []
+    while waiting or rows:
+        while waiting and len(rows) < batch_size:
+            number = waiting.popleft()
+            request = requests[number]
+            cache.put(len(rows), contexts.read(request.context), request.length)
+            first = list(template.tag(request.speakers[0]))
+            rows.append(_Row(number, request, pending=first, position=request.length))
         logits = model(
-            input_ids=torch.tensor(tokens, device=model.device)[:, None],
-            attention_mask=mask,
+            input_ids=torch.tensor([[row.pending.pop(0)] for row in rows], device=model.device),
+            attention_mask=cache.expect([row.position for row in rows]),
             position_ids=torch.tensor([[row.position] for row in rows], device=model.device),
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-        for row in rows:
-            row.position += 1
         writing = [index for index, row in enumerate(rows) if not row.pending]
         if writing:
             chosen, nats = choose_tokens(logits[writing].float(), [rows[i] for i in writing])
             for index, token, nat in zip(writing, chosen, nats, strict=True):
                 _take(rows[index], token, nat, template, max_new_tokens)
-        for row in rows:
-            row.is_done |= row.position == num_positions
-        kept = [index for index, row in enumerate(rows) if not row.is_done]
-        if 0 < len(kept) < len(rows):
-            indices = torch.tensor(kept, device=model.device)
-            cache.batch_select_indices(indices)
-            mask = mask[indices]
-        rows = [rows[index] for index in kept]
+        for index in reversed(range(len(rows))):
+            row = rows[index]
+            row.position += 1
+            if row.is_done or row.position == num_positions:
+                replies[row.number] = row.replies
+                last = rows.pop()
+                if last is not row:
+                    cache.move(len(rows), to=index, length=last.position)
+                    rows[index] = last
+    return replies
 
 
-def _read_contexts(
-    model: PreTrainedModel, contexts: Sequence[Sequence[int]], requests: Sequence[Request]
-) -> tuple[DynamicCache, Tensor]:
-    """Keys and values of every request's context, and which of them it sees, ``[N, T]``."""
-    numbers = sorted({request.context for request in requests})
-    texts = [
-        contexts[number][: max(r.length for r in requests if r.context == number)]
-        for number in numbers
-    ]
-    width = max(map(len, texts))
-    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=model.device)
-    cache = DynamicCache(config=model.config)
-    model(  # what follows a row's own tokens is hidden from them: attention is causal
-        input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
-    place = {number: row for row, number in enumerate(numbers)}
-    cache.batch_select_indices(
-        torch.tensor([place[request.context] for request in requests], device=model.device)
-    )
-    lengths = torch.tensor([request.length for request in requests], device=model.device)
-    return cache, (torch.arange(width, device=model.device) < lengths[:, None]).long()
+def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:
+    """Those with most turns first, for they take longest; those of one context one after another.
+
+    Neighbours have contexts of nearly one length, and so see few slots that are not their own.
+    """
+    possible = (i for i, request in enumerate(requests) if request.length < num_positions)
+    keys = {i: (-len(requests[i].speakers), len(requests[i].context)) for i in possible}
+    return sorted(keys, key=lambda i: (keys[i], requests[i].context))
+
+
+class _Contexts:
+    """Reads each context once, as far as any request sees it."""
+
+    def __init__(self, model: PreTrainedModel, requests: Sequence[Request]) -> None:
+        """Take all requests, in the order in which they begin."""
+        self._model = model
+        self._lengths: dict[tuple[int, ...], int] = {}
+        for request in requests:
+            seen = self._lengths.get(request.context, 0)
+            self._lengths[request.context] = max(seen, request.length)
+        self._context: tuple[int, ...] = ()
+
+    def read(self, context: tuple[int, ...]) -> DynamicCache:
+        """Its keys and values; the last context's are kept."""
+        if context != self._context:
+            self._context = context
+            self._cache = DynamicCache(config=self._model.config)
+            self._model(
+                input_ids=torch.tensor(
+                    [context[: self._lengths[context]]], device=self._model.device
+                ),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return self._cache
 
 
 def choose_tokens(logits: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:

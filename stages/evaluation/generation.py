@@ -26,6 +26,18 @@ class Sample:
         return replace(self, reply=self.reply[:num_turns], human=self.human[:num_turns])
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """A dialogue that a model is to go on with."""
+
+    dialogue: Dialogue
+    prompt_turns: int
+    """Turns that the model gets to see."""
+    speakers: tuple[str, ...]
+    """Who is to speak then, turn by turn."""
+    request: Request
+
+
 def continue_dialogues(
     model: PreTrainedModel,
     template: Template,
@@ -38,7 +50,32 @@ def continue_dialogues(
     batch_size: int,
     sampling: Sampling,
 ) -> list[Sample]:
-    """Let the model write the next turns of the first dialogues, if it can those long enough.
+    """Let the model write what ``plan_continuations`` plans."""
+    plans = plan_continuations(
+        template,
+        dialogues,
+        num_samples=num_samples,
+        prompt_turns=prompt_turns,
+        reply_turns=reply_turns,
+        sampling=sampling,
+    )
+    requests = [plan.request for plan in plans]
+    written = write_replies(
+        model, template, requests, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    return samples_of(template, plans, written)
+
+
+def plan_continuations(
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    *,
+    num_samples: int,
+    prompt_turns: int,
+    reply_turns: int,
+    sampling: Sampling,
+) -> list[Continuation]:
+    """The next turns of the first dialogues, if it can be those long enough.
 
     Speakers alternate as they did in the human dialogue; behind its end, the last two take turns. A
     dialogue with no more turns than the prompt has is continued in place of its last one; one of a
@@ -46,47 +83,44 @@ def continue_dialogues(
     """
     answered = [one for one in dialogues if len(one.turns) > 1]
     chosen = sorted(answered, key=lambda one: len(one.turns) <= prompt_turns)[:num_samples]
-    prompts = [min(prompt_turns, len(one.turns) - 1) for one in chosen]
-    contexts = [context_ids(template, *one) for one in zip(chosen, prompts, strict=True)]
-    speakers = [
-        _next_speakers(one, first, reply_turns) for one, first in zip(chosen, prompts, strict=True)
-    ]
-    requests = [
-        Request(
-            context=number,
-            length=len(contexts[number]),
-            speakers=tuple(one.speakers.index(name) for name in speakers[number]),
+    plans = []
+    for dialogue in chosen:
+        first = min(prompt_turns, len(dialogue.turns) - 1)
+        names = _next_speakers(dialogue, first, reply_turns)
+        context = context_ids(template, dialogue, first)
+        request = Request(
+            context=tuple(context),
+            length=len(context),
+            speakers=tuple(dialogue.speakers.index(name) for name in names),
             sampling=sampling,
-            name=one.dialogue_id,
+            name=dialogue.dialogue_id,
         )
-        for number, one in enumerate(chosen)
-    ]
-    written = write_replies(
-        model,
-        template,
-        contexts,
-        requests,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )
+        plans.append(Continuation(dialogue, first, tuple(names), request))
+    return plans
+
+
+def samples_of(
+    template: Template, plans: Sequence[Continuation], written: Sequence[Sequence[Reply]]
+) -> list[Sample]:
+    """What was written, beside what people said."""
     return [
         Sample(
-            one.dialogue_id,
-            one.turns[:first],
+            plan.dialogue.dialogue_id,
+            plan.dialogue.turns[: plan.prompt_turns],
             tuple(
                 Turn(name, text_of(template, reply))
-                for name, reply in zip(names, replies, strict=False)
+                for name, reply in zip(plan.speakers, replies, strict=False)
             ),
-            one.turns[first : first + reply_turns],
+            plan.dialogue.turns[plan.prompt_turns : plan.prompt_turns + len(plan.speakers)],
         )
-        for one, first, names, replies in zip(chosen, prompts, speakers, written, strict=True)
+        for plan, replies in zip(plans, written, strict=True)
     ]
 
 
 def context_ids(template: Template, dialogue: Dialogue, num_turns: int) -> list[int]:
     """The first turns as the model reads them, before the next speaker's tag."""
     turns = template.encode(dialogue)[:num_turns]
-    return [token for turn in turns for token in (*turn.tag, *turn.content, *turn.end)]
+    return [token for turn in turns for token in turn.ids]
 
 
 def text_of(template: Template, reply: Reply) -> str:

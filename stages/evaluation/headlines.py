@@ -6,11 +6,12 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.bootstrap import draw_counts, summarise_draws, verdict
+from stages.evaluation.bootstrap import summarise_draws, verdict
 from stages.evaluation.dialogue_table import Table
 
 METRIC_VERSION = 1
@@ -177,21 +178,18 @@ HEADLINES = (
 )
 
 
-def with_intervals(table: Table, *, num_resamples: int, seed: int) -> dict[str, dict[str, float]]:
+def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, float]]:
     """Every headline of ``base``, of ``tuned``, and their ``change`` (tuned − base, paired).
 
     Each as ``name``, ``name_low`` and ``name_high`` (95 %). One matrix of resamples serves all, so
     a change's interval is that of the difference within each resample, and equal models differ by
     exactly 0. A headline whose columns are not in the table is left out.
+
+    Args:
+        table: The sums per dialogue of both models.
+        counts: ``[R, D]`` How often each resample holds each dialogue.
     """
-    num_dialogues = num_dialogues_of(table)
-    counts = draw_counts(
-        np.random.default_rng(seed),
-        num_dialogues,
-        num_draws=num_dialogues,
-        num_resamples=num_resamples,
-    )
-    once = np.ones((1, num_dialogues))
+    once = np.ones((1, num_dialogues_of(table)))
     found: dict[str, dict[str, float]] = {"base": {}, "tuned": {}, "change": {}}
     for headline in HEADLINES:
         if not all(headline.is_in(table, model) for model in ("base", "tuned")):
@@ -206,6 +204,35 @@ def with_intervals(table: Table, *, num_resamples: int, seed: int) -> dict[str, 
             numbers[f"{headline.name}_low"] = estimate.low
             numbers[f"{headline.name}_high"] = estimate.high
     return found
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """A headline as people read it."""
+
+    title: str
+    cells: tuple[tuple[str, str, str], ...]
+    """Of base, fine-tuned and change: the value, the interval's low and high end."""
+    meaning: str
+    """The verdict, or why there is none."""
+
+
+def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
+    """The headlines of ``metrics/eval.json`` that have intervals."""
+    sections = [metrics["base"], metrics["tuned"], metrics["change"]]
+    one_template = metrics["base"].get("template") == metrics["tuned"].get("template")
+    rows = []
+    for headline in HEADLINES:
+        if not all(f"{headline.name}_low" in section for section in sections):
+            continue
+        cells = []
+        for section in sections:
+            form = f"{'+' if section is sections[-1] else ''},.{headline.decimals}f"
+            value, low, high = (section[f"{headline.name}{end}"] for end in ("", "_low", "_high"))
+            cells.append((f"{value:{form}}", f"{low:{form}}", f"{high:{form}}"))
+        text = meaning(headline, sections[-1], metrics["set"]["num_dialogues"], one_template)
+        rows.append(HeadlineRow(headline.title, tuple(cells), text))
+    return rows
 
 
 def num_dialogues_of(table: Table) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from stages.evaluation.headlines import HEADLINES, meaning
+from stages.evaluation.headlines import HEADLINES, headline_rows
 from stages.sources import Source
 
 _USE = """```python
@@ -160,20 +160,11 @@ def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:
 
 
 def _headlines(scores: Mapping[str, Any]) -> str:
-    sections = [scores["base"], scores["tuned"], scores["change"]]
-    one_template = scores["base"]["template"] == scores["tuned"]["template"]
-    rows = ["| | base | fine-tuned | change | verdict |", "|---|---|---|---|---|"]
-    for headline in HEADLINES:
-        if not all(f"{headline.name}_low" in section for section in sections):
-            continue
-        cells = []
-        for section in sections:
-            form = f"{'+' if section is sections[-1] else ''},.{headline.decimals}f"
-            value, low, high = (section[f"{headline.name}{end}"] for end in ("", "_low", "_high"))
-            cells.append(f"{value:{form}} ({low:{form}} … {high:{form}})")
-        text = meaning(headline, sections[-1], scores["set"]["num_dialogues"], one_template)
-        rows.append(f"| {headline.title} | {' | '.join(cells)} | {text} |")
-    return "\n".join(rows)
+    lines = ["| | base | fine-tuned | change | verdict |", "|---|---|---|---|---|"]
+    for row in headline_rows(scores):
+        cells = " | ".join(f"{value} ({low} … {high})" for value, low, high in row.cells)
+        lines.append(f"| {row.title} | {cells} | {row.meaning} |")
+    return "\n".join(lines)
 
 
 def _writing(generation: Mapping[str, Any]) -> str:

@@ -18,9 +18,10 @@ from stages.evaluation.context import (
     score_histories,
     shuffled_history_gain,
 )
-from stages.evaluation.decoding import Sampling
+from stages.evaluation.curves import Curve
+from stages.evaluation.decoding import Sampling, write_replies
 from stages.evaluation.dialogue_table import Column
-from stages.evaluation.generation import Sample, continue_dialogues
+from stages.evaluation.generation import Sample, plan_continuations, samples_of
 from stages.evaluation.per_dialogue import block_columns, model_columns, recall_columns
 from stages.evaluation.perplexity import ResponseScores, by_speaker, by_turn, score_responses
 from stages.evaluation.plain_text import all_bits_per_byte
@@ -28,7 +29,7 @@ from stages.evaluation.profile import PROFILES
 from stages.evaluation.recall import recall_by_distance, score_recall
 from stages.evaluation.report_page import ScoredText
 from stages.evaluation.scoring import drop_rows_without_token
-from stages.evaluation.writing import Place, Written, people_as_seen, write_in_places
+from stages.evaluation.writing import Place, Written, people_as_seen, plan_places, written_in
 from stages.files import sha256_of
 from stages.params import Params
 
@@ -46,14 +47,14 @@ class Measured:
     """Its sums per dialogue, from which the headlines follow."""
     figures: dict[str, float | str]
     """What is no headline, by its name in the metrics file."""
-    curves: dict[str, dict[int, float]]
+    curves: dict[str, Curve]
     """Bits per byte by ``turn``, history gain by ``num_turns``, recall by ``distance``."""
     written: Written
     """What it wrote in the places."""
     chats: list[Sample]
     """Dialogues that it went on with by itself."""
     people: list[ScoredText]
-    """What people wrote in the first places, and how it surprises the model."""
+    """What people wrote in the places that are shown, and how it surprises the model."""
 
 
 def measure(
@@ -62,17 +63,25 @@ def measure(
     dialogues: Sequence[Dialogue],
     blocks: Sequence[Block],
     places: Sequence[Place],
+    shown: Sequence[Place],
     *,
-    num_shown: int,
     params: Params,
 ) -> Measured:
-    """Perplexity, context retention, coherence and writing of ``base`` or ``tuned``."""
+    """Perplexity, context retention, coherence and writing of ``base`` or ``tuned``.
+
+    Args:
+        name: Which of them.
+        folder: The model's.
+        dialogues: The evaluation set.
+        blocks: What coherence is measured on.
+        places: Where the model writes.
+        shown: Where people's words are scored, to be looked at.
+        params: All of them.
+    """
     settings, profile = params.eval, PROFILES[params.eval.profile]
     size = settings.batch_size
-    tokenizer = load_tokenizer(folder)
-    model = load_model(folder)
-    drop_rows_without_token(model, tokenizer)
-    template = PlainText(tokenizer) if name == "base" else SpeakerTokens(tokenizer)
+    model, template = load_model(folder, dialogue_tokens=name != "base")
+    tokenizer = template.tokenizer
 
     scores = score_responses(model, template, dialogues, batch_size=size)
     alone = score_responses(model, template, dialogues, batch_size=size, with_history=False)
@@ -83,7 +92,7 @@ def measure(
         "num_target_tokens": int(scores.num_tokens.sum()) + len(scores.turn),
         "all_bits_per_byte": all_bits_per_byte(model, tokenizer, dialogues, batch_size=size),
     }
-    for speaker, bits in by_speaker(scores).items():
+    for speaker, bits in by_speaker(scores, len(dialogues)).items():
         figures[f"bits_per_byte_speaker{speaker + 1}"] = bits
     if blocks:
         items = score_coherence(model, template, blocks, batch_size=size)
@@ -104,42 +113,48 @@ def measure(
     )
     columns |= recall_columns(name, recalled, len(dialogues))
     curves = {
-        "turn": by_turn(scores),
-        "num_turns": history_gain_by_turns(histories),
-        "distance": recall_by_distance(recalled),
+        "turn": by_turn(scores, len(dialogues)),
+        "num_turns": history_gain_by_turns(histories, len(dialogues)),
+        "distance": recall_by_distance(recalled, len(dialogues)),
     }
 
     samplings = [
         Sampling(settings.temperature, settings.top_p, seed=params.seed + number)
         for number in range(profile.num_samplings)
     ]
-    rows = ROWS_PER_DIALOGUE * size
-    written = write_in_places(
-        model,
-        template,
-        dialogues,
-        places,
-        samplings=samplings,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=rows,
-    )
-    chats = continue_dialogues(
-        model,
+    in_places = plan_places(template, dialogues, places, samplings)
+    chats = plan_continuations(
         template,
         dialogues,
         num_samples=profile.num_chats,
         prompt_turns=settings.prompt_turns,
         reply_turns=profile.chat_turns,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=rows,
         sampling=samplings[0],
     )
-    people = people_as_seen(model, template, dialogues, places[:num_shown], batch_size=size)
-    return Measured(scores, columns, figures, curves, written, chats, people)
+    # Chats take many passes of few rows: all that is written side by side fills them.
+    replies = write_replies(
+        model,
+        template,
+        [*in_places, *(chat.request for chat in chats)],
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=ROWS_PER_DIALOGUE * size,
+    )
+    written = written_in(template, dialogues, places, replies[: len(in_places)])
+    samples = samples_of(template, chats, replies[len(in_places) :])
+    people = people_as_seen(model, template, dialogues, shown, batch_size=size)
+    return Measured(scores, columns, figures, curves, written, samples, people)
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """The model in float32 on the GPU if there is one, ready to score."""
+def load_model(
+    folder: Path, *, dialogue_tokens: bool
+) -> tuple[PreTrainedModel, PlainText | SpeakerTokens]:
+    """The model in float32 on the GPU if there is one, ready to score, and how it reads turns.
+
+    Args:
+        folder: Of transformers' form.
+        dialogue_tokens: Whether it was trained with them; the base model was not.
+    """
+    tokenizer = load_tokenizer(folder)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -147,4 +162,5 @@ def load_model(folder: Path) -> PreTrainedModel:
         local_files_only=True,
         device_map="cuda" if torch.cuda.is_available() else "cpu",
     )
-    return model
+    drop_rows_without_token(model, tokenizer)
+    return model, SpeakerTokens(tokenizer) if dialogue_tokens else PlainText(tokenizer)

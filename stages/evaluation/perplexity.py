@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import EncodedTurn, Template
+from stages.evaluation.curves import Curve, curve_of
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
 
 IntArray = NDArray[np.int64]
@@ -128,21 +129,14 @@ def bits_per_byte(content_nll: FloatArray, num_bytes: IntArray) -> float:
     return float(content_nll.sum() / (math.log(2) * num_bytes.sum()))
 
 
-def by_turn(scores: ResponseScores) -> dict[int, float]:
+def by_turn(scores: ResponseScores, num_dialogues: int) -> Curve:
     """Bits per byte at every turn index, over all dialogues that reach it."""
-    return _bits_per_byte_by(scores.turn, scores)
+    bits = scores.content_nll / math.log(2)
+    return curve_of(scores.turn, scores.dialogue, bits, scores.num_bytes, num_dialogues)
 
 
-def by_speaker(scores: ResponseScores) -> dict[int, float]:
+def by_speaker(scores: ResponseScores, num_dialogues: int) -> dict[int, float]:
     """Bits per byte of the responses of each of the first ``MAX_SPEAKERS`` speakers, by index."""
-    curve = _bits_per_byte_by(scores.speaker, scores)
-    return {speaker: value for speaker, value in curve.items() if speaker < MAX_SPEAKERS}
-
-
-def _bits_per_byte_by(group: IntArray, scores: ResponseScores) -> dict[int, float]:
-    return {
-        int(value): bits_per_byte(
-            scores.content_nll[group == value], scores.num_bytes[group == value]
-        )
-        for value in np.unique(group)
-    }
+    bits = scores.content_nll / math.log(2)
+    curve = curve_of(scores.speaker, scores.dialogue, bits, scores.num_bytes, num_dialogues)
+    return {speaker: value for speaker, value in curve.values().items() if speaker < MAX_SPEAKERS}

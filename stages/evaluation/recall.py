@@ -24,6 +24,7 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import EncodedTurn, PlainText, SpeakerTokens
 from stages.encoding.texts import encode_texts
+from stages.evaluation.curves import Curve, curve_of
 from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.perplexity import IntArray
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
@@ -155,12 +156,11 @@ def score_recall(
     )
 
 
-def recall_by_distance(items: RecallItems) -> dict[int, float]:
+def recall_by_distance(items: RecallItems, num_dialogues: int) -> Curve:
     """Share of questions answered rightly at each distance; chance is 0.1."""
-    return {
-        int(distance): float(items.hits[items.distance == distance].mean())
-        for distance in np.unique(items.distance)
-    }
+    return curve_of(
+        items.distance, items.dialogue, items.hits, np.ones_like(items.dialogue), num_dialogues
+    )
 
 
 def fillers_of(dialogues: Sequence[Dialogue]) -> list[tuple[int, tuple[str, ...]]]:
@@ -196,7 +196,7 @@ def _lay_out(
 ) -> tuple[TokenSequence, list[slice]]:
     """The dialogue once, and behind it every value; the token before a value goes with it."""
     *before, last = turns
-    prefix = [token for turn in before for token in (*turn.tag, *turn.content, *turn.end)]
+    prefix = [token for turn in before for token in turn.ids]
     prefix += [*last.tag, *last.content]
     sequence = TokenSequence()
     sequence.append(prefix[:-1], segment=PREFIX_SEGMENT, first_position=0, scored=False)

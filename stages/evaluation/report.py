@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.evaluation.bootstrap import FEWEST_DIALOGUES
 from stages.evaluation.headlines import HEADLINES, meaning
+from stages.evaluation.page import counted
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
@@ -35,11 +36,11 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         f"{'target tokens':<27}{base['num_target_tokens']:>10,}{tuned['num_target_tokens']:>12,}"
         f"{tuned['num_target_tokens'] - base['num_target_tokens']:>+10,}"
     )
-    counted = f"{num_dialogues:,} dialogue{'s' if num_dialogues != 1 else ''}"
+    over = counted(num_dialogues, "dialogue")
     if num_dialogues < FEWEST_DIALOGUES:
-        lines.append(f"over {counted}: fewer than {FEWEST_DIALOGUES} say little")
+        lines.append(f"over {over}: fewer than {FEWEST_DIALOGUES} say little")
     else:
-        lines.append(f"over {counted}, resampled whole")
+        lines.append(f"over {over}, resampled whole")
     return "\n".join(lines)
 
 

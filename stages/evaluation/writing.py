@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import Template
 from stages.encoding.texts import token_texts
-from stages.evaluation.decoding import GREEDY, Reply, Request, Sampling, write_replies
+from stages.evaluation.decoding import GREEDY, Reply, Request, Sampling
 from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.generation import context_ids, text_of
 from stages.evaluation.perplexity import append_turn
@@ -57,26 +58,20 @@ def choose_places(
     return [place for _, _, place in sorted(places, key=lambda one: one[:2])[:num_places]]
 
 
-def write_in_places(
-    model: PreTrainedModel,
+def plan_places(
     template: Template,
     dialogues: Sequence[Dialogue],
     places: Sequence[Place],
-    *,
     samplings: Sequence[Sampling],
-    max_new_tokens: int,
-    batch_size: int,
-) -> Written:
-    """Each place once greedily and once with each of the samplings; at least one place."""
-    numbers = {place.dialogue: 0 for place in places}
-    contexts = []
-    for number, index in enumerate(numbers):
-        numbers[index] = number
+) -> list[Request]:
+    """Each place once greedily, then each once with every one of the samplings."""
+    contexts: dict[int, tuple[int, ...]] = {}
+    for index in {place.dialogue for place in places}:
         last = max(place.turn for place in places if place.dialogue == index)
-        contexts.append(context_ids(template, dialogues[index], last))
-    requests = [
+        contexts[index] = tuple(context_ids(template, dialogues[index], last))
+    return [
         Request(
-            context=numbers[place.dialogue],
+            context=contexts[place.dialogue],
             length=len(context_ids(template, dialogues[place.dialogue], place.turn)),
             speakers=(_speaker(dialogues[place.dialogue], place.turn),),
             sampling=sampling,
@@ -85,9 +80,15 @@ def write_in_places(
         for sampling in (GREEDY, *samplings)
         for place in places
     ]
-    written = write_replies(
-        model, template, contexts, requests, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+
+
+def written_in(
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    places: Sequence[Place],
+    written: Sequence[Sequence[Reply]],
+) -> Written:
+    """What was written where ``plan_places`` asked for it, in its order."""
     replies = [turns[0] if turns else Reply((), (), "cut") for turns in written]
     responses = [
         response_of(
@@ -97,7 +98,7 @@ def write_in_places(
             has_ended=reply.ending == "end_of_turn",
             has_tag=reply.ending == "tag",
         )
-        for reply, place in zip(replies, [*places] * (1 + len(samplings)), strict=True)
+        for reply, place in zip(replies, cycle(places), strict=False)
     ]
     return Written(
         greedy=responses[: len(places)],

@@ -102,7 +102,9 @@ def test_every_score_equals_a_plain_pass_over_those_turns(
 
 def test_a_uniform_model_gains_nothing(tiny_base: Path, speakers: SpeakerTokens) -> None:
     scores = histories(uniform_model(tiny_base), speakers, DIALOGUES)
-    assert history_gain_by_turns(scores) == pytest.approx(dict.fromkeys(HISTORY_TURNS, 0), abs=1e-6)
+    assert history_gain_by_turns(scores, len(DIALOGUES)).values() == pytest.approx(
+        dict.fromkeys(HISTORY_TURNS, 0), abs=1e-6
+    )
     assert shuffled_history_gain(scores) == pytest.approx(0, abs=1e-6)
 
 
@@ -117,7 +119,7 @@ def test_the_curve_shows_where_the_information_is() -> None:
     template = word_template(turn.utterance for one in dialogues for turn in one.turns)
     model: Any = CopyingModel(len(template.tokenizer))
     scores = histories(model, template, dialogues)
-    curve = history_gain_by_turns(scores)
+    curve = history_gain_by_turns(scores, len(dialogues)).values()
     assert curve[0] == 0
     assert curve[1] < 0.1 < 2 < curve[2]
     assert curve[4] == pytest.approx(curve[2]) == pytest.approx(curve[8])
@@ -131,7 +133,7 @@ def test_eight_turns_and_more_are_the_whole_history_of_short_dialogues(
     short = [DIALOGUES[1], DIALOGUES[2]]
     whole = score_responses(model, speakers, short, batch_size=4)
     alone = score_responses(model, speakers, short, batch_size=4, with_history=False)
-    curve = history_gain_by_turns(histories(model, speakers, short))
+    curve = history_gain_by_turns(histories(model, speakers, short), len(short)).values()
     assert curve[8] == pytest.approx(headlines_of(whole, alone)["history_gain"], rel=1e-9)
 
 

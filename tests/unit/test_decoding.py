@@ -48,17 +48,14 @@ def template(request: pytest.FixtureRequest, speakers: SpeakerTokens) -> Templat
 def write(
     model: Any, template: Template, requests: Sequence[Request], batch_size: int = 4
 ) -> list[list[Reply]]:
-    contexts = [context_ids(template, one, len(one.turns)) for one in DIALOGUES]
-    return write_replies(
-        model, template, contexts, requests, max_new_tokens=10, batch_size=batch_size
-    )
+    return write_replies(model, template, requests, max_new_tokens=10, batch_size=batch_size)
 
 
 def requests_for(template: Template, num_turns: int = 1) -> list[Request]:
     """Of every dialogue, after each of its turns, greedy and sampled."""
     return [
         Request(
-            context=number,
+            context=tuple(context_ids(template, one, len(one.turns))),
             length=len(context_ids(template, one, turns)),
             speakers=tuple((turns + i) % 2 for i in range(num_turns)),
             sampling=sampling,
@@ -75,7 +72,7 @@ def test_greedy_replies_are_those_of_the_librarys_own_loop(model: Any, template:
     ends = [i for i in range(model.config.vocab_size) if template.ending_of(i)]
     endings = Counter[str]()
     for request, [reply] in zip(requests, write(model, template, requests), strict=True):
-        ids = context_ids(template, DIALOGUES[request.context], len(TEXTS))[: request.length]
+        ids = list(request.context[: request.length])
         ids += template.tag(request.speakers[0])
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=10, eos_token_id=ends, pad_token_id=0
@@ -112,10 +109,8 @@ def test_later_turns_follow_from_all_that_was_written(model: Any, speakers: Spea
     [replies] = write(model, speakers, [request])
     ids = context_ids(speakers, DIALOGUES[0], 1)
     for number, reply in enumerate(replies):
-        alone = Request(0, len(ids), (request.speakers[number],), GREEDY, "")
-        [[expected]] = write_replies(
-            model, speakers, [ids], [alone], max_new_tokens=10, batch_size=1
-        )
+        alone = Request(tuple(ids), len(ids), (request.speakers[number],), GREEDY, "")
+        [[expected]] = write(model, speakers, [alone], batch_size=1)
         assert expected.ids == reply.ids
         assert expected.nats == pytest.approx(reply.nats, abs=1e-4)
         ids += [*speakers.tag(request.speakers[number]), *reply.ids, *speakers.end]
@@ -128,7 +123,7 @@ def test_nats_are_those_of_the_evaluation(model: Any, template: Template) -> Non
     written = write(model, template, requests)
     for request, [reply] in zip(requests, written, strict=True):
         sequence = TokenSequence()
-        context = context_ids(template, DIALOGUES[request.context], len(TEXTS))[: request.length]
+        context = request.context[: request.length]
         sequence.append(context, segment=PREFIX_SEGMENT, first_position=0)
         for part in (template.tag(request.speakers[0]), reply.ids):
             place = sequence.append(part, segment=PREFIX_SEGMENT, first_position=len(sequence))

@@ -17,6 +17,7 @@ from stages.encoding.speakers import (
     Template,
 )
 from stages.errors import UserError
+from stages.evaluation.bootstrap import draw_counts
 from stages.evaluation.decoding import Sampling
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
 from stages.evaluation.generation import continue_dialogues, samples_as_markdown
@@ -104,7 +105,9 @@ def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerT
     columns = text_columns(scores, size)
     for name in ("base", "tuned"):
         columns |= model_columns(name, scores, alone, size)
-    found = with_intervals(columns, num_resamples=100, seed=1)
+    found = with_intervals(
+        columns, draw_counts(np.random.default_rng(1), size, num_draws=size, num_resamples=100)
+    )
     nll, ends, num_bytes = scores.content_nll.sum(), scores.end_nll.sum(), scores.num_bytes.sum()
     expected = {
         "bits_per_byte": nll / num_bytes / math.log(2),
@@ -162,7 +165,7 @@ def test_what_is_not_scored_changes_no_score(model: Any, speakers: SpeakerTokens
 
 def test_sums_by_turn_add_up(model: Any, speakers: SpeakerTokens) -> None:
     scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
-    curve = by_turn(scores)
+    curve = by_turn(scores, len(DIALOGUES)).values()
     assert list(curve) == list(range(1, 8))
     bits = sum(value * scores.num_bytes[scores.turn == turn].sum() for turn, value in curve.items())
     assert bits / scores.num_bytes.sum() == pytest.approx(headlines_of(scores)["bits_per_byte"])

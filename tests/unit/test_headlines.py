@@ -41,6 +41,12 @@ def table(num_dialogues: int, seed: int = 0) -> Columns:
     return columns
 
 
+def resampled(columns: Columns, num_resamples: int, *, seed: int) -> dict[str, dict[str, float]]:
+    generator, size = np.random.default_rng(seed), len(columns["num_bytes"])
+    counts = draw_counts(generator, size, num_draws=size, num_resamples=num_resamples)
+    return with_intervals(columns, counts)
+
+
 def value(headline: Headline, columns: Columns, model: str = "tuned") -> float:
     return float(headline.values(columns, model, np.ones((1, len(columns["num_bytes"]))))[0])
 
@@ -60,7 +66,7 @@ def test_each_headline_is_its_formula() -> None:
         "context_identification": c["tuned_context_hits"] / c["num_context_items"],
         "recall": c["tuned_recall_hits"] / c["num_recall_items"],
     }
-    found = with_intervals(table(30), num_resamples=100, seed=0)["tuned"]
+    found = resampled(table(30), 100, seed=0)["tuned"]
     assert found == found | {name: pytest.approx(one) for name, one in expected.items()}
     assert len(found) == 3 * len(expected)
     for name in expected:
@@ -85,7 +91,7 @@ def test_a_headline_without_its_columns_is_left_out() -> None:
     columns = table(12)
     del columns["base_alone_nll"]
     columns["num_context_items"] = np.zeros(12)
-    found = with_intervals(columns, num_resamples=100, seed=0)
+    found = resampled(columns, 100, seed=0)
     for section in found.values():
         assert "history_gain" not in section
         assert "context_identification" not in section
@@ -97,7 +103,7 @@ def test_a_resample_without_what_is_counted_is_left_out() -> None:
     columns = table(12)
     columns["num_context_items"] = np.eye(12)[0]
     columns["tuned_context_hits"] = columns["base_context_hits"] = np.eye(12)[0]
-    found = with_intervals(columns, num_resamples=100, seed=0)["tuned"]
+    found = resampled(columns, 100, seed=0)["tuned"]
     names = ("context_identification", "context_identification_low", "context_identification_high")
     assert [found[name] for name in names] == [1.0, 1.0, 1.0]
     assert BY_NAME["context_identification"].num_dialogues(columns, "tuned") == 1
@@ -108,7 +114,7 @@ def test_a_model_against_itself_is_exactly_no_change() -> None:
     for name in list(columns):
         if name.startswith("base_"):
             columns[name.replace("base_", "tuned_")] = columns[name].copy()
-    change = with_intervals(columns, num_resamples=300, seed=5)["change"]
+    change = resampled(columns, 300, seed=5)["change"]
     assert len(change) == 3 * len(HEADLINES)
     assert set(change.values()) == {0.0}
 
@@ -117,7 +123,7 @@ def test_a_change_is_paired() -> None:
     """Dialogues differ much, the models little: each interval is wide, the change's is not."""
     columns = table(40)
     columns["tuned_content_nll"] = columns["base_content_nll"] - 0.01 * columns["num_bytes"]
-    found = with_intervals(columns, num_resamples=300, seed=5)
+    found = resampled(columns, 300, seed=5)
     width = {
         section: numbers["bits_per_byte_high"] - numbers["bits_per_byte_low"]
         for section, numbers in found.items()
@@ -146,15 +152,13 @@ def test_duplicated_turns_leave_the_standard_error_as_it_is() -> None:
     """A dialogue that says all twice is no more evidence than one that says it once."""
     once = table(30)
     twice = {name: 2 * column for name, column in once.items()}
-    found = [with_intervals(columns, num_resamples=200, seed=1) for columns in (once, twice)]
+    found = [resampled(columns, 200, seed=1) for columns in (once, twice)]
     for section, numbers in found[0].items():
         assert numbers == pytest.approx(found[1][section], rel=1e-12)
 
 
 def test_the_same_seed_gives_the_same_intervals() -> None:
-    first, again, other = (
-        with_intervals(table(20), num_resamples=200, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (resampled(table(20), 200, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["base"]["perplexity_low"] != other["base"]["perplexity_low"]
     assert first["base"]["perplexity"] == other["base"]["perplexity"]

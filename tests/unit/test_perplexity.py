@@ -199,7 +199,7 @@ def test_bits_by_speaker_are_of_that_speakers_responses(
         for dialogue in DIALOGUES
         for turn in dialogue.turns[1:]
     ]
-    curve = by_speaker(scores)
+    curve = by_speaker(scores, len(DIALOGUES))
     assert list(curve) == [0, 1, 2]
     for speaker, bits in curve.items():
         mine = [number for number, (who, _) in enumerate(names) if who == speaker]
@@ -215,8 +215,8 @@ def test_only_the_first_speakers_are_told_apart() -> None:
     scores = ResponseScores(
         ones, numbers, numbers, np.ones(count), np.ones(count), ones, ones, ones
     )
-    assert list(by_speaker(scores)) == list(range(MAX_SPEAKERS))
-    assert len(by_turn(scores)) == count
+    assert list(by_speaker(scores, 2)) == list(range(MAX_SPEAKERS))
+    assert len(by_turn(scores, 2).places) == count
 
 
 def window_nll(model: Any, ids: list[int], first: int, length: int) -> float:

@@ -58,15 +58,14 @@ def test_one_who_forgets_nothing_is_always_right(words: SpeakerTokens) -> None:
     model: Any = CopyingModel(len(words.tokenizer))
     items = score_recall(model, words, DIALOGUES, facts_per_type=4, batch_size=4)
     assert len(items.hits) == NUM_ITEMS
-    assert recall_by_distance(items) == dict.fromkeys(DISTANCES, 1.0)
+    assert recall_by_distance(items, len(DIALOGUES)).values() == dict.fromkeys(DISTANCES, 1.0)
 
 
 def test_one_who_sees_only_the_last_words_forgets_with_distance(words: SpeakerTokens) -> None:
     """Twenty-five tokens hold question and fact, but not four turns of seven tokens between."""
     model: Any = CopyingModel(len(words.tokenizer), reach=25)
-    found = recall_by_distance(
-        score_recall(model, words, DIALOGUES, facts_per_type=4, batch_size=4)
-    )
+    items = score_recall(model, words, DIALOGUES, facts_per_type=4, batch_size=4)
+    found = recall_by_distance(items, len(DIALOGUES)).values()
     assert found[0] == 1
     assert found[4] == found[8] == pytest.approx(0.1)  # all ten tie
 
@@ -157,4 +156,4 @@ def test_without_anything_to_stand_between_nothing_is_asked(words: SpeakerTokens
     items = score_recall(model, words, [dialogue("x", 3)], facts_per_type=4, batch_size=4)
     assert isinstance(items, RecallItems)
     assert len(items.hits) == 0
-    assert recall_by_distance(items) == {}
+    assert recall_by_distance(items, 1).values() == {}

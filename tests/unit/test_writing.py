@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import SpeakerTokens
 from stages.errors import UserError
-from stages.evaluation.decoding import Sampling
+from stages.evaluation.decoding import Sampling, write_replies
 from stages.evaluation.quality import Response
 from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
 from stages.evaluation.writing import (
@@ -24,7 +24,8 @@ from stages.evaluation.writing import (
     choose_places,
     people_as_seen,
     people_in_places,
-    write_in_places,
+    plan_places,
+    written_in,
 )
 from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
 from tests.scored_models import opinionated_model
@@ -68,15 +69,9 @@ def test_what_is_written_depends_on_the_place_alone(model: Any, speakers: Speake
     samplings = [Sampling(1.0, 0.9, seed) for seed in (1, 2)]
 
     def write(chosen: list[Place]) -> Any:
-        return write_in_places(
-            model,
-            speakers,
-            DIALOGUES,
-            chosen,
-            samplings=samplings,
-            max_new_tokens=8,
-            batch_size=5,
-        )
+        requests = plan_places(speakers, DIALOGUES, chosen, samplings)
+        replies = write_replies(model, speakers, requests, max_new_tokens=8, batch_size=5)
+        return written_in(speakers, DIALOGUES, chosen, replies)
 
     written = write(places)
     assert [one.dialogue for one in written.greedy] == [place.dialogue for place in places]
