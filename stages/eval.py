@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from stages.corpus.dialogue import Dialogue, read_dialogues
 from stages.device import keep_freed_memory, set_threads
 from stages.errors import UserError
-from stages.evaluation.blocks import blocks_sha256, make_blocks
+from stages.evaluation.blocks import as_lines, blocks_sha256, make_blocks
 from stages.evaluation.bootstrap import Estimate, draw_counts
 from stages.evaluation.charts import Chart
 from stages.evaluation.dialogue_table import as_rows
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--metrics", type=Path, required=True, help="metrics, JSON")
     parser.add_argument("--dialogues", type=Path, required=True, help="sums per dialogue, CSV")
+    parser.add_argument("--blocks", type=Path, required=True, help="coherence's pairs, JSONL")
     parser.add_argument("--by-turn", type=Path, required=True, help="bits per byte by depth, CSV")
     parser.add_argument("--by-history", type=Path, required=True, help="history gain, CSV")
     parser.add_argument("--by-distance", type=Path, required=True, help="recall, CSV")
@@ -169,6 +170,7 @@ def main() -> None:
 
         inputs.check_unchanged()
         write_csv(args.dialogues, *as_rows((d.dialogue_id for d in dialogues), columns))
+        write_text(args.blocks, as_lines(blocks))
         write_csv(args.by_turn, *curve_rows("turn", curves["turn"]))
         write_csv(args.by_history, *curve_rows("num_turns", curves["num_turns"]))
         write_csv(args.by_distance, *curve_rows("distance", curves["distance"]))

@@ -9,11 +9,12 @@ tokenizer gets the same blocks.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stages.corpus.dialogue import Dialogue, Turn
+from stages.corpus.dialogue import Dialogue, Turn, to_line
 from stages.evaluation.evaluation_set import text_sha256
 
 FIRST_RESPONSE_TURN = 3
@@ -75,6 +76,19 @@ def make_blocks(
 def blocks_sha256(blocks: Iterable[Block]) -> str:
     """One hash over all blocks in order: equal where two evaluations used the same."""
     return hashlib.sha256("\n".join(block.sha256 for block in blocks).encode()).hexdigest()
+
+
+def as_lines(blocks: Iterable[Block]) -> str:
+    """A line per block, for people and other programs: its turn, its hash, its pairs as dialogues.
+
+    The last turn of each is the response as it was scored.
+    """
+    lines = []
+    for block in blocks:
+        head = json.dumps({"turn": block.turn, "sha256": block.sha256})
+        pairs = ", ".join(to_line(pair) for pair in block.pairs)
+        lines.append(f'{head[:-1]}, "pairs": [{pairs}]}}\n')
+    return "".join(lines)
 
 
 def _blocks_at(turn: int, dialogues: Sequence[Dialogue], num_candidates: int) -> list[Block]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.corpus.dialogue import Dialogue, Turn
+from stages.corpus.dialogue import Dialogue, Turn, from_line
 from stages.evaluation.blocks import (
     FIRST_RESPONSE_TURN,
     MAX_LENGTH_RATIO,
     MIN_RESPONSE_BYTES,
+    as_lines,
     blocks_sha256,
     make_blocks,
 )
+from stages.evaluation.evaluation_set import text_sha256
 
 WORDS = st.sampled_from(["a", "tree", "naïve", "☺", "somewhere", "out\nthere", "x" * 30])
 UTTERANCES = st.lists(WORDS, min_size=1, max_size=14).map(" ".join)
@@ -54,6 +57,13 @@ def test_blocks_keep_their_rules(
             assert response == text or (text.startswith(response) and text[len(response)].isspace())
     used = [(block.turn, index) for block in blocks for index in block.dialogues]
     assert len(used) == len(set(used))
+
+    lines = [json.loads(line) for line in as_lines(blocks).splitlines()]
+    read = [tuple(from_line(json.dumps(pair)) for pair in line["pairs"]) for line in lines]
+    assert read == [block.pairs for block in blocks]
+    assert [(line["turn"], line["sha256"]) for line in lines] == [
+        (block.turn, text_sha256(pairs)) for block, pairs in zip(blocks, read, strict=True)
+    ]
 
     reordered = dialogues.copy()
     random_.shuffle(reordered)
