@@ -6,7 +6,9 @@ The harness is no dependency of the project. Make an environment for it as the h
 benchmarks/requirements.txt shows, and install ``--no-deps`` lm_eval==0.4.13 there.
 
 Responses are its ``loglikelihood`` of a turn's text after the plain template's text before it, a
-request per response; whole texts are its ``loglikelihood_rolling``.
+request per response; whole texts are its ``loglikelihood_rolling``. The share of the matrix peak is
+that of this machine's float32 products, measured in the same run: the linear layers' operations for
+every token that is read, the head's for those that are scored; padding and attention count nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stages.corpus.dialogue import Dialogue, read_dialogues
-from stages.device import keep_freed_memory, set_threads
+from stages.device import Device, keep_freed_memory, set_threads
 from stages.encoding.speakers import PlainText, load_tokenizer
 from stages.encoding.texts import encode_texts
 from stages.evaluation.evaluation_set import cut_evaluation_set
@@ -33,6 +35,7 @@ from stages.evaluation.perplexity import responses, score_responses
 from stages.evaluation.plain_text import rolling_nll, text_of
 from stages.params import load_params
 from stages.process import die_with_parent
+from stages.training.flops import flops_per_token, linear_shapes, matmul_peak
 
 Result = TypeVar("Result")
 
@@ -99,9 +102,18 @@ def main() -> None:
     report["whole_texts"] = compared(
         nll, [-answer for answer in answers], num_tokens, our_seconds, their_seconds
     )
+    body, head = (operations // 3 for operations in flops_per_token(model))  # a forward pass alone
+    device = Device(kind="cpu", precision="no", compiled=False, notes=())
+    peak = matmul_peak(linear_shapes(model), device)
+    num_read = sum(len(turn) for one in dialogues for turn in PlainText(tokenizer).encode(one))
+    for scores, num_seen in zip(report.values(), (num_read, num_tokens), strict=True):
+        operations = body * num_seen + head * scores["num_target_tokens"]
+        used = operations * scores["our_tokens_per_second"] / scores["num_target_tokens"]
+        scores["share_of_matrix_peak"] = used / peak
     num_bytes = sum(len(text.encode()) for text in texts)
     report["whole_texts"]["bits_per_byte"] = float(nll.sum() / (math.log(2) * num_bytes))
-    print(json.dumps({"num_dialogues": len(dialogues), "batch_size": size} | report, indent=2))
+    about = {"num_dialogues": len(dialogues), "batch_size": size, "flops_per_second": peak}
+    print(json.dumps(about | report, indent=2))
 
 
 def request(dialogue: Dialogue, turn_index: int) -> tuple[str, str]:
