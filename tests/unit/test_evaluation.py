@@ -17,6 +17,7 @@ from stages.encoding.speakers import (
     Template,
 )
 from stages.errors import UserError
+from stages.evaluation import scoring
 from stages.evaluation.bootstrap import draw_counts
 from stages.evaluation.decoding import Sampling
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
@@ -141,6 +142,15 @@ def test_without_history_a_response_is_scored_alone(model: Any, speakers: Speake
     assert scores.content_nll[1] == pytest.approx(expected, rel=1e-5)
 
 
+def test_all_targets_of_a_large_batch_are_scored(
+    model: Any, speakers: SpeakerTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    monkeypatch.setattr(scoring, "TARGETS_PER_CHUNK", 7)
+    parts = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    assert parts.content_nll == pytest.approx(whole.content_nll, rel=1e-6)
+
+
 def test_what_is_not_scored_changes_no_score(model: Any, speakers: SpeakerTokens) -> None:
     def sequences(*, all_scored: bool) -> list[TokenSequence]:
         found = []
@@ -177,6 +187,16 @@ def test_a_dialogue_longer_than_the_model_is_a_clear_error(
     long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1200)))
     with pytest.raises(UserError, match=r"1024 positions; lower eval\.max_bytes"):
         score_responses(model, speakers, [long], batch_size=1)
+
+
+def test_a_dialogue_may_take_all_positions(tiny_base: Path, speakers: SpeakerTokens) -> None:
+    model: Any = opinionated_model(tiny_base)
+    num_tokens = sum(map(len, speakers.encode(DIALOGUES[0])))
+    model.config.max_position_embeddings = num_tokens
+    score_responses(model, speakers, DIALOGUES[:1], batch_size=1)
+    model.config.max_position_embeddings = num_tokens - 1
+    with pytest.raises(UserError, match=f"takes {num_tokens} tokens and .* {num_tokens - 1} pos"):
+        score_responses(model, speakers, DIALOGUES[:1], batch_size=1)
 
 
 def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:

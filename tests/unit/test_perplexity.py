@@ -278,11 +278,14 @@ def test_a_tokenizer_without_special_tokens_begins_texts_with_a_line_end(
     assert found == pytest.approx(window_nll(model, hello, line_end[0], 9), rel=1e-5)
 
 
-def test_rows_that_no_token_has_are_not_scored(tiny_base: Path, tokenizer: Any) -> None:
+@pytest.mark.parametrize("num_rows", [1, 24])
+def test_rows_that_no_token_has_are_not_scored(
+    tiny_base: Path, tokenizer: Any, num_rows: int
+) -> None:
     """Padding of the vocabulary takes no probability, whatever its rows hold."""
     reference = opinionated_model(tiny_base, 0)
     padded = opinionated_model(tiny_base, 0)
-    padded.resize_token_embeddings(len(tokenizer) + 24, mean_resizing=False)
+    padded.resize_token_embeddings(len(tokenizer) + num_rows, mean_resizing=False)
     with torch.no_grad():
         padded.get_output_embeddings().weight[len(tokenizer) :] = 5.0
     template = PlainText(tokenizer)
