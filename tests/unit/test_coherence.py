@@ -91,6 +91,29 @@ def test_the_matrix_equals_one_plain_forward_pass_per_pair(
             assert alone[c][r] == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_is_likely_anyway_is_likeliness_after_nothing(
+    model: Any, speakers: SpeakerTokens
+) -> None:
+    """From the parts: every response after every context, and after its speaker's tag alone."""
+    matrices, alone = [], []
+    for block in BLOCKS:
+        own = [[response] for response in block.responses]
+        matrices.append(
+            score_candidates(model, speakers, block.pairs, [block.responses] * 4, batch_size=1)
+        )
+        after_nothing = score_candidates(
+            model, speakers, block.pairs, own, batch_size=1, with_history=False
+        )
+        alone.append([nats for (nats,) in after_nothing])
+    expected = rank(BLOCKS, np.array(matrices), np.array(alone))
+    found = score_coherence(model, speakers, BLOCKS, batch_size=4)
+    for field in fields(found):
+        values = getattr(found, field.name)
+        assert values == pytest.approx(getattr(expected, field.name), rel=1e-5)
+    own_as_alone = rank(BLOCKS, np.array(matrices), expected.own_nll.reshape(-1, 4))
+    assert (own_as_alone.mrr_pmi != found.mrr_pmi).any()  # the correction matters here
+
+
 def test_a_uniform_model_is_at_chance_and_gains_nothing(
     tiny_base: Path, speakers: SpeakerTokens
 ) -> None:
