@@ -209,6 +209,14 @@ def test_ranks_share_ties_exactly() -> None:
     assert items.foreign_nll.tolist() == [1, 1.5, 2.5]
 
 
+def test_each_response_is_corrected_by_its_own_likelihood() -> None:
+    nll = np.array([[[1.0, 2.0, 2.0], [1.0, 3.0, 3.0], [1.0, 1.0, 4.0]]])  # [m, c, r]
+    items = rank(fake_blocks([[1, 2, 3]]), nll, np.array([[3.0, 2.0, 6.0]]))
+    # By PMI: context 0 gives 2, 0, 4; context 1 gives 2, -1, 3; context 2 gives 2, 1, 2.
+    assert items.hits_at_1_pmi.tolist() == pytest.approx([0, 0, 1 / 2])
+    assert items.mrr_pmi.tolist() == pytest.approx([1 / 2, 1 / 3, (1 + 1 / 2) / 2])
+
+
 def test_permuted_labels_are_at_chance(model: Any, speakers: SpeakerTokens) -> None:
     nll = np.array(
         score_candidates(

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import PlainText, SpeakerTokens, Template
+from stages.evaluation import row_cache
 from stages.evaluation.decoding import (
     FIRST_TRY,
     GREEDY,
@@ -101,6 +102,16 @@ def test_neither_company_nor_order_changes_what_is_written(
     for batch_size in (2, 7, 100):
         backwards = write(model, template, requests[::-1], batch_size)[::-1]
         assert [[one.ids for one in replies] for replies in backwards] == written
+
+
+def test_rows_grow_while_they_are_written(
+    model: Any, speakers: SpeakerTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = requests_for(speakers, 2)
+    expected = [[one.ids for one in replies] for replies in write(model, speakers, requests)]
+    monkeypatch.setattr(row_cache, "SLOTS_AT_ONCE", 1)
+    found = [[one.ids for one in replies] for replies in write(model, speakers, requests)]
+    assert found == expected
 
 
 def test_later_turns_follow_from_all_that_was_written(model: Any, speakers: SpeakerTokens) -> None:
