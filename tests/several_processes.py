@@ -1,29 +1,30 @@
-"""Trainings of tiny models in several processes, all in one start: ``python -m`` this, by a test.
+"""Trainings of tiny models in two processes and in three: ``python -m`` this, by a test.
 
-Loading torch and transformers takes longer than all that they do here.
+Loading torch and transformers takes longer than all that they do here: one process loads, and those
+that train are its forks. What torchrun adds, the tests of the stage start.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.device import Device
 from stages.encoding.dataset import PackedRows
 from stages.params import TrainParams
-from stages.process import run_stage
 from stages.training.checkpoint import CheckpointFolder
 from stages.training.model import load_for_training
 from stages.training.processes import Processes
-from stages.training.torchrun import run_in_processes
 from stages.training.trainer import TrainResult, fine_tune
 
 
@@ -63,17 +64,42 @@ def train(case: Case, processes: Processes) -> tuple[dict[str, Tensor], TrainRes
     return processes.gather(model.state_dict(keep_vars=True)), result
 
 
-def main(processes: Processes) -> None:
-    """Train the cases that a file holds by name; leave ``<name>.safetensors`` and ``.json``."""
-    file = Path(sys.argv[1])
-    for name, values in json.loads(file.read_text(encoding="utf-8")).items():
-        weights, result = train(Case(**values), processes)
+def work(rank: int, size: int, cases: dict[str, Case], folder: Path) -> None:
+    """Be one of the processes that train the cases; the main one writes what ``train`` returns.
+
+    They meet at a file: a store of torch's own would listen at all addresses.
+    """
+    store = dist.FileStore(str(folder / "store"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    processes = Processes(rank=rank, size=size, num_on_this_host=size)
+    for name, case in cases.items():
+        weights, result = train(case, processes)
         if processes.is_main:
             whole = {key: weight.clone() for key, weight in weights.items()}
-            save_file(whole, file.with_name(f"{name}.safetensors"))
+            save_file(whole, folder / f"{name}.safetensors")
             content = json.dumps(dataclasses.asdict(result))
-            file.with_name(f"{name}.json").write_text(content, encoding="utf-8")
+            (folder / f"{name}.json").write_text(content, encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Train the cases that each folder's ``cases.json`` holds by name; its name is how many do."""
+    fork = multiprocessing.get_context("fork")
+    for folder in map(Path, sys.argv[1:]):
+        content = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+        cases = {name: Case(**values) for name, values in content.items()}
+        size = int(folder.name)
+        workers = [
+            fork.Process(target=work, args=(rank, size, cases, folder)) for rank in range(size)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            sys.exit(1)
 
 
 if __name__ == "__main__":
-    run_stage("test", lambda: run_in_processes("tests.several_processes", main))
+    main()

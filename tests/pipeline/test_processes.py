@@ -131,19 +131,15 @@ CASES: dict[str, dict[str, Any]] = {
 class Several:
     """All cases, trained in so many processes and in one."""
 
-    def __init__(self, num_processes: int, folder: Path) -> None:
-        self.folder = folder
-        write_data(folder / "gpt2", num_rows=11)
-        write_data(folder / "llama", num_rows=11, make_model=make_tiny_llama)
-        write_data(folder / "two rows", num_rows=2)
+    def __init__(self, num_processes: int, data: Path) -> None:
+        self.data = data
+        self.folder = data / str(num_processes)
+        self.folder.mkdir()
         self.cases = {name: self._case(name, **options) for name, options in CASES.items()}
         train(self.moved("moved", max_steps=2), Processes())
         several = self.cases | {"moved": self.moved("moved", max_steps=4, shard_model=True)}
-        file = folder / "cases.json"
-        file.write_text(json.dumps({n: dataclasses.asdict(case) for n, case in several.items()}))
-        process = start(num_processes, "tests.several_processes", str(file), folder=folder)
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, output + errors
+        content = {name: dataclasses.asdict(case) for name, case in several.items()}
+        (self.folder / "cases.json").write_text(json.dumps(content))
 
     def _case(
         self,
@@ -153,7 +149,7 @@ class Several:
         shard_model: bool = False,
         **changes: object,
     ) -> Case:
-        folder = self.folder / data
+        folder = self.data / data
         return Case(
             base=str(folder / "base"),
             tokenizer=str(folder / "encoded/tokenizer"),
@@ -178,9 +174,25 @@ class Several:
         return load_file(self.folder / f"{name}.safetensors"), content["log"]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=lambda number: f"{number} processes")
-def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Several:
-    return Several(request.param, tmp_path_factory.mktemp("several"))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Several]:
+    """By number of processes, all in one start."""
+    folder = tmp_path_factory.mktemp("several")
+    write_data(folder / "gpt2", num_rows=11)
+    write_data(folder / "llama", num_rows=11, make_model=make_tiny_llama)
+    write_data(folder / "two rows", num_rows=2)
+    found = {number: Several(number, folder) for number in (2, 3)}
+    folders = [str(several.folder) for several in found.values()]
+    # One thread, as torchrun has it: more would not outlive the fork.
+    process = start(1, "tests.several_processes", *folders, folder=folder, OMP_NUM_THREADS="1")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    return found
+
+
+@pytest.fixture(params=[2, 3], ids=lambda number: f"{number} processes")
+def several(request: pytest.FixtureRequest, trained: dict[int, Several]) -> Several:
+    return trained[request.param]
 
 
 def assert_same(found: Trained, expected: Trained) -> None:
