@@ -69,8 +69,8 @@ def work(rank: int, size: int, cases: dict[str, Case], folder: Path) -> None:
 
     They meet at a file: a store of torch's own would listen at all addresses.
     """
-    store = dist.FileStore(str(folder / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     processes = Processes(rank=rank, size=size, num_on_this_host=size)
     for name, case in cases.items():
         weights, result = train(case, processes)
