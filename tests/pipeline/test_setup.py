@@ -101,6 +101,12 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def used_clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The tests that take it follow each other: an environment takes seconds to make."""
+    return Clone(tmp_path_factory.mktemp("setup"))
+
+
 def modification_times(folder: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -110,68 +116,80 @@ def write_script(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def test_first_call_installs_second_changes_nothing_and_a_new_lock_reinstalls(clone: Clone) -> None:
-    assert clone.set_up()[0] == 0
-    assert clone.pocket() == "pocket 1.0"
-
-    before = modification_times(clone.root)
-    assert clone.set_up() == (0, "", "")
-    assert modification_times(clone.root) == before
-
-    clone.pin("2.0")
-    assert clone.set_up()[0] == 0
-    assert clone.pocket() == "pocket 2.0"
-
-
-def test_a_moved_folder_is_set_up_again(clone: Clone) -> None:
-    clone.set_up()
-    clone.root = clone.root.rename(clone.root.with_name("moved"))
-    assert clone.set_up()[0] == 0
-    assert clone.pocket() == "pocket 1.0"
-
-
-def test_a_killed_set_up_is_repaired_by_the_next(clone: Clone) -> None:
-    process = clone.start()
-    while not (clone.root / ".venv/bin/python").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not clone.stamp.exists()
-
-    assert clone.set_up()[0] == 0
-    assert clone.pocket() == "pocket 1.0"
-
-
-def test_of_two_set_ups_at_once_one_installs_and_the_other_waits(clone: Clone) -> None:
-    processes = [clone.start(), clone.start()]
+def test_of_two_set_ups_at_once_one_installs_and_the_other_waits(used_clone: Clone) -> None:
+    processes = [used_clone.start(), used_clone.start()]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum("done" in output for output in outputs) == 1
     assert sum("waiting" in output for output in outputs) == 1
-    assert clone.pocket() == "pocket 1.0"
+    assert used_clone.pocket() == "pocket 1.0"
 
 
-def test_a_failed_install_shows_the_cause_and_counts_as_none(clone: Clone) -> None:
-    clone.pin("9.9")
-    code, _, error = clone.set_up()
+def test_the_next_call_changes_nothing_and_a_new_lock_reinstalls(used_clone: Clone) -> None:
+    before = modification_times(used_clone.root)
+    assert used_clone.set_up() == (0, "", "")
+    assert modification_times(used_clone.root) == before
+
+    used_clone.pin("2.0")
+    assert used_clone.set_up()[0] == 0
+    assert used_clone.pocket() == "pocket 2.0"
+
+
+def test_a_moved_folder_is_set_up_again(used_clone: Clone) -> None:
+    used_clone.root = used_clone.root.rename(used_clone.root.with_name("moved"))
+    assert used_clone.set_up()[0] == 0
+    assert used_clone.pocket() == "pocket 2.0"
+
+
+def test_a_borrowed_environment_is_used_but_never_changed(
+    used_clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(used_clone.env, "TUNING_VENV", str(used_clone.stamp.parent))
+    assert used_clone.set_up() == (0, "", "")
+
+    before = modification_times(used_clone.stamp.parent)
+    used_clone.pin("1.0")
+    code, _, error = used_clone.set_up()
     assert code == 1
-    assert "No matching distribution found for pocket==9.9" in error
-    assert not clone.stamp.exists()
-
-    clone.pin("1.0")
-    assert clone.set_up()[0] == 0
-    assert clone.pocket() == "pocket 1.0"
+    assert "TUNING_VENV" in error
+    assert modification_times(used_clone.stamp.parent) == before
 
 
-def test_an_unreachable_index_is_named_as_the_cause(clone: Clone) -> None:
-    clone.pin("9.9")
-    del clone.env["PIP_NO_INDEX"]
-    clone.env["PIP_INDEX_URL"] = "http://127.0.0.1:9/simple"
-    code, _, error = clone.set_up()
+def test_an_unreachable_index_is_named_as_the_cause(
+    used_clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used_clone.pin("9.9")
+    monkeypatch.delitem(used_clone.env, "PIP_NO_INDEX")
+    monkeypatch.setitem(used_clone.env, "PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    code, _, error = used_clone.set_up()
     assert code == 1
     assert "Connection refused" in error
-    assert not clone.stamp.exists()
+    assert not used_clone.stamp.exists()
+
+
+def test_a_failed_install_shows_the_cause_and_counts_as_none(used_clone: Clone) -> None:
+    code, _, error = used_clone.set_up()
+    assert code == 1
+    assert "No matching distribution found for pocket==9.9" in error
+    assert not used_clone.stamp.exists()
+
+    used_clone.pin("1.0")
+    assert used_clone.set_up()[0] == 0
+    assert used_clone.pocket() == "pocket 1.0"
+
+
+def test_a_killed_set_up_is_repaired_by_the_next(used_clone: Clone) -> None:
+    shutil.rmtree(used_clone.stamp.parent)
+    process = used_clone.start()
+    while not (used_clone.root / ".venv/bin/python").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not used_clone.stamp.exists()
+
+    assert used_clone.set_up()[0] == 0
+    assert used_clone.pocket() == "pocket 1.0"
 
 
 def test_an_old_python_gets_one_clear_line(clone: Clone, tmp_path: Path) -> None:
@@ -214,16 +232,3 @@ def test_a_folder_that_is_no_git_repository_gets_one_clear_line(clone: Clone) ->
     assert code == 1
     assert "DVC needs a git repository" in error
     assert error.count("\n") == 1
-
-
-def test_a_borrowed_environment_is_used_but_never_changed(clone: Clone) -> None:
-    clone.set_up()
-    clone.env["TUNING_VENV"] = str(clone.stamp.parent)
-    assert clone.set_up() == (0, "", "")
-
-    before = modification_times(clone.stamp.parent)
-    clone.pin("2.0")
-    code, _, error = clone.set_up()
-    assert code == 1
-    assert "TUNING_VENV" in error
-    assert modification_times(clone.stamp.parent) == before
