@@ -106,11 +106,12 @@ class Clone(Repository):
         """Whether a checkpoint is half written."""
         return any(self.path.glob(".checkpoints/train/*/.checkpoint-*.tmp"))
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
-        end = time.monotonic() + seconds
+    def wait_for(self, condition: Callable[[], object], *, pause: float = 0.02) -> None:
+        """Ask again after each pause, in seconds: looking through /proc takes milliseconds."""
+        end = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < end, self.output()[-3000:]
-            time.sleep(0.002)
+            time.sleep(pause)
 
     def results(self) -> dict[str, bytes]:
         """What a run of ``train`` leaves, by path."""
@@ -186,7 +187,7 @@ def stop_in_a_write(clone: Clone) -> None:
     """Stop the trainer between the first byte of a checkpoint and its rename."""
     (trainer,) = clone.trainers()
     while True:
-        clone.wait_for(clone.writes)
+        clone.wait_for(clone.writes, pause=0.002)  # a write takes a few of these
         os.kill(trainer, signal.SIGSTOP)
         if clone.writes():
             return
@@ -209,7 +210,7 @@ def wait_for_the_end(clone: Clone) -> None:
     reached = clone.last_step()
     while clone.trainers():
         assert clone.last_step() <= reached + 1, "an orphan goes on"
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def test_killed_runs_end_with_the_same_bytes(
@@ -270,6 +271,25 @@ def test_a_killed_experiment_ends_with_the_same_bytes(
     assert continued_from(clone) == reached
     assert clone.results_of("killed") == {name: whole[name] for name in RESULTS}
     print(f"   | epoch 2 | SIGKILL to dvc, exp run --temp | step {reached} | same bytes")
+
+
+def test_a_killed_experiment_in_the_workspace_is_repaired_and_ends_with_the_same_bytes(
+    clone: Clone, whole: dict[str, bytes]
+) -> None:
+    (clone.path / "README.md").write_text("mine")
+    head = clone.path / ".git/HEAD"
+    with clone.start("dvc", "exp", "run", "train") as process:
+        clone.wait_for(lambda: clone.last_step() > 2)
+        os.killpg(process.pid, signal.SIGKILL)
+    clone.wait_for(lambda: not clone.trainers())
+    assert not head.read_text().startswith("ref: ")
+    clone.run("python", "-m", "stages.repair")
+    assert head.read_text() == "ref: refs/heads/main\n"
+    reached = clone.last_step()
+    said = clone.run("dvc", "exp", "run", "--name", "continued", "train").stdout
+    assert f"train: continuing from checkpoint-{reached}" in said
+    assert clone.results_of("continued") == {name: whole[name] for name in RESULTS}
+    assert (clone.path / "README.md").read_text() == "mine"
 
 
 def test_a_killed_experiment_of_the_queue_ends_with_the_same_bytes(

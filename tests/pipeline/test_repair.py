@@ -1,12 +1,12 @@
 """Kill a real dvc at a known moment; ``python -m stages.repair`` leaves a repository as before.
 
-The stage waits for a file instead of training, but in the last test. Moments within dvc's own code
-are the n-th call of one of its functions (``KILL_AT``): some are too short to be met by chance.
+The stage waits for a file instead of training (test_killed.py has a killed training repaired).
+Moments within dvc's own code are the n-th call of one of its functions (``KILL_AT``): some are too
+short to be met by chance.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import as_record, generated
-from tests.pipeline.test_killed import MORE_CHANGES, Clone
-from tests.pipeline.test_pipeline import CHANGES, ROOT, copy_project
+from tests.pipeline.test_killed import Clone
+from tests.pipeline.test_pipeline import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -381,35 +380,3 @@ def test_elsewhere_it_says_so(clone: Cheap, tmp_path: Path, command: tuple[str, 
     assert result.returncode == 1
     message = f"repair: {elsewhere.path} is in no git and DVC repository; run this in a clone."
     assert result.stderr.strip() == message
-
-
-def test_a_killed_training_of_the_pipeline(tmp_path: Path) -> None:
-    """The next run continues from its checkpoint."""
-    path = tmp_path / "my clone"
-    copy_project(path, ["hello, how are you?", "I am fine. And you?"] * 50)
-    clone = Cheap(path)
-    for changes in (CHANGES, MORE_CHANGES):
-        for section, values in changes.items():
-            clone.change(section, **values)
-    clone.change("train", max_steps=20)
-    records = [as_record(dialogue) for dialogue in generated(60, num_turns=8)]
-    (path / "mine.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    clone.change("data", path="mine.jsonl")
-    clone.run("git", "init", "--quiet", "--initial-branch", "main")
-    clone.run("git", "config", "user.email", "test@localhost")
-    clone.run("git", "config", "user.name", "test")
-    clone.repro("encode")
-    clone.commit()
-    (path / "README.md").write_text("mine")
-    with clone.start("dvc", "exp", "run", "train") as process:
-        clone.wait_for(lambda: clone.last_step() > 2)
-        os.killpg(process.pid, signal.SIGKILL)
-    clone.wait_for(lambda: not clone.trainers())
-    assert not clone.head().startswith("ref: ")
-    clone.repair()
-    assert clone.head() == "ref: refs/heads/main"
-    reached = clone.last_step()
-    said = clone.run("dvc", "exp", "run", "--name", "continued", "train").stdout
-    assert f"train: continuing from checkpoint-{reached}" in said
-    assert "/continued\n" in clone.refs()
-    assert (path / "README.md").read_text() == "mine"
