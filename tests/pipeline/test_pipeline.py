@@ -153,6 +153,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         "models/finetuned/README.md",
         "models/finetuned/receipt.json",
         "metrics/.gitignore",
+        "metrics/coherence_blocks.jsonl",
         "metrics/encode.json",
         "metrics/eval.json",
         "metrics/eval_by_distance.csv",
