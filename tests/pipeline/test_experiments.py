@@ -110,7 +110,7 @@ class Clone(Repository):
         return {line.split()[1]: line.split()[-1] for line in lines if "sweep-" in line}
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 1200
+        end = time.monotonic() + 3600
         while not condition():
             assert time.monotonic() < end, self.tasks()
             time.sleep(5)  # to ask takes a core for a second, of which two tasks have use
