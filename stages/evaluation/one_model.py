@@ -33,7 +33,7 @@ from stages.evaluation.writing import Place, Written, people_as_seen, plan_place
 from stages.files import sha256_of
 from stages.params import Params
 
-ROWS_PER_DIALOGUE = 16
+ROWS_PER_DIALOGUE = 8
 """Rows that write beside each other, per dialogue of ``eval.batch_size``: one token of each fits
 where a dialogue is scored."""
 
