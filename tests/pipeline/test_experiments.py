@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.pipeline.test_pipeline import CHANGES, ENVIRONMENT, ROOT, Repository, copy_project
+from tests.pipeline.test_pipeline import CHANGES, ROOT, Repository, copy_project
 
 DOCUMENT = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
 SMALLER: dict[str, dict[str, Any]] = {
@@ -158,7 +158,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         patch.setenv("TEAM_KEY_ID", KEY_ID)
         patch.setenv("TEAM_SECRET", SECRET)
         patch.setenv("GIT_URL", str(folder / "origin.git"))
-        patch.setitem(ENVIRONMENT, "WANDB_MODE", "disabled")  # two seconds in every stage
         patch.setenv("GIT_CONFIG_COUNT", "2")
         for number, key in enumerate(("email", "name")):
             patch.setenv(f"GIT_CONFIG_KEY_{number}", f"user.{key}")

@@ -58,13 +58,14 @@ class Clone(Repository):
     def start(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         """A command in a process group of its own, with its output in a file; killed at the end."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "WANDB_"))}
+        own = {"SHELL": "/bin/sh", "WANDB_MODE": "offline"}  # some shells stay beside a command
         with (
             self.output_file.open("wb") as output,
             subprocess.Popen(
                 # Where the tests run in the background, Ctrl-C would be ignored here as well.
                 ["env", "--default-signal=INT", *command],
                 cwd=self.path,
-                env=environment | ENVIRONMENT | {"SHELL": "/bin/sh"},  # some stay beside a command
+                env=environment | ENVIRONMENT | own,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
