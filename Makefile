@@ -32,7 +32,7 @@ repair: setup ## mend what an interrupted dvc left behind
 	@$(in_venv) python -m stages.repair
 
 test: lint ## every check: style, types, tests
-	@$(in_venv) pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(in_venv) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## style and types
 	@$(in_venv) ruff format --check
