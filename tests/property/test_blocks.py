@@ -58,6 +58,10 @@ def test_blocks_keep_their_rules(
     used = [(block.turn, index) for block in blocks for index in block.dialogues]
     assert len(used) == len(set(used))
 
+    all_of_them = make_blocks(dialogues, num_candidates=num_candidates, max_blocks=1000)
+    smallest = sorted(block.sha256 for block in all_of_them)[:max_blocks]
+    assert sorted(block.sha256 for block in blocks) == smallest
+
     lines = [json.loads(line) for line in as_lines(blocks).splitlines()]
     read = [tuple(from_line(json.dumps(pair)) for pair in line["pairs"]) for line in lines]
     assert read == [block.pairs for block in blocks]
