@@ -76,10 +76,9 @@ def main() -> None:
         answers: list[Any] = getattr(scorer, kind)(instances)
         return answers
 
-    score_responses(model, PlainText(tokenizer), dialogues[:1], batch_size=size)  # warm up
-    ours, our_seconds = timed(
-        lambda: score_responses(model, PlainText(tokenizer), dialogues, batch_size=size)
-    )
+    template = PlainText(tokenizer)
+    score_responses(model, template, dialogues[:1], batch_size=size)  # warm up
+    ours, our_seconds = timed(lambda: score_responses(model, template, dialogues, batch_size=size))
     requests = [request(dialogues[d], t) for d, t in responses(dialogues)]
     answers, their_seconds = timed(lambda: theirs("loglikelihood", requests, None))
     report = {
@@ -105,7 +104,7 @@ def main() -> None:
     body, head = (operations // 3 for operations in flops_per_token(model))  # a forward pass alone
     device = Device(kind="cpu", precision="no", compiled=False, notes=())
     peak = matmul_peak(linear_shapes(model), device)
-    num_read = sum(len(turn) for one in dialogues for turn in PlainText(tokenizer).encode(one))
+    num_read = sum(len(turn) for one in dialogues for turn in template.encode(one))
     for scores, num_seen in zip(report.values(), (num_read, num_tokens), strict=True):
         operations = body * num_seen + head * scores["num_target_tokens"]
         used = operations * scores["our_tokens_per_second"] / scores["num_target_tokens"]
