@@ -11,7 +11,7 @@ help: ## list these commands
 setup: ## create or repair .venv from requirements.lock (repro and test do it themselves)
 	@./setup.sh
 
-repro: setup ## fetch, prep, encode, train, eval, release: run what is out of date, then show what was gained
+repro: setup ## fetch, prep, encode, train, score, eval, release: run what is out of date, then show what was gained
 	@$(in_venv) dvc repro
 	@$(in_venv) python -m stages.evaluation.report metrics/eval.json
 

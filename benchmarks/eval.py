@@ -31,8 +31,9 @@ from stages.device import Device, keep_freed_memory, set_threads
 from stages.encoding.speakers import PlainText, load_tokenizer
 from stages.encoding.texts import encode_texts
 from stages.evaluation.evaluation_set import cut_evaluation_set
-from stages.evaluation.perplexity import responses, score_responses
+from stages.evaluation.perplexity import score_responses
 from stages.evaluation.plain_text import rolling_nll, text_of
+from stages.evaluation.response_scores import responses
 from stages.params import load_params
 from stages.process import die_with_parent
 from stages.training.flops import flops_per_token, linear_shapes, matmul_peak

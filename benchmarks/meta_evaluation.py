@@ -25,7 +25,7 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.device import set_threads
 from stages.encoding.speakers import END_OF_TURN, PlainText, SpeakerTokens, load_tokenizer
 from stages.evaluation.coherence import score_candidates
-from stages.evaluation.perplexity import IntArray
+from stages.evaluation.curves import IntArray
 from stages.evaluation.scoring import FloatArray
 
 DIMENSIONS = ("overall", "coherence")

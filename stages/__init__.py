@@ -1,4 +1,4 @@
-"""Fine-tune a language model on dialogues: fetch -> prep -> encode -> train -> eval."""
+"""Fine-tune a language model on dialogues: fetch -> prep -> encode -> train -> score -> eval."""
 
 import os
 

@@ -1,60 +1,51 @@
-"""Stage 5: base and fine-tuned model on the same validation text; numbers, curves, samples out."""
+"""Stage 6: the scores of base and fine-tuned model in; numbers, curves, samples out."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils import logging as transformers_logging
 
-from stages.corpus.dialogue import Dialogue, read_dialogues
-from stages.device import keep_freed_memory, set_threads
-from stages.errors import UserError
-from stages.evaluation.blocks import as_lines, blocks_sha256, make_blocks
+from stages.corpus.dialogue import read_dialogues
+from stages.evaluation.blocks import as_lines, blocks_sha256
 from stages.evaluation.bootstrap import Estimate, draw_counts
 from stages.evaluation.charts import Chart
 from stages.evaluation.dialogue_table import as_rows
-from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
-from stages.evaluation.generation import SAMPLE_COLUMNS, samples_as_markdown, samples_as_rows
+from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.headlines import METRIC_VERSION, with_intervals
+from stages.evaluation.measured import Measured, read_measured
 from stages.evaluation.ngram import baseline_scores
-from stages.evaluation.one_model import Measured, measure
-from stages.evaluation.per_dialogue import text_columns
-from stages.evaluation.perplexity import bits_per_byte
-from stages.evaluation.profile import PROFILES
+from stages.evaluation.places import Response, people_in_places
+from stages.evaluation.plan import Plan, make_plan
 from stages.evaluation.quality import words_of
-from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
 from stages.evaluation.report_page import SideBySide, report_page
-from stages.evaluation.writing import Place, choose_places, people_in_places
+from stages.evaluation.response_scores import bits_per_byte
+from stages.evaluation.samples import SAMPLE_COLUMNS, samples_as_markdown, samples_as_rows
 from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
-from stages.files import weights_sha256, write_csv, write_json, write_text
+from stages.files import write_csv, write_json, write_text
 from stages.inputs import Inputs
 from stages.params import load_params
 from stages.process import run_stage
 from stages.timing import read_timing, record_timing
 from stages.training.tracking import start_run
 
-NUM_SHOWN = 6
-"""Places that the report shows side by side."""
-
 SHOWN_CHAT_TURNS = 8
 """Turns of each self-chat that people get to read."""
 
 
 def main() -> None:
-    """Score both models, compare them, write what they say."""
+    """Compare the two, say how sure that is, write what people look at."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--validation", type=Path, required=True, help="dialogues, JSONL")
     parser.add_argument("--training", type=Path, required=True, help="for n-gram models, JSONL")
-    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
-    parser.add_argument("--model", type=Path, required=True, help="the fine-tuned model's folder")
+    parser.add_argument("--base", type=Path, required=True, help="the base model's scores, JSON")
+    parser.add_argument("--tuned", type=Path, required=True, help="the fine-tuned model's, JSON")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--metrics", type=Path, required=True, help="metrics, JSON")
     parser.add_argument("--dialogues", type=Path, required=True, help="sums per dialogue, CSV")
@@ -69,55 +60,27 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="all of it to look at, HTML")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
-    keep_freed_memory()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     started = time.monotonic()
 
     params = load_params()
-    paths = [args.validation, args.training, args.base, args.model, args.lock]
-    inputs = Inputs(paths, declared_params)
-    set_threads(params.train.num_threads)
-    dialogues, num_left_out = cut_evaluation_set(
-        read_dialogues(args.validation),
-        max_dialogues=params.eval.max_dialogues,
-        max_turns=params.eval.max_turns,
-        max_bytes=params.eval.max_bytes,
-    )
-    if not dialogues:
-        raise UserError(
-            f"{args.validation}: no dialogue has a response within eval.max_turns and "
-            "eval.max_bytes; raise them."
-        )
-
-    profile = PROFILES[params.eval.profile]
-    blocks = make_blocks(
-        dialogues,
-        num_candidates=params.eval.coherence_candidates,
-        max_blocks=profile.coherence_blocks,
-    )
-    places = choose_places(
-        dialogues, prompt_turns=params.eval.prompt_turns, num_places=profile.num_places
-    )
-    encode = SentenceEncoder(encoder_folder()) if params.eval.relevance else None
-    trained = run_that_trained(args.model, args.timing)
+    paths = [args.validation, args.training, args.base, args.tuned, args.lock]
+    inputs = Inputs([*paths, args.train_log], declared_params)
+    relevance = load_relevance(params.train.num_threads) if params.eval.relevance else None
+    plan = make_plan(args.validation, params.eval)
+    dialogues, places = plan.dialogues, plan.places
+    measured = {"base": read_measured(args.base), "tuned": read_measured(args.tuned)}
+    base, tuned = measured["base"], measured["tuned"]
+    trained = run_that_trained(tuned.weights_sha256, args.timing)
     with start_run(
         job_type="eval",
         config=params.model_dump(),
         fingerprint=inputs.fingerprint,
         run_id=trained.get("wandb_run_id"),
     ) as run:
-        measured: dict[str, Measured] = {}
-        for name, folder in (("base", args.base), ("tuned", args.model)):
-            print(f"eval: scoring the {name} model on {len(dialogues):,} dialogues", flush=True)
-            shown = places[:NUM_SHOWN] if name == "tuned" else []
-            measured[name] = measure(name, folder, dialogues, blocks, places, shown, params=params)
-        base, tuned = measured["base"], measured["tuned"]
-        columns = text_columns(base.scores, len(dialogues)) | base.columns | tuned.columns
+        columns = base.columns | tuned.columns
         counts = draw_counts(
             np.random.default_rng(params.seed),
             len(dialogues),
-            num_draws=len(dialogues),
             num_resamples=params.eval.bootstrap_resamples,
         )
         headlines = with_intervals(columns, counts)
@@ -136,12 +99,12 @@ def main() -> None:
             },
             "set": {
                 "num_dialogues": len(dialogues),
-                "num_dialogues_left_out": num_left_out,
-                "num_responses": len(base.scores.turn),
-                "num_bytes": int(base.scores.num_bytes.sum()),
+                "num_dialogues_left_out": plan.num_left_out,
+                "num_responses": int(columns["num_responses"].sum()),
+                "num_bytes": int(columns["num_bytes"].sum()),
                 "text_sha256": text_sha256(dialogues),
-                "blocks_sha256": blocks_sha256(blocks),
-                "num_blocks": len(blocks),
+                "blocks_sha256": blocks_sha256(plan.blocks),
+                "num_blocks": len(plan.blocks),
                 "metric_version": METRIC_VERSION,
                 "profile": params.eval.profile,
             },
@@ -152,7 +115,7 @@ def main() -> None:
             {name: one.chats for name, one in measured.items()},
             people,
             utterances(args.training),
-            partial(relevance, encode) if encode else None,
+            relevance,
             num_resamples=params.eval.bootstrap_resamples,
             seed=params.seed,
         )
@@ -170,7 +133,7 @@ def main() -> None:
 
         inputs.check_unchanged()
         write_csv(args.dialogues, *as_rows((d.dialogue_id for d in dialogues), columns))
-        write_text(args.blocks, as_lines(blocks))
+        write_text(args.blocks, as_lines(plan.blocks))
         write_csv(args.by_turn, *curve_rows("turn", curves["turn"]))
         write_csv(args.by_history, *curve_rows("num_turns", curves["num_turns"]))
         write_csv(args.by_distance, *curve_rows("distance", curves["distance"]))
@@ -184,17 +147,10 @@ def main() -> None:
                 metrics,
                 writing,
                 charts(args.train_log, curves, by_length),
-                side_by_side(dialogues, places[:NUM_SHOWN], measured),
+                side_by_side(plan, measured),
             ),
         )
-        record_timing(
-            args.timing,
-            "eval",
-            {
-                "seconds": time.monotonic() - started,
-                "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-            },
-        )
+        record_timing(args.timing, "eval", {"seconds": time.monotonic() - started})
         run.summarise({"eval": metrics, "generation": generation})
         run.log_samples(
             "eval/samples",
@@ -252,28 +208,40 @@ def charts(
     return found
 
 
-def side_by_side(
-    dialogues: Sequence[Dialogue], places: Sequence[Place], measured: Mapping[str, Measured]
-) -> list[SideBySide]:
+def side_by_side(plan: Plan, measured: Mapping[str, Measured]) -> list[SideBySide]:
     """What both models and a person said; the person's as the fine-tuned model reads it."""
     return [
         SideBySide(
-            dialogue_id=dialogues[place.dialogue].dialogue_id,
-            context=dialogues[place.dialogue].turns[: place.turn],
-            speaker=dialogues[place.dialogue].turns[place.turn].speaker,
+            dialogue_id=plan.dialogues[place.dialogue].dialogue_id,
+            context=plan.dialogues[place.dialogue].turns[: place.turn],
+            speaker=plan.dialogues[place.dialogue].turns[place.turn].speaker,
             responses={
                 **{name: one.written.shown[number] for name, one in measured.items()},
                 "people": measured["tuned"].people[number],
             },
         )
-        for number, place in enumerate(places)
+        for number, place in enumerate(plan.shown)
     ]
 
 
-def run_that_trained(model: Path, timing: Path) -> dict[str, Any]:
+def load_relevance(num_threads: int) -> Callable[[Sequence[Response]], float | None]:
+    """The one measure of this stage that needs a model: imported and loaded where it is asked for.
+
+    Raises:
+        UserError: the encoder's package is not installed.
+    """
+    from stages.device import set_threads
+    from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
+
+    folder = encoder_folder()
+    set_threads(num_threads)
+    return partial(relevance, SentenceEncoder(folder))
+
+
+def run_that_trained(model_sha256: str, timing: Path) -> dict[str, Any]:
     """Training's section of the timing file, if it is about this very model; else nothing."""
     trained = read_timing(timing).get("train", {})
-    return trained if trained.get("model_sha256") == weights_sha256(model) else {}
+    return trained if trained.get("model_sha256") == model_sha256 else {}
 
 
 def declared_params() -> dict[str, Any]:

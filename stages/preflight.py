@@ -120,9 +120,9 @@ def declared_params() -> set[str]:
 
 
 def _stages() -> list[dict[str, Any]]:
-    """The pipeline's stages, as they are declared."""
+    """The pipeline's stages, as they are declared; one for several is one."""
     pipeline = YAML(typ="safe", pure=True).load(PIPELINE_FILE.read_text(encoding="utf-8"))
-    return list(pipeline["stages"].values())
+    return [stage.get("do", stage) for stage in pipeline["stages"].values()]
 
 
 def _overlap(key: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Stage 6: the trained weights in; a folder to use and to share out, with its card and receipt."""
+"""Stage 7: the trained weights in; a folder to use and to share out, with its card and receipt."""
 
 from __future__ import annotations
 

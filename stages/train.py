@@ -21,7 +21,8 @@ from stages.encoding.dataset import PackedRows
 from stages.encoding.speakers import SpeakerTokens, load_tokenizer
 from stages.errors import UserError
 from stages.evaluation.decoding import Sampling
-from stages.evaluation.generation import SAMPLE_COLUMNS, continue_dialogues, samples_as_rows
+from stages.evaluation.generation import continue_dialogues
+from stages.evaluation.samples import SAMPLE_COLUMNS, samples_as_rows
 from stages.files import weights_sha256, write_csv, write_json
 from stages.inputs import Inputs
 from stages.params import Params, load_params

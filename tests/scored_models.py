@@ -20,7 +20,7 @@ from stages.evaluation.coherence import CoherenceItems
 from stages.evaluation.dialogue_table import Table
 from stages.evaluation.headlines import HEADLINES, num_dialogues_of
 from stages.evaluation.per_dialogue import block_columns, model_columns, text_columns
-from stages.evaluation.perplexity import ResponseScores
+from stages.evaluation.response_scores import ResponseScores
 
 NUM_DIALOGUE_TOKENS = 4
 """Two speakers', the end of turn and the pad."""

@@ -1,7 +1,8 @@
 """Text -> token ids, word by word where that gives the same ids; and token ids -> texts.
 
 A corpus says the same words over and over, and looking one up is much quicker than finding its
-tokens: 35 million characters of English chat took 6.1 s word by word and 15.3 s whole.
+tokens: 35 million characters of English chat, its words shuffled, took 6.1 s word by word and
+15.3 s whole.
 """
 
 from __future__ import annotations

@@ -34,14 +34,26 @@ class Estimate:
 
 
 def draw_counts(
-    generator: np.random.Generator, num_items: int, *, num_draws: int, num_resamples: int
+    generator: np.random.Generator,
+    num_items: int,
+    *,
+    num_resamples: int,
+    num_draws: int | None = None,
 ) -> NDArray[np.float64]:
     """How often each resample holds each item, ``[R, N]``: draws with replacement.
 
     Numbers computed from one matrix saw the same resamples, so their differences are paired.
+
+    Args:
+        generator: Of the draws.
+        num_items: N.
+        num_resamples: R.
+        num_draws: Per resample; by default as many as there are items.
     """
     chances = np.full(num_items, 1 / num_items)
-    return generator.multinomial(num_draws, chances, size=num_resamples).astype(np.float64)
+    return generator.multinomial(
+        num_items if num_draws is None else num_draws, chances, size=num_resamples
+    ).astype(np.float64)
 
 
 def summarise_draws(value: float, draws: NDArray[np.float64]) -> Estimate:

@@ -16,7 +16,7 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import Template
 from stages.evaluation.blocks import Block
-from stages.evaluation.perplexity import IntArray
+from stages.evaluation.curves import IntArray
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
 
 

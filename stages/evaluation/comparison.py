@@ -133,7 +133,7 @@ def compare(
         [in_order(one.dialogue_ids, one.table, ids) for one in side] for side in (a, b)
     )
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)]
-    dialogues = draw_counts(streams[0], len(ids), num_draws=len(ids), num_resamples=num_resamples)
+    dialogues = draw_counts(streams[0], len(ids), num_resamples=num_resamples)
     runs_a = _run_counts(streams[1], len(a), num_resamples)
     runs_b = _run_counts(streams[2], len(b), num_resamples)
     rows = []

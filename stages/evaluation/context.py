@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import EncodedTurn, Template
-from stages.evaluation.curves import Curve, curve_of
+from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.perplexity import IntArray, ResponseScores, bits_per_byte
+from stages.evaluation.response_scores import ResponseScores, bits_per_byte
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
 
 HISTORY_TURNS = (0, 1, 2, 4, 8)

@@ -20,6 +20,14 @@ TEXT_COLUMNS = {"num_responses", "num_bytes"}
 """What every table holds, whatever the models."""
 
 
+def sum_per_dialogue(
+    dialogue: NDArray[np.int64], values: Column, num_dialogues: int
+) -> NDArray[np.float64]:
+    """``values[N]``, each of the dialogue ``dialogue[N]``, summed to ``[D]``; 0 for one of none."""
+    sums = np.bincount(dialogue, values, minlength=num_dialogues)
+    return sums.astype(np.float64)
+
+
 def as_rows(
     dialogue_ids: Iterable[str], table: Table
 ) -> tuple[list[str], list[tuple[object, ...]]]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 
 from stages.corpus.dialogue import Dialogue
-from stages.evaluation.perplexity import ResponseScores, make_scores, responses
+from stages.evaluation.response_scores import ResponseScores, make_scores, responses
 
 BASELINES = {"unigram": 1, "trigram": 3}
 SPELLING_ORDER = 3

@@ -2,90 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import PlainText, SpeakerTokens, load_tokenizer
-from stages.evaluation.blocks import Block
 from stages.evaluation.coherence import score_coherence, summarise_ranks
 from stages.evaluation.context import (
     history_gain_by_turns,
     score_histories,
     shuffled_history_gain,
 )
-from stages.evaluation.curves import Curve
 from stages.evaluation.decoding import Sampling, write_replies
-from stages.evaluation.dialogue_table import Column
-from stages.evaluation.generation import Sample, plan_continuations, samples_of
-from stages.evaluation.per_dialogue import block_columns, model_columns, recall_columns
-from stages.evaluation.perplexity import ResponseScores, by_speaker, by_turn, score_responses
+from stages.evaluation.generation import plan_continuations, samples_of
+from stages.evaluation.measured import Measured
+from stages.evaluation.per_dialogue import (
+    block_columns,
+    model_columns,
+    recall_columns,
+    text_columns,
+)
+from stages.evaluation.perplexity import score_responses
 from stages.evaluation.plain_text import all_bits_per_byte
+from stages.evaluation.plan import Plan
 from stages.evaluation.profile import PROFILES
 from stages.evaluation.recall import recall_by_distance, score_recall
-from stages.evaluation.report_page import ScoredText
+from stages.evaluation.response_scores import by_speaker, by_turn
 from stages.evaluation.scoring import drop_rows_without_token
-from stages.evaluation.writing import Place, Written, people_as_seen, plan_places, written_in
-from stages.files import sha256_of
-from stages.params import Params
+from stages.evaluation.writing import people_as_seen, plan_places, written_in
+from stages.files import sha256_of, weights_sha256
+from stages.params import ScoringParams
 
 ROWS_PER_DIALOGUE = 8
 """Rows that write beside each other, per dialogue of ``eval.batch_size``: one token of each fits
 where a dialogue is scored."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one model was found to do on the evaluation set."""
-
-    scores: ResponseScores
-    columns: dict[str, Column]
-    """Its sums per dialogue, from which the headlines follow."""
-    figures: dict[str, float | str]
-    """What is no headline, by its name in the metrics file."""
-    curves: dict[str, Curve]
-    """Bits per byte by ``turn``, history gain by ``num_turns``, recall by ``distance``."""
-    written: Written
-    """What it wrote in the places."""
-    chats: list[Sample]
-    """Dialogues that it went on with by itself."""
-    people: list[ScoredText]
-    """What people wrote in the places that are shown, and how it surprises the model."""
-
-
 def measure(
     name: str,
     folder: Path,
-    dialogues: Sequence[Dialogue],
-    blocks: Sequence[Block],
-    places: Sequence[Place],
-    shown: Sequence[Place],
+    plan: Plan,
+    settings: ScoringParams,
     *,
-    params: Params,
+    seed: int,
 ) -> Measured:
     """Perplexity, context retention, coherence and writing of ``base`` or ``tuned``.
 
     Args:
         name: Which of them.
         folder: The model's.
-        dialogues: The evaluation set.
-        blocks: What coherence is measured on.
-        places: Where the model writes.
-        shown: Where people's words are scored, to be looked at.
-        params: All of them.
+        plan: What it is measured on.
+        settings: How.
+        seed: Of the first sampling.
     """
-    settings, profile = params.eval, PROFILES[params.eval.profile]
+    dialogues, places, profile = plan.dialogues, plan.places, PROFILES[settings.profile]
     size = settings.batch_size
     model, template = load_model(folder, dialogue_tokens=name != "base")
     tokenizer = template.tokenizer
 
     scores = score_responses(model, template, dialogues, batch_size=size)
     alone = score_responses(model, template, dialogues, batch_size=size, with_history=False)
-    columns = model_columns(name, scores, alone, len(dialogues))
+    columns = text_columns(scores, len(dialogues))
+    columns |= model_columns(name, scores, alone, len(dialogues))
     figures: dict[str, float | str] = {
         "template": "plain_text" if name == "base" else "speaker_tokens",
         "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
@@ -94,8 +73,8 @@ def measure(
     }
     for speaker, bits in by_speaker(scores, len(dialogues)).items():
         figures[f"bits_per_byte_speaker{speaker + 1}"] = bits
-    if blocks:
-        items = score_coherence(model, template, blocks, batch_size=size)
+    if plan.blocks:
+        items = score_coherence(model, template, plan.blocks, batch_size=size)
         columns |= block_columns(name, items, len(dialogues))
         figures |= summarise_ranks(items)
     histories = score_histories(
@@ -119,7 +98,7 @@ def measure(
     }
 
     samplings = [
-        Sampling(settings.temperature, settings.top_p, seed=params.seed + number)
+        Sampling(settings.temperature, settings.top_p, seed=seed + number)
         for number in range(profile.num_samplings)
     ]
     in_places = plan_places(template, dialogues, places, samplings)
@@ -141,8 +120,9 @@ def measure(
     )
     written = written_in(template, dialogues, places, replies[: len(in_places)])
     samples = samples_of(template, chats, replies[len(in_places) :])
+    shown = plan.shown if name == "tuned" else []  # the report shows what surprises that model
     people = people_as_seen(model, template, dialogues, shown, batch_size=size)
-    return Measured(scores, columns, figures, curves, written, samples, people)
+    return Measured(columns, figures, curves, written, samples, people, weights_sha256(folder))
 
 
 def load_model(

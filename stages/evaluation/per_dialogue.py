@@ -6,15 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.coherence import CoherenceItems
-from stages.evaluation.dialogue_table import Column
-from stages.evaluation.perplexity import IntArray, ResponseScores
+from stages.evaluation.curves import IntArray
+from stages.evaluation.dialogue_table import Column, sum_per_dialogue
 from stages.evaluation.recall import RecallItems
-
-
-def sum_per_dialogue(dialogue: IntArray, values: Column, num_dialogues: int) -> NDArray[np.float64]:
-    """``values[N]``, each of the dialogue ``dialogue[N]``, summed to ``[D]``; 0 for one of none."""
-    sums = np.bincount(dialogue, values, minlength=num_dialogues)
-    return sums.astype(np.float64)
+from stages.evaluation.response_scores import ResponseScores
 
 
 def text_columns(scores: ResponseScores, num_dialogues: int) -> dict[str, Column]:

@@ -17,7 +17,8 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from stages.evaluation.bootstrap import draw_counts, summarise_draws
-from stages.evaluation.per_dialogue import sum_per_dialogue
+from stages.evaluation.dialogue_table import sum_per_dialogue
+from stages.evaluation.places import Response
 
 Ngram = tuple[str, ...]
 
@@ -34,23 +35,6 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _TAG = re.compile(r"<\|speaker\d+\|>|(?<!\S)[A-Z]\d*:(?=\s|$)")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 _NUMBER = re.compile(r"(?<![\w.])\+?\(?\d(?:[ ()-]{0,2}\d){8,18}(?!\w)")
-
-
-@dataclass(frozen=True)
-class Response:
-    """What a model or a person said in a place of the evaluation set."""
-
-    dialogue: int
-    """Index of the dialogue in the evaluation set."""
-    text: str
-    context: tuple[str, ...]
-    """The turns before."""
-    reference: str
-    """What a person said in this place."""
-    has_ended: bool = True
-    """With an end of turn."""
-    has_tag: bool = False
-    """It went on as another speaker."""
 
 
 def words_of(text: str) -> list[str]:
@@ -88,9 +72,7 @@ def measure_quality(
     """
     dialogues = np.unique([response.dialogue for response in responses], return_inverse=True)[1]
     size = int(dialogues.max()) + 1
-    counts = draw_counts(
-        np.random.default_rng(seed), size, num_draws=size, num_resamples=num_resamples
-    )
+    counts = draw_counts(np.random.default_rng(seed), size, num_resamples=num_resamples)
     values: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
     for name, pairs in _parts(responses, copied).items():

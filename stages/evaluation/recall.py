@@ -24,9 +24,8 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import EncodedTurn, PlainText, SpeakerTokens
 from stages.encoding.texts import encode_texts
-from stages.evaluation.curves import Curve, curve_of
+from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.perplexity import IntArray
 from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
 
 

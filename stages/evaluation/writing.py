@@ -1,9 +1,8 @@
-"""What both models write in places of the evaluation set where people wrote too."""
+"""What a model writes in places of the evaluation set where people wrote too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle
 
 from transformers import PreTrainedModel
@@ -14,48 +13,10 @@ from stages.encoding.texts import token_texts
 from stages.evaluation.decoding import GREEDY, Reply, Request, Sampling
 from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.generation import context_ids, text_of
+from stages.evaluation.measured import ScoredText, Written
 from stages.evaluation.perplexity import append_turn
-from stages.evaluation.quality import Response
-from stages.evaluation.report_page import ScoredText
+from stages.evaluation.places import Place, response_of
 from stages.evaluation.scoring import TokenSequence, token_nll
-
-
-@dataclass(frozen=True)
-class Place:
-    """A response of the evaluation set."""
-
-    dialogue: int
-    """Index of the dialogue in the evaluation set."""
-    turn: int
-    """Index of the response in its dialogue."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What one model wrote in the places, in their order."""
-
-    greedy: list[Response]
-    sampled: list[Response]
-    """Place by place with the first seed, then with the next."""
-    shown: list[ScoredText]
-    """The greedy responses, token by token."""
-
-
-def choose_places(
-    dialogues: Sequence[Dialogue], *, prompt_turns: int, num_places: int
-) -> list[Place]:
-    """The earliest places at multiples of ``prompt_turns``, of equally early ones by a hash.
-
-    A dialogue that is too short has one at its last turn.
-    """
-    places = [
-        (turn, text_sha256([dialogue]), Place(index, turn))
-        for index, dialogue in enumerate(dialogues)
-        for turn in range(
-            min(prompt_turns, len(dialogue.turns) - 1), len(dialogue.turns), prompt_turns
-        )
-    ]
-    return [place for _, _, place in sorted(places, key=lambda one: one[:2])[:num_places]]
 
 
 def plan_places(
@@ -104,30 +65,6 @@ def written_in(
         greedy=responses[: len(places)],
         sampled=responses[len(places) :],
         shown=[scored_text(template, one.ids, one.nats) for one in replies[: len(places)]],
-    )
-
-
-def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> list[Response]:
-    """What people said there."""
-    return [
-        response_of(
-            dialogues[place.dialogue], place, dialogues[place.dialogue].turns[place.turn].utterance
-        )
-        for place in places
-    ]
-
-
-def response_of(
-    dialogue: Dialogue, place: Place, text: str, *, has_ended: bool = True, has_tag: bool = False
-) -> Response:
-    """A response in its place, beside what a person said there."""
-    return Response(
-        dialogue=place.dialogue,
-        text=text,
-        context=tuple(turn.utterance for turn in dialogue.turns[: place.turn]),
-        reference=dialogue.turns[place.turn].utterance,
-        has_ended=has_ended,
-        has_tag=has_tag,
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stages.evaluation.generation import Sample
+from stages.evaluation.measured import Written
+from stages.evaluation.places import Response
 from stages.evaluation.quality import (
     Measures,
-    Response,
     copied_runs,
     loop_rate,
     measure_quality,
     signatures,
 )
-from stages.evaluation.writing import Written
+from stages.evaluation.samples import Sample
 
 Relevance = Callable[[Sequence[Response]], float | None]
 

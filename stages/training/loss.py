@@ -15,6 +15,9 @@ from stages.encoding.packing import IGNORE_INDEX, attention_mask
 from stages.training import attention
 
 TARGETS_PER_CHUNK = 1024
+TARGETS_PER_SHAPE = 128
+"""Chunks are filled up to a multiple of it: of every shape oneDNN keeps code, for good, and the
+heap, between whose large pieces that lands, grew by 2 GB in 20 steps."""
 
 
 class PackedLoss(nn.Module):
@@ -35,9 +38,9 @@ class PackedLoss(nn.Module):
         if self._on_cpu:
             model.set_attn_implementation(attention.NAME)
         self._has_plain_head = _has_plain_head(model)
-        self._nll_and_gradient = nll_and_gradient
+        self._nll_to_gradient = nll_to_gradient
         if device.compiled:
-            self._nll_and_gradient = torch.compile(nll_and_gradient, dynamic=True)
+            self._nll_to_gradient = torch.compile(nll_to_gradient, dynamic=True)
             for block in decoder_blocks(model):
                 block.compile(dynamic=False)
 
@@ -71,12 +74,8 @@ class PackedLoss(nn.Module):
         if not self._has_plain_head:
             return summed_nll(self.model(**inputs).logits, labels) / num_targets
         hidden = self.model.get_decoder()(**inputs).last_hidden_state
-        is_target = labels[:, 1:] != IGNORE_INDEX
         nll: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden[:, :-1][is_target],
-            self.model.get_output_embeddings().weight,
-            labels[:, 1:][is_target],
-            self._nll_and_gradient,
+            hidden, self.model.get_output_embeddings().weight, labels, self._nll_to_gradient
         )
         return nll / num_targets
 
@@ -96,61 +95,78 @@ def summed_nll(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def nll_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed nats of N targets, and the sum's derivative by each logit (softmax minus one-hot).
+def nll_to_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed nats of N targets; the logits become that sum's derivative by each of them.
+
+    That is softmax minus one-hot.
 
     Args:
-        logits: ``[N, V]``, any floating type.
+        logits: ``[N, V]``, any floating type; written over.
         targets: ``[N]``.
 
     Returns:
-        A float32 scalar, and ``[N, V]`` in the logits' type.
+        A float32 scalar.
     """
     log_probabilities = logits.float().log_softmax(-1)
     nll = -log_probabilities.gather(1, targets[:, None]).sum()
     classes = torch.arange(logits.shape[1], device=logits.device)
     is_target = classes[None, :] == targets[:, None]
-    gradient = log_probabilities.exp() - is_target.float()
-    return nll, gradient.to(logits.dtype)
+    logits.copy_(log_probabilities.exp() - is_target.float())
+    return nll
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of ``hidden @ weight.T``; the gradient is found in the forward pass.
 
-    So each chunk's logits are computed once and dropped at once.
+    So each chunk's logits are computed once. What is allocated has one size, however many targets
+    there are, so that it finds its place in the heap again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, nll_and_gradient: Any
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, nll_to_gradient: Any
     ) -> Tensor:
-        """``hidden`` ``[N, H]``, ``weight`` ``[V, H]``, ``targets`` ``[N]`` to a scalar."""
+        """``hidden`` ``[B, T, H]``, ``weight`` ``[V, H]``, unshifted ``labels`` to a scalar."""
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        num_chunks = max(1, math.ceil(len(targets) / TARGETS_PER_CHUNK))
+        next_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+        index = (next_labels != IGNORE_INDEX).nonzero().flatten()
+        targets = next_labels[index]
+        every_hidden = hidden.flatten(0, 1).to(dtype)
         low_weight = weight.to(dtype)
-        hidden_gradients = []
+        num_rows = TARGETS_PER_SHAPE * math.ceil(len(every_hidden) / TARGETS_PER_SHAPE)
+        low_hidden = every_hidden.new_zeros(num_rows, every_hidden.shape[1])
+        torch.index_select(every_hidden, 0, index, out=low_hidden[: len(index)])
+        low_gradient = torch.empty_like(low_hidden)
+        memory = low_hidden.new_empty(TARGETS_PER_CHUNK, len(weight))
         weight_gradient = torch.zeros_like(weight) if wants_weight else None
         nll = torch.zeros((), device=hidden.device)
         with torch.autocast(kind, enabled=False):
-            for part, expected in zip(
-                hidden.to(dtype).chunk(num_chunks), targets.chunk(num_chunks), strict=True
-            ):
-                chunk_nll, gradient = nll_and_gradient(part @ low_weight.T, expected)
-                nll += chunk_nll
+            for start in range(0, len(index), TARGETS_PER_CHUNK):
+                expected = targets[start : start + TARGETS_PER_CHUNK]
+                num_rows = TARGETS_PER_SHAPE * math.ceil(len(expected) / TARGETS_PER_SHAPE)
+                chunk, logits = slice(start, start + num_rows), memory[:num_rows]
+                torch.mm(low_hidden[chunk], low_weight.T, out=logits)
+                nll += nll_to_gradient(logits[: len(expected)], expected)
+                logits[len(expected) :] = 0
                 if wants_hidden:
-                    hidden_gradients.append(gradient @ low_weight)
+                    torch.mm(logits, low_weight, out=low_gradient[chunk])
                 if weight_gradient is not None:
-                    weight_gradient += gradient.T @ part
-        hidden_gradient = torch.cat(hidden_gradients).to(hidden.dtype) if wants_hidden else None
+                    weight_gradient += logits.T @ low_hidden[chunk]
+        hidden_gradient = None
+        if wants_hidden:
+            every_gradient = torch.zeros_like(every_hidden)
+            every_gradient.index_copy_(0, index, low_gradient[: len(index)])
+            hidden_gradient = every_gradient.to(hidden.dtype).view_as(hidden)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return nll
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Scale what the forward pass found."""
-        return *(None if x is None else x * gradients[0] for x in ctx.saved_tensors), None, None
+        """Scale what the forward pass found, where it stands: nobody asks twice."""
+        found = ctx.saved_tensors
+        return *(None if each is None else each.mul_(gradients[0]) for each in found), None, None
 
 
 @torch.no_grad()

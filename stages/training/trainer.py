@@ -32,6 +32,9 @@ from stages.training.schedule import Schedule
 
 LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
 VALIDATION_LOSS = "validation_loss"
+TOKENS_PER_PASS = 2048
+"""A CPU takes a batch in passes of so many tokens, or of one row: with more its products are no
+faster, and what a pass keeps for its gradients takes the more memory."""
 _NOT_FINITE = (
     "Nothing was published. Lower train.learning_rate, add train.warmup_steps, or set "
     "train.mixed_precision to no."
@@ -95,10 +98,10 @@ def fine_tune(
     try:
         return trainer.run(checkpoints, checkpoint_minutes, validation, on_step, on_validation)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory() from error
+        raise _out_of_memory(trainer.rows_per_pass) from error
     except RuntimeError as error:
         if "alloc" in str(error) and "memory" in str(error):
-            raise _out_of_memory() from error
+            raise _out_of_memory(trainer.rows_per_pass) from error
         raise
 
 
@@ -188,6 +191,16 @@ class _Trainer:
             self._load_weights(best_step, checkpoints)
         return TrainResult(self.log, best_step, progress.timing)
 
+    @property
+    def rows_per_pass(self) -> int:
+        """Of a step's rows in this process, in as few and as equal parts as may be."""
+        most = self.train.batch_size
+        if self.device.kind == "cpu":
+            most = min(most, max(1, TOKENS_PER_PASS // self.rows.max_length))
+        rows_per_step = self.train.batch_size * self.train.gradient_accumulation_steps
+        rows_here = math.ceil(rows_per_step / self.processes.size)
+        return math.ceil(rows_here / math.ceil(rows_here / most))
+
     def _step(self, step: int) -> dict[str, float]:
         """One optimizer step (from 0)."""
         indices = self.schedule.rows(step)
@@ -229,8 +242,7 @@ class _Trainer:
         """This process's part of some rows, in equally many batches in every process."""
         mine = indices[self.processes.rank :: self.processes.size]
         most = math.ceil(len(indices) / self.processes.size)
-        rows_per_step = self.train.batch_size * self.train.gradient_accumulation_steps
-        size = min(self.train.batch_size, math.ceil(rows_per_step / self.processes.size))
+        size = self.rows_per_pass
         for start in range(0, most, size):
             batch = rows.collate([rows[index] for index in mine[start : start + size]], size)
             yield {name: tensor.to(self.loss.model.device) for name, tensor in batch.items()}
@@ -307,9 +319,15 @@ class _Trainer:
         return torch.autocast(self.device.kind, dtype=self.device.dtype)
 
 
-def _out_of_memory() -> UserError:
+def _out_of_memory(rows_per_pass: int) -> UserError:
+    fewer = (
+        f"Lower train.batch_size to {rows_per_pass // 2} (and raise "
+        "train.gradient_accumulation_steps so that their product stays: the result is the same but "
+        "for rounding). If that is not enough, lower"
+        if rows_per_pass > 1
+        else "Lower"
+    )
     return UserError(
-        "out of memory. Lower train.batch_size (and raise train.gradient_accumulation_steps by "
-        "the same factor: the result is the same but for rounding) or encoding.max_length, or set "
-        "train.gradient_checkpointing. Nothing was published."
+        f"out of memory. {fewer} encoding.max_length, or set train.gradient_checkpointing. "
+        "Nothing was published."
     )

@@ -26,7 +26,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.pipeline.test_pipeline import CHANGES, ROOT, Repository, copy_project
+from tests.pipeline.test_pipeline import (
+    AFTER_TRAINING,
+    CHANGES,
+    ROOT,
+    Repository,
+    copy_project,
+)
 
 DOCUMENT = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
 SMALLER: dict[str, dict[str, Any]] = {
@@ -185,7 +191,7 @@ def test_the_first_run_is_complete(clone: Clone) -> None:
 def test_one_experiment_records_a_number_and_leaves_the_workspace(clone: Clone) -> None:
     before = clone.files()
     (block,) = recipe(section("One experiment"))
-    assert ran(clone.follow(block)) == ["train", "eval", "release"]
+    assert ran(clone.follow(block)) == AFTER_TRAINING
     assert clone.run("git", "status", "--porcelain").stdout == ""
     assert clone.files() == before
     params = YAML(typ="safe").load(clone.of_experiment("slower", "params.yaml"))
@@ -203,7 +209,7 @@ def test_a_sweep_runs_every_combination(clone: Clone) -> None:
         "dvc", "queue", "logs", SWEEP[0], check=False
     ).stdout
     log = clone.follow(look)
-    assert ran(log) == ["train", "eval", "release"]
+    assert ran(log) == AFTER_TRAINING
     assert "eval: bits per byte" in log
 
     assert clone.run("git", "status", "--porcelain").stdout == ""

@@ -45,6 +45,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "eval": {"max_bytes": 600, "profile": "smoke", "coherence_candidates": 3},
 }
+STAGES = ["fetch", "prep", "encode", "score@base", "train", "score@tuned", "eval", "release"]
+AFTER_TRAINING = ["train", "score@tuned", "eval", "release"]
+"""What a parameter of training reruns: never the base model's scores."""
 ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "DVC_NO_ANALYTICS": "1",
@@ -122,13 +125,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
     repository.run("git", "init", "--quiet", "--initial-branch", "main")
     repository.run("git", "config", "user.email", "test@localhost")
     repository.run("git", "config", "user.name", "test")
-    assert repository.repro() == ["fetch", "prep", "encode", "train", "eval", "release"]
+    assert repository.repro() == STAGES
     repository.commit()
     yield repository
 
 
 def test_the_exact_set_of_files(repository: Repository) -> None:
-    folders = ("data/prepared", "data/encoded", "models", "metrics")
+    folders = ("data/prepared", "data/encoded", "data/scores", "models", "metrics")
     found = {
         path.relative_to(repository.path).as_posix()
         for folder in folders
@@ -146,6 +149,9 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         *(f"data/encoded/{name}.npy" for name in arrays),
         *(f"data/encoded/validation/{name}.npy" for name in arrays),
         *(f"data/encoded/tokenizer/{name}" for name in extended),
+        "data/scores/.gitignore",
+        "data/scores/base.json",
+        "data/scores/tuned.json",
         "models/.gitignore",
         *(f"models/base/{name}" for name in weights | tokenizer),
         *(f"models/trained/{name}" for name in weights | extended),
@@ -281,9 +287,11 @@ def test_a_runtime_parameter_reruns_nothing(repository: Repository) -> None:
     assert repository.repro() == []
 
 
-def test_an_eval_parameter_reruns_eval_alone(repository: Repository) -> None:
-    repository.change("eval", max_turns=8)
+def test_an_eval_parameter_trains_nothing(repository: Repository) -> None:
+    repository.change("eval", bootstrap_resamples=200)
     assert repository.repro() == ["eval", "release"]
+    repository.change("eval", bootstrap_resamples=1000, max_turns=8)
+    assert repository.repro() == ["score@base", "score@tuned", "eval", "release"]
 
 
 def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) -> None:
@@ -297,7 +305,7 @@ def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) 
 def test_an_experiment_with_another_learning_rate(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``5e-3`` arrives as a number and reruns train, eval and release.
+    """``5e-3`` arrives as a number and reruns training and what follows from it.
 
     The workspace stays as it was, and takes the results from the run-cache when it asks for them;
     the run's W&B files survive.
@@ -306,7 +314,7 @@ def test_an_experiment_with_another_learning_rate(
     workspace = repository.run("git", "status", "--porcelain").stdout
     rate = "train.learning_rate=5e-3"
     said = repository.run("dvc", "exp", "run", "--temp", "--name", "slower", "-S", rate).stdout
-    assert stages_that_ran(said) == ["train", "eval", "release"]
+    assert stages_that_ran(said) == AFTER_TRAINING
     assert repository.run("git", "status", "--porcelain").stdout == workspace
     shown = json.loads(repository.run("dvc", "exp", "show", "--json").stdout)
     experiment = shown[1]["experiments"][0]
@@ -339,8 +347,7 @@ def test_encoding_and_the_model_repeat_no_cleaning(repository: Repository) -> No
 
 def test_forced_again_the_lock_has_the_same_bytes(repository: Repository) -> None:
     lock = (repository.path / "dvc.lock").read_bytes()
-    stages = ["fetch", "prep", "encode", "train", "eval", "release"]
-    assert repository.repro("--force") == stages
+    assert repository.repro("--force") == STAGES
     assert (repository.path / "dvc.lock").read_bytes() == lock
 
 

@@ -317,7 +317,7 @@ def test_samples_that_are_not_there_are_said_to_be_missing() -> None:
 
 def test_the_page_reads_the_samples_that_eval_writes() -> None:
     from stages.corpus.dialogue import Turn
-    from stages.evaluation.generation import Sample, samples_as_markdown
+    from stages.evaluation.samples import Sample, samples_as_markdown
 
     sample = Sample("id 1", (Turn("x", "a\nb"),), (Turn("y", "`c`: d"),), (Turn("y", "e"),))
     assert parse_samples(samples_as_markdown([sample])) == {

@@ -25,7 +25,7 @@ def test_intervals_are_those_of_whole_dialogues() -> None:
     generator = np.random.default_rng(3)
     place, dialogue = generator.integers(0, 2, 60), generator.integers(0, 12, 60)
     above, below = generator.random(60), generator.integers(1, 9, 60)
-    counts = draw_counts(generator, 12, num_draws=12, num_resamples=200)
+    counts = draw_counts(generator, 12, num_resamples=200)
     found = curve_of(place, dialogue, above, below, 12).estimates(counts)
     for at, estimate in found.items():
         weights = counts[:, dialogue[place == at]]

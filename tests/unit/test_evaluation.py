@@ -21,11 +21,13 @@ from stages.evaluation import scoring
 from stages.evaluation.bootstrap import draw_counts
 from stages.evaluation.decoding import Sampling
 from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
-from stages.evaluation.generation import continue_dialogues, samples_as_markdown
+from stages.evaluation.generation import continue_dialogues
 from stages.evaluation.headlines import with_intervals
 from stages.evaluation.per_dialogue import model_columns, text_columns
-from stages.evaluation.perplexity import by_turn, score_responses
+from stages.evaluation.perplexity import score_responses
 from stages.evaluation.report import format_table
+from stages.evaluation.response_scores import by_turn
+from stages.evaluation.samples import samples_as_markdown
 from stages.evaluation.scoring import TokenSequence, token_nll
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 
@@ -106,9 +108,7 @@ def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerT
     columns = text_columns(scores, size)
     for name in ("base", "tuned"):
         columns |= model_columns(name, scores, alone, size)
-    found = with_intervals(
-        columns, draw_counts(np.random.default_rng(1), size, num_draws=size, num_resamples=100)
-    )
+    found = with_intervals(columns, draw_counts(np.random.default_rng(1), size, num_resamples=100))
     nll, ends, num_bytes = scores.content_nll.sum(), scores.end_nll.sum(), scores.num_bytes.sum()
     expected = {
         "bits_per_byte": nll / num_bytes / math.log(2),

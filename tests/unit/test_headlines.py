@@ -43,7 +43,7 @@ def table(num_dialogues: int, seed: int = 0) -> Columns:
 
 def resampled(columns: Columns, num_resamples: int, *, seed: int) -> dict[str, dict[str, float]]:
     generator, size = np.random.default_rng(seed), len(columns["num_bytes"])
-    counts = draw_counts(generator, size, num_draws=size, num_resamples=num_resamples)
+    counts = draw_counts(generator, size, num_resamples=num_resamples)
     return with_intervals(columns, counts)
 
 
@@ -142,7 +142,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         num_bytes = generator.integers(50, 1000, 150).astype(float)
         nats = num_bytes * generator.normal(0.9, 0.15, 150)
         columns = {"num_bytes": num_bytes, "tuned_content_nll": nats}
-        counts = draw_counts(np.random.default_rng(seed), 150, num_draws=150, num_resamples=400)
+        counts = draw_counts(np.random.default_rng(seed), 150, num_resamples=400)
         estimate = summarise_draws(value(bits, columns), bits.values(columns, "tuned", counts))
         covered += estimate.low <= 0.9 / math.log(2) <= estimate.high
     assert 0.93 <= covered / 500 <= 0.97
@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
 
 
 def test_every_resample_draws_as_many_dialogues_as_there_are() -> None:
-    counts = draw_counts(np.random.default_rng(0), 9, num_draws=9, num_resamples=500)
+    counts = draw_counts(np.random.default_rng(0), 9, num_resamples=500)
     assert counts.shape == (500, 9)
     assert set(counts.sum(axis=1)) == {9.0}
     assert counts.mean(axis=0) == pytest.approx(np.ones(9), abs=0.2)

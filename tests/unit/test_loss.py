@@ -132,16 +132,23 @@ def test_packed_equals_unpacked(loss: PackedLoss, tmp_path: Path) -> None:
     check_equal(loss_and_gradients(loss, packed), loss_and_gradients(loss, unpacked))
 
 
-@pytest.mark.parametrize("targets_per_chunk", [1024, 3, 1])
+@pytest.mark.parametrize(
+    ("targets_per_chunk", "targets_per_shape"), [(1024, 128), (6, 3), (3, 1), (1, 1)]
+)
 def test_the_loss_is_that_of_all_logits(
     model: PreTrainedModel,
     loss: PackedLoss,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     targets_per_chunk: int,
+    targets_per_shape: int,
 ) -> None:
-    """Eight targets are one chunk, three unequal ones, eight; every parameter has a gradient."""
+    """Eight targets are one chunk, two or three unequal ones, eight; all parameters have gradients.
+
+    Chunks are filled up, or are not.
+    """
     monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", targets_per_chunk)
+    monkeypatch.setattr(loss_module, "TARGETS_PER_SHAPE", targets_per_shape)
     expected = from_the_definition(model)
     assert expected[1].keys() == dict(model.named_parameters()).keys()
     check_equal(loss_and_gradients(loss, batch(tmp_path, packing=True)), expected)
@@ -205,7 +212,8 @@ def test_bf16_agrees_within_its_precision(
     model: PreTrainedModel, loss: PackedLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight bits are 0.4 % of a number; gradients pass through several matrix products."""
-    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", 3)
+    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", 6)
+    monkeypatch.setattr(loss_module, "TARGETS_PER_SHAPE", 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = loss_and_gradients(loss, batch(tmp_path, packing=True))
     assert found[1]

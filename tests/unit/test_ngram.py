@@ -11,7 +11,7 @@ import pytest
 
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.evaluation.ngram import BASELINES, KneserNey, Ngram, WordModel, baseline_scores
-from stages.evaluation.perplexity import bits_per_byte
+from stages.evaluation.response_scores import bits_per_byte
 
 TEXTS = ["a b c", "a b d", "b b", "a  b\nc ☺", "", "x"]
 WORDS = [text.encode() for text in ("", *"abcdx☺")]

@@ -19,14 +19,9 @@ from stages.encoding.speakers import (
     add_dialogue_tokens,
     load_tokenizer,
 )
-from stages.evaluation.perplexity import (
-    MAX_SPEAKERS,
-    ResponseScores,
-    by_speaker,
-    by_turn,
-    score_responses,
-)
+from stages.evaluation.perplexity import score_responses
 from stages.evaluation.plain_text import all_bits_per_byte, rolling_nll, text_of
+from stages.evaluation.response_scores import MAX_SPEAKERS, ResponseScores, by_speaker, by_turn
 from stages.evaluation.scoring import TokenSequence, drop_rows_without_token, token_nll
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from stages.evaluation.places import Response
 from stages.evaluation.quality import (
     BUDGET_WORDS,
     COPIED_WORDS,
-    Response,
     copied_runs,
     distinct_shares,
     f1,

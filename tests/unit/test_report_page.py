@@ -12,8 +12,9 @@ import pytest
 from stages.corpus.dialogue import Turn
 from stages.evaluation.charts import Chart, as_svg, round_ticks
 from stages.evaluation.headlines import HEADLINES
+from stages.evaluation.measured import ScoredText
 from stages.evaluation.quality import Measures
-from stages.evaluation.report_page import ScoredText, SideBySide, report_page, shade
+from stages.evaluation.report_page import SideBySide, report_page, shade
 
 EVIL = "<script>alert('x')</script> & \"quoted\" http://example.org"
 

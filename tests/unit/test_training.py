@@ -30,7 +30,7 @@ from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
 from stages.encoding.windows import Window
 from stages.errors import UserError
 from stages.params import LoraParams
-from stages.training import attention
+from stages.training import attention, trainer
 from stages.training.checkpoint import CheckpointFolder
 from stages.training.model import add_adapters, load_for_training, publish
 from stages.training.schedule import Schedule
@@ -358,6 +358,32 @@ def test_batches_times_accumulation_is_what_counts(
     for other in others:
         assert other.column("loss") == pytest.approx(one.column("loss"), rel=1e-6)
         check_close(other.weights, one.weights, 1e-5)
+
+
+@pytest.mark.parametrize(("most_rows", "expected"), [(1, 1), (2, 2), (3, 2), (8, 4)])
+def test_a_cpu_takes_a_batch_in_passes(
+    start: Start,
+    rows: PackedRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most_rows: int,
+    expected: int,
+) -> None:
+    """Of as equal rows as may be, and never more than ``TOKENS_PER_PASS``: with the same result."""
+    whole = run(start, rows, tmp_path / "whole", batch_size=4, gradient_accumulation_steps=1)
+    sizes = []
+    collate = PackedRows.collate
+
+    def spy(self: PackedRows, taken: list[dict[str, Tensor]], size: int) -> dict[str, Tensor]:
+        sizes.append(size)
+        return collate(self, taken, size)
+
+    monkeypatch.setattr(trainer, "TOKENS_PER_PASS", most_rows * MAX_LENGTH + 1)
+    monkeypatch.setattr(PackedRows, "collate", spy)
+    parts = run(start, rows, tmp_path / "parts", batch_size=4, gradient_accumulation_steps=1)
+    assert set(sizes) == {expected}
+    assert parts.column("loss") == pytest.approx(whole.column("loss"), rel=1e-6)
+    check_close(parts.weights, whole.weights, 1e-5)
 
 
 def test_the_same_seed_gives_the_same_bytes(

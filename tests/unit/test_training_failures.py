@@ -168,8 +168,8 @@ CASES = {
         "nothing to train: no window in data/encoded has a target token",
     ),
     "too little memory": Case(
-        lambda project: change(project, batch_size=100_000),
-        "train: out of memory. Lower train.batch_size",
+        lambda project: change(project, max_length=100_000),
+        "train: out of memory. Lower encoding.max_length",
         limits="ulimit -v 4000000",  # of 1024 bytes
     ),
 }

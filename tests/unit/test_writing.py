@@ -17,16 +17,9 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import SpeakerTokens
 from stages.errors import UserError
 from stages.evaluation.decoding import Sampling, write_replies
-from stages.evaluation.quality import Response
+from stages.evaluation.places import Place, Response, choose_places, people_in_places
 from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
-from stages.evaluation.writing import (
-    Place,
-    choose_places,
-    people_as_seen,
-    people_in_places,
-    plan_places,
-    written_in,
-)
+from stages.evaluation.writing import people_as_seen, plan_places, written_in
 from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
 from tests.scored_models import opinionated_model
 

@@ -1,0 +1,67 @@
+"""Stage 5: one model on the validation dialogues; its sums, curves and what it writes out."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from stages.device import keep_freed_memory, set_threads
+from stages.evaluation.measured import write_measured
+from stages.evaluation.one_model import measure
+from stages.evaluation.plan import make_plan
+from stages.inputs import Inputs
+from stages.params import ScoringParams, load_params
+from stages.process import run_stage
+from stages.timing import record_timing
+
+
+def main() -> None:
+    """Measure, check that nothing changed meanwhile, write."""
+    parser = argparse.ArgumentParser(prog="python -m stages.score", description=__doc__)
+    parser.add_argument("--name", choices=("base", "tuned"), required=True, help="which model")
+    parser.add_argument("--model", type=Path, required=True, help="its folder")
+    parser.add_argument("--validation", type=Path, required=True, help="dialogues, JSONL")
+    parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--scores", type=Path, required=True, help="all that was measured, JSON")
+    parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
+    args = parser.parse_args()
+    keep_freed_memory()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    started = time.monotonic()
+
+    params = load_params()
+    inputs = Inputs([args.validation, args.model, args.lock], declared_params)
+    set_threads(params.train.num_threads)
+    plan = make_plan(args.validation, params.eval)
+    print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)
+    measured = measure(args.name, args.model, plan, params.eval, seed=params.seed)
+    inputs.check_unchanged()
+    write_measured(args.scores, measured)
+    record_timing(
+        args.timing,
+        f"score_{args.name}",
+        {
+            "seconds": time.monotonic() - started,
+            "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        },
+    )
+
+
+def declared_params() -> dict[str, Any]:
+    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
+    params = load_params()
+    return {
+        "seed": params.seed,
+        "eval": params.eval.model_dump(include=set(ScoringParams.model_fields)),
+        "train.num_threads": params.train.num_threads,
+    }
+
+
+if __name__ == "__main__":
+    run_stage("score", main)
