@@ -64,6 +64,7 @@ def main() -> None:
         *check_params(args.set_param),
         *check_files(params.data.path),
         *check_device(params),
+        *check_packages(params),
     ]
     if args.base is not None:
         findings += check_disk(args.base, params)
@@ -185,6 +186,17 @@ def check_device(params: Params) -> Iterator[Finding]:
         yield Finding(
             "warning", f"there is an NVIDIA driver here, and {how}: training takes the CPU."
         )
+
+
+def check_packages(params: Params) -> Iterator[Finding]:
+    """What eval asks for only after training and scoring."""
+    from stages.evaluation.relevance import encoder_folder
+
+    if params.eval.relevance:
+        try:
+            encoder_folder()
+        except UserError as error:
+            yield Finding("error", str(error))
 
 
 def check_disk(base: Path, params: Params) -> Iterator[Finding]:

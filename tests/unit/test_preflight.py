@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from stages.params import load_params
-from stages.preflight import Finding, check_disk, check_files, check_params, float32_bytes
+from stages.preflight import (
+    Finding,
+    check_disk,
+    check_files,
+    check_packages,
+    check_params,
+    float32_bytes,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +95,17 @@ def test_data_that_only_this_folder_has_is_an_error(project: Path) -> None:
     (project / "mine.dvc").unlink()
     git("add", "mine/talks.json", "mine.dvc")
     assert list(check_files("mine/talks.json")) == []
+
+
+def test_a_package_that_eval_needs_is_asked_for_before_training(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.evaluation.relevance.PACKAGE", "there_is_no_such_package")
+    params = load_params()
+    assert list(check_packages(params)) == []
+    asked = params.model_copy(update={"eval": params.eval.model_copy(update={"relevance": True})})
+    (finding,) = check_packages(asked)
+    assert finding.kind == "error" and "pip install" in finding.text
 
 
 def test_the_disk_must_hold_the_models_and_should_hold_checkpoints(

@@ -1,0 +1,69 @@
+"""What score leaves to eval comes back bit by bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.corpus.dialogue import Turn
+from stages.evaluation.curves import Curve
+from stages.evaluation.measured import (
+    Measured,
+    ScoredText,
+    Written,
+    read_measured,
+    write_measured,
+)
+from stages.evaluation.places import Response
+from stages.evaluation.samples import Sample
+
+AWKWARD = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2.0]
+TEXTS = ('She said "no"\\', "na\u00efve \U0001f642\u2028", "", "\ud7ff\t\n")
+
+
+def make_measured() -> Measured:
+    response = Response(3, TEXTS[0], TEXTS, TEXTS[1], has_ended=False, has_tag=True)
+    shown = ScoredText(TEXTS, (0.1, 0.2, 0.0, 1 / 7))
+    turns = (Turn("Ann", TEXTS[1]), Turn("Bob", TEXTS[3]))
+    return Measured(
+        columns={
+            "num_bytes": np.array([1, 2**60, 0]),
+            "base_content_nll": np.array(AWKWARD),
+            "base_whole": np.array([1.0, 2.0]),
+        },
+        figures={"bits": 1 / 3, "template": "plain_text", "num_target_tokens": 7},
+        curves={"turn": Curve((1, 2), np.array([AWKWARD, AWKWARD]), np.ones((2, 6)))},
+        written=Written([response], [response, response], [shown]),
+        chats=[Sample("7", turns, turns[:1], ())],
+        people=[shown],
+        weights_sha256="ab" * 32,
+    )
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    measured, file = make_measured(), tmp_path / "scores" / "base.json"
+    write_measured(file, measured)
+    found = read_measured(file)
+    assert list(found.columns) == list(measured.columns)  # the order of the table's columns
+    for name, column in measured.columns.items():
+        assert found.columns[name].dtype == column.dtype
+        assert found.columns[name].tobytes() == column.tobytes()
+    for axis, curve in measured.curves.items():
+        assert found.curves[axis].places == curve.places
+        assert found.curves[axis].numerators.tobytes() == curve.numerators.tobytes()
+        assert found.curves[axis].denominators.tobytes() == curve.denominators.tobytes()
+    for part in ("figures", "written", "chats", "people", "weights_sha256"):
+        assert getattr(found, part) == getattr(measured, part)
+    again = tmp_path / "again.json"
+    write_measured(again, found)
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
+    measured = make_measured()
+    measured.columns["base_content_nll"][0] = np.nan
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_measured(tmp_path / "base.json", measured)
+    assert not any(tmp_path.iterdir())
