@@ -69,10 +69,12 @@ def write_measured(path: Path, measured: Measured) -> None:
 def read_measured(path: Path) -> Measured:
     """What ``write_measured`` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
+    columns = {name: np.array(column) for name, column in content["columns"].items()}
+    num_dialogues = len(next(iter(columns.values())))
     return Measured(
-        columns={name: np.array(column) for name, column in content["columns"].items()},
+        columns=columns,
         figures=content["figures"],
-        curves={axis: _as_curve(curve) for axis, curve in content["curves"].items()},
+        curves={axis: _as_curve(curve, num_dialogues) for axis, curve in content["curves"].items()},
         written=TypeAdapter(Written).validate_python(content["written"]),
         chats=TypeAdapter(list[Sample]).validate_python(content["chats"]),
         people=TypeAdapter(list[ScoredText]).validate_python(content["people"]),
@@ -84,9 +86,10 @@ def _as_list(array: NDArray[np.generic]) -> object:
     return array.tolist()
 
 
-def _as_curve(content: Mapping[str, list[object]]) -> Curve:
-    return Curve(
-        tuple(TypeAdapter(list[int]).validate_python(content["places"])),
-        np.array(content["numerators"], dtype=np.float64),
-        np.array(content["denominators"], dtype=np.float64),
+def _as_curve(content: Mapping[str, list[int]], num_dialogues: int) -> Curve:
+    places = tuple(content["places"])
+    numerators, denominators = (
+        np.array(content[name], dtype=np.float64).reshape(len(places), num_dialogues)
+        for name in ("numerators", "denominators")
     )
+    return Curve(places, numerators, denominators)

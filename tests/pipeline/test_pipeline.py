@@ -45,7 +45,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "eval": {"max_bytes": 600, "profile": "smoke", "coherence_candidates": 3},
 }
-STAGES = ["fetch", "prep", "encode", "score@base", "train", "score@tuned", "eval", "release"]
+STAGES = ["fetch", "prep", "encode", "train", "score@base", "score@tuned", "eval", "release"]
 AFTER_TRAINING = ["train", "score@tuned", "eval", "release"]
 """What a parameter of training reruns: never the base model's scores."""
 ENVIRONMENT = {

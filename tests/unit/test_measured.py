@@ -29,12 +29,15 @@ def make_measured() -> Measured:
     turns = (Turn("Ann", TEXTS[1]), Turn("Bob", TEXTS[3]))
     return Measured(
         columns={
-            "num_bytes": np.array([1, 2**60, 0]),
+            "num_bytes": np.array([1, 2**60, 0, 3, 4, 5]),
             "base_content_nll": np.array(AWKWARD),
-            "base_whole": np.array([1.0, 2.0]),
+            "base_whole": np.array([1.0, 2.0] * 3),
         },
         figures={"bits": 1 / 3, "template": "plain_text", "num_target_tokens": 7},
-        curves={"turn": Curve((1, 2), np.array([AWKWARD, AWKWARD]), np.ones((2, 6)))},
+        curves={
+            "turn": Curve((1, 2), np.array([AWKWARD, AWKWARD]), np.ones((2, 6))),
+            "distance": Curve((), np.zeros((0, 6)), np.zeros((0, 6))),  # no dialogue is that long
+        },
         written=Written([response], [response, response], [shown]),
         chats=[Sample("7", turns, turns[:1], ())],
         people=[shown],
@@ -52,8 +55,9 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         assert found.columns[name].tobytes() == column.tobytes()
     for axis, curve in measured.curves.items():
         assert found.curves[axis].places == curve.places
-        assert found.curves[axis].numerators.tobytes() == curve.numerators.tobytes()
-        assert found.curves[axis].denominators.tobytes() == curve.denominators.tobytes()
+        for name in ("numerators", "denominators"):
+            one, other = (getattr(each, name) for each in (found.curves[axis], curve))
+            assert (one.shape, one.tobytes()) == (other.shape, other.tobytes())
     for part in ("figures", "written", "chats", "people", "weights_sha256"):
         assert getattr(found, part) == getattr(measured, part)
     again = tmp_path / "again.json"
