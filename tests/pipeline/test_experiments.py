@@ -355,7 +355,7 @@ def test_the_keys_are_nowhere_but_in_the_local_configuration(clone: Clone) -> No
 
 def ran(output: str) -> list[str]:
     """The stages that really ran."""
-    return re.findall(r"^Running stage '(\w+)'", output, re.M)
+    return re.findall(r"^Running stage '(\S+)'", output, re.M)
 
 
 def bits_per_byte(clone: Clone, revision: str) -> float:
