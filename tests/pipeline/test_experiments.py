@@ -209,7 +209,8 @@ def test_a_sweep_runs_every_combination(clone: Clone) -> None:
         "dvc", "queue", "logs", SWEEP[0], check=False
     ).stdout
     log = clone.follow(look)
-    assert ran(log) == AFTER_TRAINING
+    # Another seed samples other replies of the base model too, where no other task has them yet.
+    assert [stage for stage in ran(log) if stage != "score@base"] == AFTER_TRAINING
     assert "eval: bits per byte" in log
 
     assert clone.run("git", "status", "--porcelain").stdout == ""
