@@ -52,15 +52,11 @@ def blockwise_attention(
         query, key, value = (each.to(dtype) for each in (query, key, value))
     scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     query = torch.unflatten(query, 1, (key.shape[1], -1))
-    if dropout:
-        outputs = []
-        for block in _blocks(query.shape[3]):
-            weights = _weights(*_parts(block, query, key, attention_mask), scaling)
-            weights = nn.functional.dropout(weights, dropout, training=module.training)
-            outputs.append(_apart(weights @ value[:, :, : block.stop], query))
-        output = torch.cat(outputs, dim=3)
+    tensors = (query, key, value, attention_mask, scaling)
+    if dropout and module.training:
+        output = _attend(*tensors, dropout)
     else:
-        output = _Attention.apply(query, key, value, attention_mask, scaling)  # type: ignore[no-untyped-call]
+        output = _Attention.apply(*tensors)  # type: ignore[no-untyped-call]
     return output.flatten(1, 2).transpose(1, 2), None
 
 
@@ -96,6 +92,19 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor
     return (scores.float() * scaling + mask[:, :, None]).softmax(-1).to(key.dtype).flatten(2, 3)
 
 
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float = 0.0
+) -> Tensor:
+    """``[B, G, R, T, D]``, twice ``[B, G, T, D]``, ``[B, 1, T, T]`` to ``[B, G, R, T, D]``."""
+    outputs = []
+    for block in _blocks(query.shape[3]):
+        weights = _weights(*_parts(block, query, key, mask), scaling)
+        if dropout:
+            weights = nn.functional.dropout(weights, dropout)
+        outputs.append(_apart(weights @ value[:, :, : block.stop], query))
+    return torch.cat(outputs, dim=3)
+
+
 class _Attention(torch.autograd.Function):
     """All blocks. The backward pass starts again from queries and keys.
 
@@ -107,14 +116,10 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
     ) -> Tensor:
-        """``[B, G, R, T, D]``, twice ``[B, G, T, D]``, ``[B, 1, T, T]`` to ``[B, G, R, T, D]``."""
+        """As ``_attend``."""
         ctx.save_for_backward(query, key, value, mask)
         ctx.scaling = scaling
-        outputs = []
-        for block in _blocks(query.shape[3]):
-            weights = _weights(*_parts(block, query, key, mask), scaling)
-            outputs.append(_apart(weights @ value[:, :, : block.stop], query))
-        return torch.cat(outputs, dim=3)
+        return _attend(query, key, value, mask, scaling)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

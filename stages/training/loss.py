@@ -148,8 +148,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 num_rows = TARGETS_PER_SHAPE * math.ceil(len(expected) / TARGETS_PER_SHAPE)
                 chunk, logits = slice(start, start + num_rows), memory[:num_rows]
                 torch.mm(low_hidden[chunk], low_weight.T, out=logits)
+                # The rows that fill the chunk up are zeros, and so are their logits.
                 nll += nll_to_gradient(logits[: len(expected)], expected)
-                logits[len(expected) :] = 0
                 if wants_hidden:
                     torch.mm(logits, low_weight, out=low_gradient[chunk])
                 if weight_gradient is not None:
