@@ -32,6 +32,7 @@ from tests.pipeline.test_pipeline import (
     ROOT,
     Repository,
     copy_project,
+    stages_that_ran,
 )
 
 DOCUMENT = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
@@ -191,7 +192,7 @@ def test_the_first_run_is_complete(clone: Clone) -> None:
 def test_one_experiment_records_a_number_and_leaves_the_workspace(clone: Clone) -> None:
     before = clone.files()
     (block,) = recipe(section("One experiment"))
-    assert ran(clone.follow(block)) == AFTER_TRAINING
+    assert stages_that_ran(clone.follow(block)) == AFTER_TRAINING
     assert clone.run("git", "status", "--porcelain").stdout == ""
     assert clone.files() == before
     params = YAML(typ="safe").load(clone.of_experiment("slower", "params.yaml"))
@@ -210,7 +211,7 @@ def test_a_sweep_runs_every_combination(clone: Clone) -> None:
     ).stdout
     log = clone.follow(look)
     # Another seed samples other replies of the base model too, where no other task has them yet.
-    assert [stage for stage in ran(log) if stage != "score@base"] == AFTER_TRAINING
+    assert [stage for stage in stages_that_ran(log) if stage != "score@base"] == AFTER_TRAINING
     assert "eval: bits per byte" in log
 
     assert clone.run("git", "status", "--porcelain").stdout == ""
@@ -280,7 +281,7 @@ def test_another_machine_gets_everything_from_the_folder(
     fresh, experiment = re.split("^(?=dvc exp pull)", block, flags=re.M)
     said = Clone(clone.path.parent, like=clone).follow(fresh)
     other = Clone(clone.path.with_name("dialogue-tuning"), like=clone)
-    assert ran(said) == []
+    assert stages_that_ran(said) == []
     assert other.files() == files["main"]
     assert other.repro() == []
 
@@ -320,7 +321,8 @@ def test_the_workspace_keeps_what_an_experiment_in_it_sets(clone: Clone) -> None
     assert "stages/files.py" in tree and forgotten.name not in tree
     forgotten.unlink()
 
-    assert ran(clone.run("dvc", "exp", "run", "--name", "here", "-S", change).stdout) == []
+    said = clone.run("dvc", "exp", "run", "--name", "here", "-S", change).stdout
+    assert stages_that_ran(said) == []
     with_change = (clone.path / "params.yaml").read_text(encoding="utf-8")
     assert "checkpoint_minutes: 1.5" in with_change
 
@@ -352,11 +354,6 @@ def test_the_keys_are_nowhere_but_in_the_local_configuration(clone: Clone) -> No
         commits = git.run("git", "rev-list", "--all").stdout.split()
         found = git.run("git", "grep", "-e", KEY_ID, "-e", SECRET, *commits, check=False)
         assert (found.returncode, found.stdout) == (1, "")  # 1: searched, and not there
-
-
-def ran(output: str) -> list[str]:
-    """The stages that really ran."""
-    return re.findall(r"^Running stage '(\S+)'", output, re.M)
 
 
 def bits_per_byte(clone: Clone, revision: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ class Repository:
 
 def stages_that_ran(output: str) -> list[str]:
     """By what dvc says: those that it took from its run-cache did not."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running")]
+    return re.findall(r"^Running stage '(\S+)'", output, re.M)
 
 
 def copy_project(path: Path, texts: list[str]) -> None:
