@@ -37,7 +37,7 @@ test: lint ## every check: style, types, tests
 lint: setup ## style and types
 	@$(in_venv) ruff format --check
 	@$(in_venv) ruff check
-	@$(in_venv) mypy stages tests $(wildcard benchmarks)
+	@$(in_venv) mypy --num-workers auto stages tests $(wildcard benchmarks)
 
 lock: ## resolve the pins of pyproject.toml anew into requirements.lock
 	@./setup.sh lock

@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 venv=${TUNING_VENV:-$PWD/.venv}
 stamp=$venv/installed.txt # written last, so that an interrupted set-up is seen and done again
 log=$venv/install.log
-pip_install=(-m pip install --disable-pip-version-check --no-input --progress-bar off)
+pip_install=(-m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile)
 
 fail() {
     echo "set-up: $*" >&2
@@ -102,6 +102,8 @@ install() {
     trap 'echo; fail "interrupted; run the same command again."' INT TERM
     "$venv/bin/python" "${pip_install[@]}" -r requirements.lock &>"$log" ||
         explain "$(<"$log")" "pip could not install requirements.lock; all it said is in $log, the end is:"
+    # On all cores, where pip takes one. Like pip, go on where a package ships what is no Python.
+    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" &>/dev/null || true
     echo "$description" >"$stamp"
     [[ ! -t 1 ]] || printf '\r\033[K'
     echo "set-up: done, $SECONDS s"

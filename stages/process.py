@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from stages import PARENT
 from stages.errors import UserError
@@ -21,6 +23,8 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     A user's mistake prints its message alone and exits 1. SIGINT and SIGTERM exit 128 + n: after a
     caught signal, exit code 0 would make DVC cache a partial model as if it were final.
     """
+    gc.freeze()  # what the imports made stays
+    gc.enable()
     die_with_parent()
     if os.getppid() != PARENT:  # dvc has ended while this process was importing
         sys.exit(1)
@@ -35,7 +39,7 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; run the same command again to continue.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        _leave(128 + signal.SIGINT)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print(f"\n{name}: {error.strerror or error}{where}", file=sys.stderr)
@@ -51,5 +55,11 @@ def die_with_parent() -> None:
 def _exit_on_signal(number: int, _frame: object) -> None:
     """Leave at once: a checkpoint is either complete on disk or it is ignored."""
     print(f"\nstopped by signal {number}; run the same command again to continue.", file=sys.stderr)
+    _leave(128 + number)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: what libraries do at an exit may wait for what the signal has broken."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(128 + number)
+    os._exit(code)

@@ -74,8 +74,13 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish the run, as failed if an exception ended the block."""
-        self.finish(exit_code=0 if kind is None else 1)
+        """Finish the run, as failed if an exception ended the block.
+
+        Ctrl-C leaves it as a kill does: wandb, too, may have been interrupted, and would wait for
+        itself for a minute.
+        """
+        if kind is not KeyboardInterrupt:
+            self.finish(exit_code=0 if kind is None else 1)
 
     def _try(self, call: Callable[[], object]) -> None:
         """Do one thing with wandb; say its first failure and go on.

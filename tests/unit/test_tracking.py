@@ -287,6 +287,28 @@ with start_run(job_type="train", config={{}}, fingerprint="f") as run:
     assert (run["state"], run["exit_code"]) == ("failed", 1)
 
 
+def test_ctrl_c_waits_for_nothing_of_wandb(tmp_path: Path) -> None:
+    """Its process, stopped here until it is killed, would be waited for and its end be told."""
+    script = f"""import os, pathlib, signal, subprocess
+from stages.process import run_stage
+{START}
+def main():
+    with start_run(job_type="train", config={{}}, fingerprint="f") as run:
+        run.log({{"loss": 1.0}})
+        for status in pathlib.Path("/proc").glob("[0-9]*/status"):
+            if f"PPid:\\t{{os.getpid()}}\\n" in status.read_text():
+                os.kill(int(status.parent.name), signal.SIGSTOP)
+                subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {{status.parent.name}}"])
+        raise KeyboardInterrupt
+
+run_stage("train", main)
+"""
+    result = run_script(script, tmp_path)
+    assert result.returncode == 130
+    assert result.stderr == "\ntrain: interrupted; run the same command again to continue.\n"
+    assert len(result.stdout.splitlines()) == 1  # where the run is
+
+
 def test_a_death_of_wandb_does_not_stop_the_training(tmp_path: Path) -> None:
     script = (
         START
