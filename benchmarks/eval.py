@@ -34,6 +34,7 @@ from stages.evaluation.evaluation_set import cut_evaluation_set
 from stages.evaluation.perplexity import score_responses
 from stages.evaluation.plain_text import rolling_nll, text_of
 from stages.evaluation.response_scores import responses
+from stages.evaluation.scoring import score
 from stages.params import load_params
 from stages.process import die_with_parent
 from stages.training.flops import flops_per_token, linear_shapes, matmul_peak
@@ -78,8 +79,10 @@ def main() -> None:
         return answers
 
     template = PlainText(tokenizer)
-    score_responses(model, template, dialogues[:1], batch_size=size)  # warm up
-    ours, our_seconds = timed(lambda: score_responses(model, template, dialogues, batch_size=size))
+    score(model, score_responses(template, dialogues[:1]), batch_size=size)  # warm up
+    ours, our_seconds = timed(
+        lambda: score(model, score_responses(template, dialogues), batch_size=size)
+    )
     requests = [request(dialogues[d], t) for d, t in responses(dialogues)]
     answers, their_seconds = timed(lambda: theirs("loglikelihood", requests, None))
     report = {
@@ -94,7 +97,7 @@ def main() -> None:
     texts = [text_of(dialogue) for dialogue in dialogues]
     num_tokens = sum(map(len, encode_texts(tokenizer, texts)))
     nll, our_seconds = timed(
-        lambda: rolling_nll(model, tokenizer, texts, max_length=args.window, batch_size=size)
+        lambda: score(model, rolling_nll(tokenizer, texts, max_length=args.window), batch_size=size)
     )
     answers, their_seconds = timed(
         lambda: theirs("loglikelihood_rolling", [(text,) for text in texts], args.window)

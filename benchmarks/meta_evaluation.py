@@ -26,7 +26,7 @@ from stages.device import set_threads
 from stages.encoding.speakers import END_OF_TURN, PlainText, SpeakerTokens, load_tokenizer
 from stages.evaluation.coherence import score_candidates
 from stages.evaluation.curves import IntArray
-from stages.evaluation.scoring import FloatArray
+from stages.evaluation.scoring import FloatArray, score
 
 DIMENSIONS = ("overall", "coherence")
 NUM_FOREIGN_CONTEXTS = 2
@@ -61,16 +61,18 @@ def main() -> None:
 
     def nats(shift: int = 0, *, with_history: bool = True) -> FloatArray:
         """Of each response; shifted, after the context that many places behind its own."""
-        scores = score_candidates(
+        scores = score(
             model,
-            template,
-            [
-                _as_dialogue(contexts[(number + shift) % len(contexts)])
-                for number in range(len(contexts))
-            ],
-            [[responses[row] for row in rows] for rows in members],
+            score_candidates(
+                template,
+                [
+                    _as_dialogue(contexts[(number + shift) % len(contexts)])
+                    for number in range(len(contexts))
+                ],
+                [[responses[row] for row in rows] for rows in members],
+                with_history=with_history,
+            ),
             batch_size=args.batch_size,
-            with_history=with_history,
         )
         nll: FloatArray = np.empty(len(responses))
         nll[np.concatenate(members)] = np.concatenate(scores)

@@ -7,9 +7,8 @@ Two windows of 3 and 2 tokens in a row of 6 (T = 6)::
     position_ids   0  1  2  0  1   0
     labels      -100 a1 a2 -100 b1 -100      (a0 and b0 are speaker tags)
 
-A token sees the tokens at or before it that have its own segment id, and those of segment 0 (a
-prefix that evaluation shares between continuations; training has none). Pad tokens see pad tokens,
-so no row of the mask is empty and no softmax yields NaN.
+A token sees the tokens at or before it that have its own segment id. Pad tokens see pad tokens, so
+no row of the mask is empty and no softmax yields NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 PAD_SEGMENT = -1
-PREFIX_SEGMENT = 0
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -63,7 +61,7 @@ def attention_mask(segment_ids: Tensor) -> Tensor:
     """Who sees whom, for transformers' 4-D masks.
 
     Args:
-        segment_ids: ``[B, T]``, equal within a window; 0 for a shared prefix.
+        segment_ids: ``[B, T]``, equal within a window.
 
     Returns:
         Boolean ``[B, 1, T, T]``: entry ``[b, 0, i, j]`` is true where token i sees token j.
@@ -71,7 +69,6 @@ def attention_mask(segment_ids: Tensor) -> Tensor:
     import torch  # encode packs too, and needs none of the seconds that torch takes to load
 
     num_tokens = segment_ids.shape[1]
-    seen = segment_ids[:, None, :]
-    visible = (seen == segment_ids[:, :, None]) | (seen == PREFIX_SEGMENT)
+    visible = segment_ids[:, None, :] == segment_ids[:, :, None]
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=segment_ids.device).tril()
     return (visible & causal)[:, None]

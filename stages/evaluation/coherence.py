@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import Template
 from stages.evaluation.blocks import Block
 from stages.evaluation.curves import IntArray
-from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -44,67 +43,65 @@ class CoherenceItems:
     """``[I]`` As ``mrr_pmi``, by log p(r|c) per byte of r."""
 
 
-def score_coherence(
-    model: PreTrainedModel, template: Template, blocks: Sequence[Block], *, batch_size: int
-) -> CoherenceItems:
+def score_coherence(template: Template, blocks: Sequence[Block]) -> Scoring[CoherenceItems]:
     """Score all pairs of at least one block; the blocks are of one size."""
     pairs = [pair for block in blocks for pair in block.pairs]
     candidates = [block.responses for block in blocks for _ in block.pairs]
     own = [[response] for block in blocks for response in block.responses]
+    nll = yield [
+        *_lay_out(template, pairs, candidates, with_history=True),
+        *_lay_out(template, pairs, own, with_history=False),
+    ]
+    nats = np.array([np.nansum(one) for one in nll])
     size = len(blocks[0].pairs)
-    nll = np.array(score_candidates(model, template, pairs, candidates, batch_size=batch_size))
-    # A response alone is short: as many of them as a block has fit in the place of one sequence.
-    alone = score_candidates(
-        model, template, pairs, own, batch_size=batch_size * size, with_history=False
-    )
-    return rank(blocks, nll.reshape(-1, size, size), np.array(alone).reshape(-1, size))
+    count = len(pairs) * size
+    return rank(blocks, nats[:count].reshape(-1, size, size), nats[count:].reshape(-1, size))
 
 
 def score_candidates(
-    model: PreTrainedModel,
     template: Template,
     dialogues: Sequence[Dialogue],
     candidates: Sequence[Sequence[str]],
     *,
-    batch_size: int,
     with_history: bool = True,
-) -> list[FloatArray]:
+) -> Scoring[list[FloatArray]]:
     """Nats of texts in the place of a dialogue's last turn.
 
     Args:
-        model: Any causal language model.
-        template: How it reads turns.
+        template: How the model reads turns.
         dialogues: The last turn says only who speaks; the turns before are the context.
-        candidates: ``[D]``, for each dialogue the texts in that place; they share one pass.
-        batch_size: Dialogues per pass.
+        candidates: ``[D]``, for each dialogue the texts in that place.
         with_history: False leaves the context out; the speaker's tag stays.
 
     Returns:
         Per dialogue, the content's nats for each of its candidates.
     """
+    nll = yield _lay_out(template, dialogues, candidates, with_history=with_history)
+    nats = iter([np.nansum(one) for one in nll])
+    return [np.array(list(islice(nats, len(texts)))) for texts in candidates]
+
+
+def _lay_out(
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    candidates: Sequence[Sequence[str]],
+    *,
+    with_history: bool,
+) -> list[TokenSequence]:
+    """A sequence per dialogue and candidate, of which the candidate's content is scored."""
     sequences: list[TokenSequence] = []
-    spans: list[list[slice]] = []
     for dialogue, texts in zip(dialogues, candidates, strict=True):
         *context, last = dialogue.turns
         # Turns are encoded one by one, so the candidates may stand in a row.
         possible = (*context, *(Turn(last.speaker, text) for text in texts))
         turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
-        prefix = [token for turn in turns[: len(context)] for token in turn.ids]
-        sequence = TokenSequence()
-        if with_history:
-            sequence.append(prefix, segment=PREFIX_SEGMENT, first_position=0, scored=False)
-        start = len(sequence)
-        row: list[slice] = []
-        for segment, turn in enumerate(turns[len(context) :], start=1):
-            sequence.append(turn.tag, segment=segment, first_position=start, scored=False)
-            first = start + len(turn.tag)
-            row.append(sequence.append(turn.content, segment=segment, first_position=first))
-        sequences.append(sequence)
-        spans.append(row)
-    scores = token_nll(model, sequences, batch_size=batch_size)
-    return [
-        np.array([nll[span].sum() for span in row]) for nll, row in zip(scores, spans, strict=True)
-    ]
+        before = [token for turn in turns[: len(context)] for token in turn.ids]
+        for turn in turns[len(context) :]:
+            sequence = TokenSequence()
+            sequence.append([*(before if with_history else ()), *turn.tag], scored=False)
+            sequence.append(turn.content)
+            sequences.append(sequence)
+    return sequences
 
 
 def rank(blocks: Sequence[Block], nll: FloatArray, alone: FloatArray) -> CoherenceItems:

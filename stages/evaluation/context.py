@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import EncodedTurn, Template
 from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.response_scores import ResponseScores, bits_per_byte
-from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+from stages.evaluation.perplexity import append_turn
+from stages.evaluation.response_scores import bits_per_byte
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
 
 HISTORY_TURNS = (0, 1, 2, 4, 8)
 """How many of the last turns a response is scored after."""
@@ -38,23 +38,15 @@ class HistoryScores:
 
 
 def score_histories(
-    model: PreTrainedModel,
-    template: Template,
-    dialogues: Sequence[Dialogue],
-    with_history: ResponseScores,
-    without_history: ResponseScores,
-    *,
-    num_responses: int,
-    batch_size: int,
-) -> HistoryScores:
+    template: Template, dialogues: Sequence[Dialogue], *, num_responses: int
+) -> Scoring[HistoryScores]:
     """Score responses after their last 0, 1, 2, 4 and 8 turns, and after those 8 shuffled.
 
     Whole dialogues are taken in order of a hash of their text, until they hold ``num_responses``.
     A pass that starts at turn s scores turn s + k after exactly its last k turns, so one pass per
-    turn serves every k. What the two given scores of all responses tell is not computed again: a
-    response after nothing, and one whose whole history is no longer than k turns.
+    turn serves every k.
     """
-    chosen: list[tuple[int, int]] = []
+    chosen: list[tuple[int, int]] = []  # dialogue, turn
     for index in sorted(range(len(dialogues)), key=lambda i: text_sha256([dialogues[i]])):
         if len(chosen) >= num_responses:
             break
@@ -62,18 +54,16 @@ def score_histories(
     encoded = {index: template.encode(dialogues[index]) for index, _ in chosen}
 
     sequences: list[TokenSequence] = []
-    places: dict[tuple[int, int, int], tuple[int, slice]] = {}  # dialogue, turn, number of turns
-    shuffled: list[tuple[int, slice]] = []
-    for index, turn in chosen:
-        turns = encoded[index]
-        # Passes start at every turn but the first: those are the scores with all history.
-        ends = {turn + k: k for k in HISTORY_TURNS[1:] if turn + k < len(turns)}
-        if ends:
-            window = list(range(turn, max(ends) + 1))
-            sequence, contents = _lay_out([turns[i] for i in window], [i in ends for i in window])
-            for end, content in zip(ends, contents, strict=True):
-                places[index, end, ends[end]] = (len(sequences), content)
+    places: dict[tuple[int, int, int], tuple[int, slice]] = {}  # dialogue, first turn, turn
+    for index, turns in encoded.items():
+        for first in range(len(turns)):
+            scored = _scored_turns(first, len(turns))
+            window = range(first, scored[-1] + 1)
+            sequence, contents = _lay_out([turns[i] for i in window], [i in scored for i in window])
+            for turn, content in zip(scored, contents, strict=True):
+                places[index, first, turn] = (len(sequences), content)
             sequences.append(sequence)
+    shuffled: list[tuple[int, slice]] = []
     for index, turn in chosen:
         order = _other_order(dialogues[index], turn)
         sequence, contents = _lay_out(
@@ -81,25 +71,20 @@ def score_histories(
         )
         shuffled.append((len(sequences), contents[0]))
         sequences.append(sequence)
-    nll = token_nll(model, sequences, batch_size=batch_size)
+    nll = yield sequences
 
-    responses = zip(with_history.dialogue.tolist(), with_history.turn.tolist(), strict=True)
-    row_of = {response: row for row, response in enumerate(responses)}
-    rows = np.array([row_of[response] for response in chosen], dtype=np.int64)
     table = np.empty((len(chosen), len(HISTORY_TURNS)))
     for row, (index, turn) in enumerate(chosen):
         for column, k in enumerate(HISTORY_TURNS):
-            if k == 0:
-                table[row, column] = without_history.content_nll[rows[row]]
-            elif turn <= k:
-                table[row, column] = with_history.content_nll[rows[row]]
-            else:
-                number, content = places[index, turn, k]
-                table[row, column] = nll[number][content].sum()
+            number, content = places[index, max(0, turn - k), turn]
+            table[row, column] = nll[number][content].sum()
     return HistoryScores(
-        dialogue=with_history.dialogue[rows],
-        turn=with_history.turn[rows],
-        num_bytes=with_history.num_bytes[rows],
+        dialogue=np.array([index for index, _ in chosen], dtype=np.int64),
+        turn=np.array([turn for _, turn in chosen], dtype=np.int64),
+        num_bytes=np.array(
+            [len(dialogues[index].turns[turn].utterance.encode()) for index, turn in chosen],
+            dtype=np.int64,
+        ),
         nll=table,
         shuffled_nll=np.array([nll[number][content].sum() for number, content in shuffled]),
     )
@@ -125,6 +110,13 @@ def shuffled_history_gain(scores: HistoryScores) -> float:
     return bits_per_byte(scores.nll[:, 0] - scores.shuffled_nll, scores.num_bytes)
 
 
+def _scored_turns(first: int, num_turns: int) -> list[int]:
+    """What a pass from a turn on scores; from a dialogue's first, all that have fewer before."""
+    if first == 0:
+        return list(range(1, min(num_turns, HISTORY_TURNS[-1] + 1)))
+    return [first + k for k in HISTORY_TURNS if first + k < num_turns]
+
+
 def _lay_out(
     turns: Sequence[EncodedTurn], scored: Sequence[bool]
 ) -> tuple[TokenSequence, list[slice]]:
@@ -132,13 +124,9 @@ def _lay_out(
     sequence = TokenSequence()
     contents: list[slice] = []
     for turn, is_scored in zip(turns, scored, strict=True):
-        for part in (turn.tag, turn.content, turn.end):
-            is_content = is_scored and part is turn.content
-            place = sequence.append(
-                part, segment=1, first_position=len(sequence), scored=is_content
-            )
-            if is_content:
-                contents.append(place)
+        content, _ = append_turn(sequence, turn, scored=is_scored)
+        if is_scored:
+            contents.append(content)
     return sequence, contents
 
 

@@ -17,6 +17,7 @@ from stages.evaluation.context import (
 from stages.evaluation.decoding import Sampling, write_replies
 from stages.evaluation.generation import plan_continuations, samples_of
 from stages.evaluation.measured import Measured
+from stages.evaluation.packed_weights import pack_weights
 from stages.evaluation.per_dialogue import (
     block_columns,
     model_columns,
@@ -29,13 +30,13 @@ from stages.evaluation.plan import Plan
 from stages.evaluation.profile import PROFILES
 from stages.evaluation.recall import recall_by_distance, score_recall
 from stages.evaluation.response_scores import by_speaker, by_turn
-from stages.evaluation.scoring import drop_rows_without_token
+from stages.evaluation.scoring import drop_rows_without_token, score_together
 from stages.evaluation.writing import people_as_seen, plan_places, written_in
 from stages.files import sha256_of, weights_sha256
 from stages.params import ScoringParams
 
 ROWS_PER_DIALOGUE = 8
-"""Rows that write beside each other, per dialogue of ``eval.batch_size``: one token of each fits
+"""Rows that write beside each other, per row of ``eval.batch_size``: one token of each fits
 where a dialogue is scored."""
 
 
@@ -61,36 +62,34 @@ def measure(
     model, template = load_model(folder, dialogue_tokens=name != "base")
     tokenizer = template.tokenizer
 
-    scores = score_responses(model, template, dialogues, batch_size=size)
-    alone = score_responses(model, template, dialogues, batch_size=size, with_history=False)
+    shown = plan.shown if name == "tuned" else []  # the report shows what surprises that model
+    scorings = (
+        score_responses(template, dialogues),
+        score_responses(template, dialogues, with_history=False),
+        all_bits_per_byte(model.config, tokenizer, dialogues),
+        score_histories(template, dialogues, num_responses=profile.history_responses),
+        score_recall(template, dialogues, facts_per_type=profile.facts_per_type),
+        people_as_seen(template, dialogues, shown),
+        *([score_coherence(template, plan.blocks)] if plan.blocks else []),
+    )
+    scores, alone, all_bits, histories, recalled, people, *coherence = score_together(
+        model, scorings, batch_size=size
+    )
     columns = text_columns(scores, len(dialogues))
     columns |= model_columns(name, scores, alone, len(dialogues))
+    columns |= recall_columns(name, recalled, len(dialogues))
     figures: dict[str, float | str] = {
         "template": "plain_text" if name == "base" else "speaker_tokens",
         "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
         "num_target_tokens": int(scores.num_tokens.sum()) + len(scores.turn),
-        "all_bits_per_byte": all_bits_per_byte(model, tokenizer, dialogues, batch_size=size),
+        "all_bits_per_byte": all_bits,
+        "shuffled_history_gain": shuffled_history_gain(histories),
     }
     for speaker, bits in by_speaker(scores, len(dialogues)).items():
         figures[f"bits_per_byte_speaker{speaker + 1}"] = bits
-    if plan.blocks:
-        items = score_coherence(model, template, plan.blocks, batch_size=size)
+    for items in coherence:
         columns |= block_columns(name, items, len(dialogues))
         figures |= summarise_ranks(items)
-    histories = score_histories(
-        model,
-        template,
-        dialogues,
-        scores,
-        alone,
-        num_responses=profile.history_responses,
-        batch_size=size,
-    )
-    figures["shuffled_history_gain"] = shuffled_history_gain(histories)
-    recalled = score_recall(
-        model, template, dialogues, facts_per_type=profile.facts_per_type, batch_size=size
-    )
-    columns |= recall_columns(name, recalled, len(dialogues))
     curves = {
         "turn": by_turn(scores, len(dialogues)),
         "num_turns": history_gain_by_turns(histories, len(dialogues)),
@@ -110,18 +109,18 @@ def measure(
         reply_turns=profile.chat_turns,
         sampling=samplings[0],
     )
+    num_rows = ROWS_PER_DIALOGUE * size
+    pack_weights(model, num_rows)
     # Chats take many passes of few rows: all that is written side by side fills them.
     replies = write_replies(
         model,
         template,
         [*in_places, *(chat.request for chat in chats)],
         max_new_tokens=settings.max_new_tokens,
-        batch_size=ROWS_PER_DIALOGUE * size,
+        batch_size=num_rows,
     )
     written = written_in(template, dialogues, places, replies[: len(in_places)])
     samples = samples_of(template, chats, replies[len(in_places) :])
-    shown = plan.shown if name == "tuned" else []  # the report shows what surprises that model
-    people = people_as_seen(model, template, dialogues, shown, batch_size=size)
     return Measured(columns, figures, curves, written, samples, people, weights_sha256(folder))
 
 

@@ -14,28 +14,24 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.texts import encode_texts
-from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
 
 WINDOW_TOKENS = 1023
 """With the token before them they fill GPT-2's 1,024 positions."""
 
 
 def all_bits_per_byte(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    dialogues: Sequence[Dialogue],
-    *,
-    batch_size: int,
-) -> float:
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]
+) -> Scoring[float]:
     """Bits per UTF-8 byte of all turns, a line each, over the whole set: Σ NLL / (ln 2 · Σ B)."""
     texts = [text_of(dialogue) for dialogue in dialogues]
-    positions = getattr(model.config, "max_position_embeddings", None) or WINDOW_TOKENS + 1
+    positions = getattr(config, "max_position_embeddings", None) or WINDOW_TOKENS + 1
     max_length = min(WINDOW_TOKENS, positions - 1)
-    nll = rolling_nll(model, tokenizer, texts, max_length=max_length, batch_size=batch_size)
+    nll = yield from rolling_nll(tokenizer, texts, max_length=max_length)
     return float(nll.sum() / (math.log(2) * sum(len(text.encode()) for text in texts)))
 
 
@@ -45,13 +41,8 @@ def text_of(dialogue: Dialogue) -> str:
 
 
 def rolling_nll(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-    *,
-    max_length: int,
-    batch_size: int,
-) -> FloatArray:
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, max_length: int
+) -> Scoring[FloatArray]:
     """Nats of each text, ``[N]``, from windows that predict ``max_length`` tokens."""
     sequences: list[TokenSequence] = []
     targets: list[tuple[int, slice]] = []
@@ -61,12 +52,12 @@ def rolling_nll(
             stop = min(start + max_length, len(ids))
             context = ids[max(stop - max_length - 1, 0) : start] or [first]
             sequence = TokenSequence()
-            sequence.append(context, segment=1, first_position=0)
-            window = sequence.append(ids[start:stop], segment=1, first_position=len(context))
+            sequence.append(context, scored=False)
+            window = sequence.append(ids[start:stop])
             sequences.append(sequence)
             targets.append((number, window))
+    scores = yield sequences
     nll: FloatArray = np.zeros(len(texts))
-    scores = token_nll(model, sequences, batch_size=batch_size)
     for (number, window), tokens in zip(targets, scores, strict=True):
         nll[number] += tokens[window].sum()
     return nll

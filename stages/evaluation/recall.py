@@ -18,15 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import EncodedTurn, PlainText, SpeakerTokens
 from stages.encoding.texts import encode_texts
 from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.scoring import FloatArray, TokenSequence, token_nll
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,9 @@ FACT_TYPES = (
     ),
 )
 
+NUM_VALUES = 10
+"""Of every type; chance is 1 in so many."""
+
 DISTANCES = (0, 2, 4, 8)
 """Turns between fact and question; even, so that the two speakers go on taking turns."""
 
@@ -98,27 +99,19 @@ class RecallItems:
 
 
 def score_recall(
-    model: PreTrainedModel,
-    template: PlainText | SpeakerTokens,
-    dialogues: Sequence[Dialogue],
-    *,
-    facts_per_type: int,
-    batch_size: int,
-) -> RecallItems:
+    template: PlainText | SpeakerTokens, dialogues: Sequence[Dialogue], *, facts_per_type: int
+) -> Scoring[RecallItems]:
     """Ask for every planted fact at every distance; no items if no dialogue can stand between.
 
     The answer is the argmax over values v of ``log p(v | dialogue with the fact) − log p(v | the
     same without the fact's turn)``, so that what is likely anyway gains nothing. v is scored whole.
     """
     fillers = fillers_of(dialogues)
-    sequences: list[TokenSequence] = []
-    spans: list[list[slice]] = []
+    sequences: list[TokenSequence] = []  # ten in a row are the values of one question
 
     def add(turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]) -> int:
-        sequence, row = _lay_out(turns, values)
-        sequences.append(sequence)
-        spans.append(row)
-        return len(sequences) - 1
+        sequences.extend(_lay_out(turns, value) for value in values)
+        return len(sequences) // len(values) - 1
 
     items: list[tuple[int, int, int, int, int]] = []
     without_fact: dict[tuple[int, int, int], int] = {}
@@ -138,11 +131,8 @@ def score_recall(
                     without_fact[key] = add(turns[1:], values)
                 items.append((index, distance, value, add(turns, values), without_fact[key]))
 
-    nll = token_nll(model, sequences, batch_size=batch_size)
-    values_nll = [
-        np.array([scores[span].sum() for span in row])
-        for scores, row in zip(nll, spans, strict=True)
-    ]
+    nll = yield sequences
+    values_nll = np.array([np.nansum(scores) for scores in nll]).reshape(-1, NUM_VALUES)
     hits: list[float] = []
     for _, _, value, fact, no_fact in items:
         gain = values_nll[no_fact] - values_nll[fact]
@@ -190,18 +180,11 @@ def planted_dialogue(kind: FactType, value: str, between: Sequence[str]) -> Dial
     return Dialogue("", tuple(Turn("AB"[i % 2], text) for i, text in enumerate(texts)))
 
 
-def _lay_out(
-    turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]
-) -> tuple[TokenSequence, list[slice]]:
-    """The dialogue once, and behind it every value; the token before a value goes with it."""
+def _lay_out(turns: Sequence[EncodedTurn], value: Sequence[int]) -> TokenSequence:
+    """The dialogue, and behind it a value."""
     *before, last = turns
-    prefix = [token for turn in before for token in turn.ids]
-    prefix += [*last.tag, *last.content]
     sequence = TokenSequence()
-    sequence.append(prefix[:-1], segment=PREFIX_SEGMENT, first_position=0, scored=False)
-    start = len(sequence)
-    row: list[slice] = []
-    for segment, value in enumerate(values, start=1):
-        sequence.append(prefix[-1:], segment=segment, first_position=start, scored=False)
-        row.append(sequence.append(value, segment=segment, first_position=start + 1))
-    return sequence, row
+    sequence.append([token for turn in before for token in turn.ids], scored=False)
+    sequence.append([*last.tag, *last.content], scored=False)
+    sequence.append(value)
+    return sequence

@@ -1,22 +1,26 @@
-"""Nats per token under a model, for sequences that share a forward pass without seeing each other.
+"""Nats per token under a model, for sequences that are read together: what begins alike, once.
 
-A sequence is laid out in segments (see ``stages.encoding.packing``). Segment 0 is a prefix that all
-later segments see; every other segment sees the prefix and itself. So ten responses to one context
-cost one pass over the context::
+Sequences are merged into trees, so ten responses to one context cost one pass over the context, and
+what one measure has asked for costs another nothing. A tree lies in a row depth first::
 
-    input_ids     c0 c1 c2 | x0 x1 | y0 y1
-    segment_ids    0  0  0 |  1  1 |  2  2
-    position_ids   0  1  2 |  3  4 |  3  4
+    sequences   c0 c1 x0 x1    row            c0 c1 x0 x1 y0 y1
+                c0 c1 y0 y1    position_ids    0  1  2  3  2  3
+                               ends            6  6  4  4  6  6
 
-A segment must begin with a token whose score is not used (a speaker tag): it is the only one whose
-predecessor in the row need not be its predecessor in the text. Logits, a fifth of a small model's
-work, are computed only where a token is scored.
+A token sees itself and what its sequences have before it: token i sees j if j <= i < ends[j]. It is
+predicted where the token before stands. Logits, a fifth of a small model's work, are computed only
+there.
+
+A measure is a generator: it yields its sequences, gets the nats of their tokens, and returns what
+follows from them. ``score_together`` reads the sequences of all measures in the same passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,36 +28,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stages.encoding.packing import PAD_SEGMENT, attention_mask
+from stages.encoding.packing import pack
 from stages.errors import UserError
 
 FloatArray = NDArray[np.float64]
+
 TARGETS_PER_CHUNK = 1024
+
+MIN_SHARED = 8
+"""Tokens. What fewer sequences begin with is read again: a tag begins too many for one row."""
+
+TREE_TOKENS = 512
+"""Room of a tree, unless a sequence is longer."""
+
+ROW_TOKENS = 256
+"""Room of a row for several trees: attention's cost grows with its square."""
 
 
 @dataclass
 class TokenSequence:
-    """Token ids with their positions, segments and whether they are scored, all of one length."""
+    """Token ids, and whether each is scored."""
 
-    input_ids: list[int] = field(default_factory=list)
-    position_ids: list[int] = field(default_factory=list)
-    segment_ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     is_scored: list[bool] = field(default_factory=list)
 
-    def append(
-        self, ids: Sequence[int], *, segment: int, first_position: int, scored: bool = True
-    ) -> slice:
-        """Add a run of tokens to a segment; return where in the sequence they are."""
-        start = len(self.input_ids)
-        self.input_ids += ids
-        self.position_ids += range(first_position, first_position + len(ids))
-        self.segment_ids += [segment] * len(ids)
+    def append(self, ids: Sequence[int], *, scored: bool = True) -> slice:
+        """Add a run of tokens; return where in the sequence they are."""
+        start = len(self.ids)
+        self.ids += ids
         self.is_scored += [scored] * len(ids)
-        return slice(start, len(self.input_ids))
+        return slice(start, len(self.ids))
 
-    def __len__(self) -> int:
-        """Tokens in the sequence."""
-        return len(self.input_ids)
+
+Result = TypeVar("Result")
+Scoring = Generator[list[TokenSequence], list[FloatArray], Result]
+
+
+def score(model: PreTrainedModel, scoring: Scoring[Result], *, batch_size: int) -> Result:
+    """What one measure finds."""
+    result: Result = score_together(model, [scoring], batch_size=batch_size)[0]
+    return result
+
+
+def score_together(
+    model: PreTrainedModel, scorings: Sequence[Scoring[Any]], *, batch_size: int
+) -> list[Any]:
+    """What each of the measures finds."""
+    asked = [next(scoring) for scoring in scorings]
+    nll = iter(token_nll(model, [one for part in asked for one in part], batch_size=batch_size))
+    results: list[Any] = []
+    for scoring, part in zip(scorings, asked, strict=True):
+        try:
+            scoring.send(list(islice(nll, len(part))))
+        except StopIteration as end:
+            results.append(end.value)
+    return results
 
 
 def drop_rows_without_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -75,68 +104,174 @@ def drop_rows_without_token(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def token_nll(
     model: PreTrainedModel, sequences: Sequence[TokenSequence], *, batch_size: int
 ) -> list[FloatArray]:
-    """Nats of every scored token given what it sees; NaN for the others.
+    """Nats of every scored token given the tokens before it; NaN for the others.
 
     A sequence's first token counts 0 if it is scored: nothing predicts it.
 
-    Sequences are scored in order of length, so that little is padding; neither that nor the batch
-    size changes what a token sees.
+    Neither the batch size nor the other sequences change what a token sees.
+
+    Args:
+        model: Any causal language model whose attention is plain.
+        sequences: ``[N]`` In any order.
+        batch_size: Rows of ``TREE_TOKENS`` per forward pass, or as many shorter ones as fit there.
 
     Raises:
         UserError: a sequence needs more positions than the model has.
     """
+    longest = max((len(sequence.ids) for sequence in sequences), default=0)
     limit = getattr(model.config, "max_position_embeddings", None)
-    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
-    scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = [sequences[index] for index in indices]
-        longest = max(max(sequence.position_ids) + 1 for sequence in batch)
-        if limit is not None and longest > limit:
-            raise UserError(
-                f"a validation dialogue takes {longest} tokens and the model has {limit} "
-                "positions; lower eval.max_bytes or eval.max_turns."
-            )
-        width = len(batch[-1])
-        nll = _batch_nll(
-            model,
-            _padded([sequence.input_ids for sequence in batch], width, 0, model.device),
-            _padded([sequence.position_ids for sequence in batch], width, 0, model.device),
-            _padded([sequence.segment_ids for sequence in batch], width, PAD_SEGMENT, model.device),
-            _padded([sequence.is_scored for sequence in batch], width, False, model.device),
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"a validation dialogue takes {longest} tokens and the model has {limit} "
+            "positions; lower eval.max_bytes or eval.max_turns."
         )
-        for row, index in enumerate(indices):
-            scores[index] = nll[row, : len(sequences[index])]
+    scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
+    rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
+    for batch in _batches(rows, batch_size * TREE_TOKENS):
+        for row, nll in zip(batch, _batch_nll(model, batch), strict=True):
+            for number, places in row.places.items():
+                is_scored = np.array(sequences[number].is_scored)
+                scores[number] = np.where(is_scored, nll[places], np.nan)
     return scores
 
 
-def _batch_nll(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    position_ids: Tensor,
-    segment_ids: Tensor,
-    is_scored: Tensor,
-) -> FloatArray:
-    """Nats per token ``[B, T]``; the log-softmax is in float32 whatever the model's type."""
-    is_target = is_scored[:, 1:]
+@dataclass
+class Tree:
+    """Tokens of sequences that begin alike, depth first, or several such trees in a row."""
+
+    ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    """Where the token before stands; -1 for a first token."""
+    position_ids: list[int] = field(default_factory=list)
+    is_scored: list[bool] = field(default_factory=list)
+    places: dict[int, list[int]] = field(default_factory=dict)
+    """Where the tokens of each sequence stand, by its number."""
+
+    def add(self, number: int, sequence: TokenSequence, path: list[int]) -> None:
+        """Add a sequence whose first tokens stand at ``path`` already."""
+        for token in sequence.ids[len(path) :]:
+            self.parents.append(path[-1] if path else -1)
+            self.position_ids.append(len(path))
+            path.append(len(self.ids))
+            self.ids.append(token)
+            self.is_scored.append(False)
+        for place, scored in zip(path, sequence.is_scored, strict=True):
+            self.is_scored[place] |= scored
+        self.places[number] = path
+
+
+def merge(sequences: Sequence[TokenSequence], capacity: int) -> list[Tree]:
+    """Trees of at most ``capacity`` tokens that hold every sequence once."""
+    trees: list[Tree] = []
+    before: list[int] = []
+    path: list[int] = []
+    in_order = sorted((one.ids, number) for number, one in enumerate(sequences) if one.ids)
+    for ids, number in in_order:
+        shared = _num_shared(before, ids)
+        if shared < min(MIN_SHARED, len(ids)) or (
+            len(trees[-1].ids) + len(ids) - shared > capacity
+        ):
+            trees.append(Tree())
+            path = []
+        trees[-1].add(number, sequences[number], path[:shared])
+        before, path = ids, trees[-1].places[number]
+    return trees
+
+
+def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens with which both begin."""
+    for count, (first, second) in enumerate(zip(one, other, strict=False)):
+        if first != second:
+            return count
+    return min(len(one), len(other))
+
+
+def _rows(trees: Sequence[Tree]) -> list[Tree]:
+    """Small trees side by side, in rows that are sorted by length."""
+    small = [tree for tree in trees if len(tree.ids) <= ROW_TOKENS]
+    packed = pack([len(tree.ids) for tree in small], ROW_TOKENS)
+    rows = [_in_a_row([small[index] for index in row]) for row in packed]
+    rows += [tree for tree in trees if len(tree.ids) > ROW_TOKENS]
+    return sorted(rows, key=lambda row: len(row.ids))
+
+
+def _in_a_row(trees: Sequence[Tree]) -> Tree:
+    row = Tree()
+    for tree in trees:
+        start = len(row.ids)
+        row.ids += tree.ids
+        row.parents += [start + parent if parent >= 0 else -1 for parent in tree.parents]
+        row.position_ids += tree.position_ids
+        row.is_scored += tree.is_scored
+        for number, places in tree.places.items():
+            row.places[number] = [start + place for place in places]
+    return row
+
+
+def _batches(rows: Sequence[Tree], num_tokens: int) -> Iterator[list[Tree]]:
+    """Rows that, padded to the longest, have at most so many tokens; or a single one."""
+    batch: list[Tree] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * len(row.ids) > num_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> FloatArray:
+    """Nats per token ``[B, T]``, 0 where none is scored; in float32 whatever the model's type."""
+    width = max(len(row.ids) for row in rows)
+    ids = _padded([row.ids for row in rows], width, 0)
+    parents = _padded([row.parents for row in rows], width, -1)
+    position_ids = _padded([row.position_ids for row in rows], width, 0)
+    is_scored = _padded([row.is_scored for row in rows], width, False)
+
+    row, place = (is_scored & (parents >= 0)).nonzero(as_tuple=True)
+    parent = parents[row, place]
+    predicts = torch.zeros(ids.shape, dtype=torch.bool)
+    predicts[row, parent] = True
     logits = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask(segment_ids),
-        position_ids=position_ids,
+        input_ids=ids.to(model.device),
+        attention_mask=who_sees_whom(parents).to(model.device),
+        position_ids=position_ids.to(model.device),
         use_cache=False,
-        logits_to_keep=torch.nn.functional.pad(is_target, (0, 1)),  # what predicts a target
+        logits_to_keep=predicts.to(model.device),
     ).logits
-    targets = input_ids[:, 1:][is_target]
-    losses = torch.zeros(targets.shape, dtype=torch.float64)
-    for start in range(0, len(targets), TARGETS_PER_CHUNK):  # the vocabulary is what takes memory
+    number = predicts.flatten().cumsum(0).reshape(predicts.shape) - 1  # of a place's logits
+    source, target = (one.to(model.device) for one in (number[row, parent], ids[row, place]))
+    losses = torch.empty(len(target), dtype=torch.float64)
+    for start in range(0, len(target), TARGETS_PER_CHUNK):  # the vocabulary is what takes memory
         chunk = slice(start, start + TARGETS_PER_CHUNK)
         losses[chunk] = torch.nn.functional.cross_entropy(
-            logits[chunk].float(), targets[chunk], reduction="none"
+            logits[source[chunk]].float(), target[chunk], reduction="none"
         ).cpu()
-    nll = torch.where(is_scored, 0.0, torch.nan).to("cpu", torch.float64)
-    nll[:, 1:][is_target.cpu()] = losses
+    nll = torch.zeros(ids.shape, dtype=torch.float64)
+    nll[row, place] = losses
     return nll.numpy()
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int, device: torch.device) -> Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
+def who_sees_whom(parents: Tensor) -> Tensor:
+    """The mask of rows: ``[B, 1, T, T]``, true where token i sees token j.
+
+    Args:
+        parents: ``[B, T]`` Where the token before stands, -1 for first tokens and padding.
+    """
+    ends = [_ends(row) for row in parents.tolist()]
+    place = torch.arange(parents.shape[1])
+    visible = (place <= place[:, None]) & (place[:, None] < torch.tensor(ends)[:, None])
+    return visible[:, None]
+
+
+def _ends(parents: Sequence[int]) -> list[int]:
+    """Of each token, the place behind the last that has it before itself."""
+    ends = list(range(1, len(parents) + 1))
+    for place in reversed(range(len(parents))):
+        if parents[place] >= 0:
+            ends[parents[place]] = max(ends[parents[place]], ends[place])
+    return ends
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 
-from transformers import PreTrainedModel
-
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import Template
 from stages.encoding.texts import token_texts
@@ -16,7 +14,7 @@ from stages.evaluation.generation import context_ids, text_of
 from stages.evaluation.measured import ScoredText, Written
 from stages.evaluation.perplexity import append_turn
 from stages.evaluation.places import Place, response_of
-from stages.evaluation.scoring import TokenSequence, token_nll
+from stages.evaluation.scoring import Scoring, TokenSequence
 
 
 def plan_places(
@@ -69,25 +67,20 @@ def written_in(
 
 
 def people_as_seen(
-    model: PreTrainedModel,
-    template: Template,
-    dialogues: Sequence[Dialogue],
-    places: Sequence[Place],
-    *,
-    batch_size: int,
-) -> list[ScoredText]:
+    template: Template, dialogues: Sequence[Dialogue], places: Sequence[Place]
+) -> Scoring[list[ScoredText]]:
     """What people said there, and how it surprises the model."""
     sequences: list[TokenSequence] = []
     contents: list[slice] = []
     for place in places:
         sequence = TokenSequence()
         for turn in template.encode(dialogues[place.dialogue])[: place.turn + 1]:
-            content, _ = append_turn(sequence, turn, segment=1, first_position=len(sequence))
+            content, _ = append_turn(sequence, turn, scored=True)
         sequences.append(sequence)
         contents.append(content)
-    nll = token_nll(model, sequences, batch_size=batch_size)
+    nll = yield sequences
     return [
-        scored_text(template, sequence.input_ids[content], scores[content].tolist())
+        scored_text(template, sequence.ids[content], scores[content].tolist())
         for sequence, content, scores in zip(sequences, contents, nll, strict=True)
     ]
 

@@ -77,21 +77,9 @@ def test_windows_of_equal_length_keep_their_order() -> None:
     assert pack([4, 4, 4, 4, 4], 8) == [[0, 1], [2, 3], [4]]
 
 
-def test_the_mask_of_a_row_with_a_prefix_two_windows_and_a_pad() -> None:
-    mask = attention_mask(torch.tensor([[0, 1, 1, 2, 2, -1]]))
-    assert mask.shape == (1, 1, 6, 6)
-    assert mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 0, 0, 1, 0, 0],
-        [1, 0, 0, 1, 1, 0],
-        [1, 0, 0, 0, 0, 1],
-    ]
-
-
 def test_the_mask_of_the_row_in_the_docstring_and_of_a_row_of_pads() -> None:
     mask = attention_mask(torch.tensor([[1, 1, 1, 2, 2, -1], [-1] * 6]))
+    assert mask.shape == (2, 1, 6, 6)
     assert mask[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],

@@ -21,7 +21,7 @@ from stages.evaluation.coherence import (
     score_coherence,
     summarise_ranks,
 )
-from stages.evaluation.scoring import FloatArray
+from stages.evaluation.scoring import FloatArray, score
 from tests.scored_models import (
     CopyingModel,
     block_headlines_of,
@@ -69,9 +69,13 @@ def test_the_matrix_equals_one_plain_forward_pass_per_pair(
 ) -> None:
     template: Template = speakers if kind == "speakers" else PlainText(speakers.tokenizer)
     block = BLOCKS[0]
-    found = score_candidates(model, template, block.pairs, [block.responses] * 4, batch_size=3)
-    alone = score_candidates(
-        model, template, block.pairs, [block.responses] * 4, batch_size=3, with_history=False
+    found = score(
+        model, score_candidates(template, block.pairs, [block.responses] * 4), batch_size=3
+    )
+    alone = score(
+        model,
+        score_candidates(template, block.pairs, [block.responses] * 4, with_history=False),
+        batch_size=3,
     )
 
     def plain(prefix: list[int], content: list[int]) -> float:
@@ -99,14 +103,16 @@ def test_what_is_likely_anyway_is_likeliness_after_nothing(
     for block in BLOCKS:
         own = [[response] for response in block.responses]
         matrices.append(
-            score_candidates(model, speakers, block.pairs, [block.responses] * 4, batch_size=1)
+            score(
+                model, score_candidates(speakers, block.pairs, [block.responses] * 4), batch_size=1
+            )
         )
-        after_nothing = score_candidates(
-            model, speakers, block.pairs, own, batch_size=1, with_history=False
+        after_nothing = score(
+            model, score_candidates(speakers, block.pairs, own, with_history=False), batch_size=1
         )
         alone.append([nats for (nats,) in after_nothing])
     expected = rank(BLOCKS, np.array(matrices), np.array(alone))
-    found = score_coherence(model, speakers, BLOCKS, batch_size=4)
+    found = score(model, score_coherence(speakers, BLOCKS), batch_size=4)
     for field in fields(found):
         values = getattr(found, field.name)
         assert values == pytest.approx(getattr(expected, field.name), rel=1e-5)
@@ -124,7 +130,7 @@ def test_a_uniform_model_is_at_chance_and_gains_nothing(
         for word in words
     ]
     blocks = make_blocks(dialogues, num_candidates=4, max_blocks=2)
-    items = score_coherence(uniform_model(tiny_base), speakers, blocks, batch_size=3)
+    items = score(uniform_model(tiny_base), score_coherence(speakers, blocks), batch_size=3)
     found = block_headlines_of(items) | summarise_ranks(items)
     chance = (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4
     assert found == pytest.approx(
@@ -143,7 +149,7 @@ def test_an_oracle_is_always_right() -> None:
     template = word_template(turn.utterance for one in DIALOGUES for turn in one.turns)
     size = len(template.tokenizer)
     model: Any = CopyingModel(size)
-    items = score_coherence(model, template, BLOCKS, batch_size=2)
+    items = score(model, score_coherence(template, BLOCKS), batch_size=2)
     found = block_headlines_of(items) | summarise_ranks(items)
     for name in ("context_identification", "hits_at_1_pmi", "hits_at_1_per_byte"):
         assert found[name] == 1
@@ -160,10 +166,10 @@ def test_an_oracle_is_always_right() -> None:
 
 
 def test_neither_batch_size_nor_order_matters(model: Any, speakers: SpeakerTokens) -> None:
-    reference = by_pair(DIALOGUES, score_coherence(model, speakers, BLOCKS, batch_size=1))
+    reference = by_pair(DIALOGUES, score(model, score_coherence(speakers, BLOCKS), batch_size=1))
     for batch_size, dialogues in ((2, DIALOGUES), (7, DIALOGUES), (3, DIALOGUES[::-1])):
         blocks = make_blocks(dialogues, num_candidates=4, max_blocks=3)
-        items = score_coherence(model, speakers, blocks, batch_size=batch_size)
+        items = score(model, score_coherence(speakers, blocks), batch_size=batch_size)
         assert by_pair(dialogues, items) == pytest.approx(reference, rel=1e-5)
 
 
@@ -184,8 +190,10 @@ def test_what_comes_after_the_response_leaves_the_scores(
     ]
     cut = [Dialogue(one.dialogue_id, one.turns[:4]) for one in DIALOGUES]
     before, after = (
-        score_coherence(
-            model, speakers, make_blocks(some, num_candidates=4, max_blocks=9), batch_size=4
+        score(
+            model,
+            score_coherence(speakers, make_blocks(some, num_candidates=4, max_blocks=9)),
+            batch_size=4,
         )
         for some in (cut, extended)
     )
@@ -219,11 +227,13 @@ def test_each_response_is_corrected_by_its_own_likelihood() -> None:
 
 def test_permuted_labels_are_at_chance(model: Any, speakers: SpeakerTokens) -> None:
     nll = np.array(
-        score_candidates(
+        score(
             model,
-            speakers,
-            [pair for block in BLOCKS for pair in block.pairs],
-            [block.responses for block in BLOCKS for _ in block.pairs],
+            score_candidates(
+                speakers,
+                [pair for block in BLOCKS for pair in block.pairs],
+                [block.responses for block in BLOCKS for _ in block.pairs],
+            ),
             batch_size=4,
         )
     ).reshape(-1, 4, 4)

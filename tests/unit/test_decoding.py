@@ -12,7 +12,6 @@ import torch
 from transformers import GenerationConfig
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.packing import PREFIX_SEGMENT
 from stages.encoding.speakers import PlainText, SpeakerTokens, Template
 from stages.evaluation import row_cache
 from stages.evaluation.decoding import (
@@ -135,9 +134,9 @@ def test_nats_are_those_of_the_evaluation(model: Any, template: Template) -> Non
     for request, [reply] in zip(requests, written, strict=True):
         sequence = TokenSequence()
         context = request.context[: request.length]
-        sequence.append(context, segment=PREFIX_SEGMENT, first_position=0)
+        sequence.append(context)
         for part in (template.tag(request.speakers[0]), reply.ids):
-            place = sequence.append(part, segment=PREFIX_SEGMENT, first_position=len(sequence))
+            place = sequence.append(part)
         sequences.append(sequence)
         places.append(place)
     nll = token_nll(model, sequences, batch_size=3)

@@ -28,7 +28,7 @@ from stages.evaluation.perplexity import score_responses
 from stages.evaluation.report import format_table
 from stages.evaluation.response_scores import by_turn
 from stages.evaluation.samples import samples_as_markdown
-from stages.evaluation.scoring import TokenSequence, token_nll
+from stages.evaluation.scoring import TokenSequence, score, token_nll
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 
 
@@ -74,7 +74,7 @@ def test_perplexity_agrees_with_the_models_own_loss(
             loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
         here = sum(label != -100 for label in labels)
         total, num_targets = total + loss.item() * here, num_targets + here
-    scores = score_responses(model, template, DIALOGUES, batch_size=3)
+    scores = score(model, score_responses(template, DIALOGUES), batch_size=3)
     assert scores.num_tokens.sum() + len(scores.turn) == num_targets
     assert headlines_of(scores)["perplexity"] == pytest.approx(
         math.exp(total / num_targets), rel=1e-5
@@ -82,17 +82,19 @@ def test_perplexity_agrees_with_the_models_own_loss(
 
 
 def test_neither_batch_size_nor_order_matters(model: Any, speakers: SpeakerTokens) -> None:
-    reference = headlines_of(score_responses(model, speakers, DIALOGUES, batch_size=1))
+    reference = headlines_of(score(model, score_responses(speakers, DIALOGUES), batch_size=1))
     for batch_size, dialogues in ((2, DIALOGUES), (7, DIALOGUES), (3, DIALOGUES[::-1])):
-        found = headlines_of(score_responses(model, speakers, dialogues, batch_size=batch_size))
+        found = headlines_of(
+            score(model, score_responses(speakers, dialogues), batch_size=batch_size)
+        )
         assert found == pytest.approx(reference, rel=1e-6)
 
 
 def test_a_uniform_model_has_the_vocabulary_as_perplexity(
     uniform: Any, speakers: SpeakerTokens
 ) -> None:
-    scores = score_responses(uniform, speakers, DIALOGUES, batch_size=4)
-    alone = score_responses(uniform, speakers, DIALOGUES, batch_size=4, with_history=False)
+    scores = score(uniform, score_responses(speakers, DIALOGUES), batch_size=4)
+    alone = score(uniform, score_responses(speakers, DIALOGUES, with_history=False), batch_size=4)
     vocabulary = uniform.config.vocab_size
     assert headlines_of(scores)["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
     bits = scores.num_tokens.sum() * math.log2(vocabulary) / scores.num_bytes.sum()
@@ -103,8 +105,8 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(
 def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerTokens) -> None:
     """Over all responses at once, not by way of sums per dialogue."""
     size = len(DIALOGUES)
-    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
-    alone = score_responses(model, speakers, DIALOGUES, batch_size=4, with_history=False)
+    scores = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
+    alone = score(model, score_responses(speakers, DIALOGUES, with_history=False), batch_size=4)
     columns = text_columns(scores, size)
     for name in ("base", "tuned"):
         columns |= model_columns(name, scores, alone, size)
@@ -126,8 +128,8 @@ def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerT
 def test_scores_do_not_see_the_future(model: Any, speakers: SpeakerTokens) -> None:
     one = dialogue("x", 5)
     changed = Dialogue("x", (*one.turns[:4], Turn("a", "something else entirely")))
-    before = score_responses(model, speakers, [one], batch_size=1)
-    after = score_responses(model, speakers, [changed], batch_size=1)
+    before = score(model, score_responses(speakers, [one]), batch_size=1)
+    after = score(model, score_responses(speakers, [changed]), batch_size=1)
     assert before.content_nll[:3] == pytest.approx(after.content_nll[:3], rel=1e-6)
     assert before.content_nll[3] != pytest.approx(after.content_nll[3], rel=1e-3)
 
@@ -135,9 +137,9 @@ def test_scores_do_not_see_the_future(model: Any, speakers: SpeakerTokens) -> No
 def test_without_history_a_response_is_scored_alone(model: Any, speakers: SpeakerTokens) -> None:
     turn = speakers.encode(DIALOGUES[0])[2]
     alone = TokenSequence()
-    alone.append([*turn.tag, *turn.content], segment=1, first_position=0)
+    alone.append([*turn.tag, *turn.content])
     expected = token_nll(model, [alone], batch_size=1)[0][len(turn.tag) :].sum()
-    scores = score_responses(model, speakers, DIALOGUES, batch_size=4, with_history=False)
+    scores = score(model, score_responses(speakers, DIALOGUES, with_history=False), batch_size=4)
     assert scores.turn[1] == 2
     assert scores.content_nll[1] == pytest.approx(expected, rel=1e-5)
 
@@ -145,9 +147,9 @@ def test_without_history_a_response_is_scored_alone(model: Any, speakers: Speake
 def test_all_targets_of_a_large_batch_are_scored(
     model: Any, speakers: SpeakerTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    whole = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     monkeypatch.setattr(scoring, "TARGETS_PER_CHUNK", 7)
-    parts = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    parts = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     assert parts.content_nll == pytest.approx(whole.content_nll, rel=1e-6)
 
 
@@ -159,7 +161,7 @@ def test_what_is_not_scored_changes_no_score(model: Any, speakers: SpeakerTokens
             for number, turn in enumerate(speakers.encode(one)):
                 ids = [*turn.tag, *turn.content]
                 scored = all_scored or number % 2 == 1
-                sequence.append(ids, segment=1, first_position=len(sequence), scored=scored)
+                sequence.append(ids, scored=scored)
             found.append(sequence)
         return found
 
@@ -174,7 +176,7 @@ def test_what_is_not_scored_changes_no_score(model: Any, speakers: SpeakerTokens
 
 
 def test_sums_by_turn_add_up(model: Any, speakers: SpeakerTokens) -> None:
-    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    scores = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     curve = by_turn(scores, len(DIALOGUES)).values()
     assert list(curve) == list(range(1, 8))
     bits = sum(value * scores.num_bytes[scores.turn == turn].sum() for turn, value in curve.items())
@@ -186,17 +188,17 @@ def test_a_dialogue_longer_than_the_model_is_a_clear_error(
 ) -> None:
     long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1200)))
     with pytest.raises(UserError, match=r"1024 positions; lower eval\.max_bytes"):
-        score_responses(model, speakers, [long], batch_size=1)
+        score(model, score_responses(speakers, [long]), batch_size=1)
 
 
 def test_a_dialogue_may_take_all_positions(tiny_base: Path, speakers: SpeakerTokens) -> None:
     model: Any = opinionated_model(tiny_base)
     num_tokens = sum(map(len, speakers.encode(DIALOGUES[0])))
     model.config.max_position_embeddings = num_tokens
-    score_responses(model, speakers, DIALOGUES[:1], batch_size=1)
+    score(model, score_responses(speakers, DIALOGUES[:1]), batch_size=1)
     model.config.max_position_embeddings = num_tokens - 1
     with pytest.raises(UserError, match=f"takes {num_tokens} tokens and .* {num_tokens - 1} pos"):
-        score_responses(model, speakers, DIALOGUES[:1], batch_size=1)
+        score(model, score_responses(speakers, DIALOGUES[:1]), batch_size=1)
 
 
 def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:

@@ -22,7 +22,7 @@ from stages.encoding.speakers import (
 from stages.evaluation.perplexity import score_responses
 from stages.evaluation.plain_text import all_bits_per_byte, rolling_nll, text_of
 from stages.evaluation.response_scores import MAX_SPEAKERS, ResponseScores, by_speaker, by_turn
-from stages.evaluation.scoring import TokenSequence, drop_rows_without_token, token_nll
+from stages.evaluation.scoring import TokenSequence, drop_rows_without_token, score, token_nll
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 
 NUM_NEW_ROWS = 5
@@ -100,18 +100,18 @@ def test_a_response_is_scored_as_one_left_padded_batch_per_dialogue_does(
         for row, (_, content) in enumerate(pairs):
             places = range(width - len(content), width)
             expected.append(-sum(float(log_probs[row, p - 1, rows[row][p]]) for p in places))
-    scores = score_responses(model, template, DIALOGUES, batch_size=3)
+    scores = score(model, score_responses(template, DIALOGUES), batch_size=3)
     assert scores.content_nll == pytest.approx(expected, rel=1e-5)
 
 
 def test_neither_batch_size_nor_order_changes_a_response(
     model: Any, speakers: SpeakerTokens
 ) -> None:
-    reference = score_responses(model, speakers, DIALOGUES, batch_size=1)
+    reference = score(model, score_responses(speakers, DIALOGUES), batch_size=1)
     for batch_size in (2, 7):
-        found = score_responses(model, speakers, DIALOGUES, batch_size=batch_size)
+        found = score(model, score_responses(speakers, DIALOGUES), batch_size=batch_size)
         assert_equal_scores(found, reference)
-    backwards = score_responses(model, speakers, DIALOGUES[::-1], batch_size=2)
+    backwards = score(model, score_responses(speakers, DIALOGUES[::-1]), batch_size=2)
     order = np.lexsort((backwards.turn, len(DIALOGUES) - 1 - backwards.dialogue))
     assert backwards.content_nll[order] == pytest.approx(reference.content_nll, rel=1e-6)
     assert backwards.end_nll[order] == pytest.approx(reference.end_nll, rel=1e-6)
@@ -119,7 +119,7 @@ def test_neither_batch_size_nor_order_changes_a_response(
 
 def test_two_halves_add_up(model: Any, speakers: SpeakerTokens) -> None:
     whole, first, second = (
-        score_responses(model, speakers, part, batch_size=3)
+        score(model, score_responses(speakers, part), batch_size=3)
         for part in (DIALOGUES, DIALOGUES[:4], DIALOGUES[4:])
     )
     for field in fields(ResponseScores):
@@ -144,8 +144,8 @@ def test_a_turn_does_not_know_the_next(model: Any, speakers: SpeakerTokens, chan
     one = DIALOGUES[4]
     other = Turn(one.turns[changed].speaker, "something else entirely")
     edited = Dialogue("edited", (*one.turns[:changed], other, *one.turns[changed + 1 :]))
-    before = score_responses(model, speakers, [one], batch_size=1).content_nll
-    after = score_responses(model, speakers, [edited], batch_size=1).content_nll
+    before = score(model, score_responses(speakers, [one]), batch_size=1).content_nll
+    after = score(model, score_responses(speakers, [edited]), batch_size=1).content_nll
     earlier = changed - 1  # responses, which begin at turn 1
     assert after[:earlier] == pytest.approx(before[:earlier], rel=1e-6)
     assert (abs(after[earlier:] / before[earlier:] - 1) > 1e-4).all()
@@ -154,14 +154,14 @@ def test_a_turn_does_not_know_the_next(model: Any, speakers: SpeakerTokens, chan
 def test_a_uniform_model_pays_the_same_for_every_token(
     uniform: Any, speakers: SpeakerTokens
 ) -> None:
-    scores = score_responses(uniform, speakers, DIALOGUES, batch_size=4)
+    scores = score(uniform, score_responses(speakers, DIALOGUES), batch_size=4)
     vocabulary = uniform.config.vocab_size
     found = headlines_of(scores)
     assert found["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
     assert found["end_of_turn_nll"] == pytest.approx(math.log(vocabulary), rel=1e-5)
     per_word = scores.num_tokens.sum() / scores.num_words.sum()
     assert found["word_perplexity"] == pytest.approx(vocabulary**per_word, rel=1e-4)
-    nll = rolling_nll(uniform, speakers.tokenizer, ["☺ hello"], max_length=3, batch_size=2)
+    nll = score(uniform, rolling_nll(speakers.tokenizer, ["☺ hello"], max_length=3), batch_size=2)
     num_tokens = len(speakers.encode_text("☺ hello"))
     assert num_tokens > 3
     assert nll[0] == pytest.approx(num_tokens * math.log(vocabulary), rel=1e-5)
@@ -170,7 +170,7 @@ def test_a_uniform_model_pays_the_same_for_every_token(
 def test_words_are_those_between_white_space(model: Any, speakers: SpeakerTokens) -> None:
     text = "and  you\nif it\trains\N{NO-BREAK SPACE}?"
     one = Dialogue("1", (Turn("a", "hi"), Turn("b", text), Turn("a", "no")))
-    scores = score_responses(model, speakers, [one], batch_size=1)
+    scores = score(model, score_responses(speakers, [one]), batch_size=1)
     assert scores.num_words.tolist() == [6, 1]
     expected = math.exp(scores.content_nll.sum() / 7)
     assert headlines_of(scores)["word_perplexity"] == pytest.approx(expected)
@@ -179,7 +179,7 @@ def test_words_are_those_between_white_space(model: Any, speakers: SpeakerTokens
 def test_a_perplexity_beyond_floats_is_the_largest_float(
     model: Any, speakers: SpeakerTokens
 ) -> None:
-    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    scores = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     scores.content_nll[:] = 1e9
     for name in ("perplexity", "word_perplexity"):
         assert headlines_of(scores)[name] == pytest.approx(1.797e308, rel=1e-3)
@@ -188,7 +188,7 @@ def test_a_perplexity_beyond_floats_is_the_largest_float(
 def test_bits_by_speaker_are_of_that_speakers_responses(
     model: Any, speakers: SpeakerTokens
 ) -> None:
-    scores = score_responses(model, speakers, DIALOGUES, batch_size=4)
+    scores = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     names = [
         (dialogue.speakers.index(turn.speaker), len(turn.utterance.encode()))
         for dialogue in DIALOGUES
@@ -241,7 +241,7 @@ def test_whole_texts_are_scored_in_disjoint_rolling_windows(
     encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     assert {len(ids) % 4 == 0 for ids in encoded} == {True, False}
     expected = [window_nll(model, ids, tokenizer.bos_token_id, length) for ids in encoded]
-    found = rolling_nll(model, tokenizer, texts, max_length=length, batch_size=batch_size)
+    found = score(model, rolling_nll(tokenizer, texts, max_length=length), batch_size=batch_size)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -253,13 +253,15 @@ def test_all_bits_per_byte_divides_once(model: Any, tokenizer: Any) -> None:
     )
     assert tokenizer.bos_token_id == 0
     expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
-    found = all_bits_per_byte(model, tokenizer, DIALOGUES, batch_size=3)
+    found = score(model, all_bits_per_byte(model.config, tokenizer, DIALOGUES), batch_size=3)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_text_may_be_longer_than_the_model(model: Any, tokenizer: Any) -> None:
     long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1500)))
-    assert math.isfinite(all_bits_per_byte(model, tokenizer, [long], batch_size=2))
+    assert math.isfinite(
+        score(model, all_bits_per_byte(model.config, tokenizer, [long]), batch_size=2)
+    )
 
 
 def test_a_tokenizer_without_special_tokens_begins_texts_with_a_line_end(
@@ -268,7 +270,7 @@ def test_a_tokenizer_without_special_tokens_begins_texts_with_a_line_end(
     bare = load_tokenizer(tiny_base)
     bare.bos_token = bare.eos_token = None
     line_end = bare.encode("\n", add_special_tokens=False)
-    found = rolling_nll(model, bare, ["hello"], max_length=9, batch_size=1)[0]
+    found = score(model, rolling_nll(bare, ["hello"], max_length=9), batch_size=1)[0]
     hello = bare.encode("hello", add_special_tokens=False)
     assert found == pytest.approx(window_nll(model, hello, line_end[0], 9), rel=1e-5)
 
@@ -285,18 +287,18 @@ def test_rows_that_no_token_has_are_not_scored(
         padded.get_output_embeddings().weight[len(tokenizer) :] = 5.0
     template = PlainText(tokenizer)
     expected, distorted = (
-        score_responses(one, template, DIALOGUES, batch_size=3).content_nll
+        score(one, score_responses(template, DIALOGUES), batch_size=3).content_nll
         for one in (reference, padded)
     )
     assert (distorted > expected).all()  # dearer, never cheaper
     drop_rows_without_token(padded, tokenizer)
-    found = score_responses(padded, template, DIALOGUES, batch_size=3).content_nll
+    found = score(padded, score_responses(template, DIALOGUES), batch_size=3).content_nll
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_dialogue_tokens_keep_their_rows(model: Any, speakers: SpeakerTokens) -> None:
     sequence = TokenSequence()
-    sequence.append([1, *speakers.tag(2), speakers.end_of_turn_id], segment=1, first_position=0)
+    sequence.append([1, *speakers.tag(2), speakers.end_of_turn_id])
     before = token_nll(model, [sequence], batch_size=1)[0]
     drop_rows_without_token(model, speakers.tokenizer)
     assert model.get_output_embeddings().weight.shape[0] == len(speakers.tokenizer)

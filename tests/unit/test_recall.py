@@ -24,6 +24,7 @@ from stages.evaluation.recall import (
     recall_by_distance,
     score_recall,
 )
+from stages.evaluation.scoring import score
 from tests.scored_models import CopyingModel, opinionated_model, uniform_model, word_template
 
 
@@ -56,7 +57,7 @@ def test_each_type_has_ten_different_values() -> None:
 
 def test_one_who_forgets_nothing_is_always_right(words: SpeakerTokens) -> None:
     model: Any = CopyingModel(len(words.tokenizer))
-    items = score_recall(model, words, DIALOGUES, facts_per_type=4, batch_size=4)
+    items = score(model, score_recall(words, DIALOGUES, facts_per_type=4), batch_size=4)
     assert len(items.hits) == NUM_ITEMS
     assert recall_by_distance(items, len(DIALOGUES)).values() == dict.fromkeys(DISTANCES, 1.0)
 
@@ -64,15 +65,15 @@ def test_one_who_forgets_nothing_is_always_right(words: SpeakerTokens) -> None:
 def test_one_who_sees_only_the_last_words_forgets_with_distance(words: SpeakerTokens) -> None:
     """Twenty-five tokens hold question and fact, but not four turns of seven tokens between."""
     model: Any = CopyingModel(len(words.tokenizer), reach=25)
-    items = score_recall(model, words, DIALOGUES, facts_per_type=4, batch_size=4)
+    items = score(model, score_recall(words, DIALOGUES, facts_per_type=4), batch_size=4)
     found = recall_by_distance(items, len(DIALOGUES)).values()
     assert found[0] == 1
     assert found[4] == found[8] == pytest.approx(0.1)  # all ten tie
 
 
 def test_a_uniform_model_is_at_chance(tiny_base: Path, speakers: SpeakerTokens) -> None:
-    items = score_recall(
-        uniform_model(tiny_base), speakers, DIALOGUES, facts_per_type=4, batch_size=4
+    items = score(
+        uniform_model(tiny_base), score_recall(speakers, DIALOGUES, facts_per_type=4), batch_size=4
     )
     assert items.hits == pytest.approx(0.1)
 
@@ -83,7 +84,7 @@ def test_an_answer_equals_that_of_plain_passes(
 ) -> None:
     model = opinionated_model(tiny_base)
     template = speakers if kind == "speakers" else PlainText(speakers.tokenizer)
-    items = score_recall(model, template, DIALOGUES[:1], facts_per_type=4, batch_size=3)
+    items = score(model, score_recall(template, DIALOGUES[:1], facts_per_type=4), batch_size=3)
 
     def nats(ids: list[int], value: list[int]) -> float:
         with torch.inference_mode():
@@ -112,9 +113,11 @@ def test_an_answer_equals_that_of_plain_passes(
 
 def test_neither_batch_size_nor_order_matters(tiny_base: Path, speakers: SpeakerTokens) -> None:
     model = opinionated_model(tiny_base)
-    reference = score_recall(model, speakers, DIALOGUES, facts_per_type=4, batch_size=1)
+    reference = score(model, score_recall(speakers, DIALOGUES, facts_per_type=4), batch_size=1)
     for batch_size, dialogues in ((2, DIALOGUES), (7, DIALOGUES), (3, DIALOGUES[::-1])):
-        found = score_recall(model, speakers, dialogues, facts_per_type=4, batch_size=batch_size)
+        found = score(
+            model, score_recall(speakers, dialogues, facts_per_type=4), batch_size=batch_size
+        )
         assert found.hits.tolist() == reference.hits.tolist()
         assert [dialogues[i].dialogue_id for i in found.dialogue] == [
             DIALOGUES[i].dialogue_id for i in reference.dialogue
@@ -153,7 +156,7 @@ def test_what_stands_between_says_no_value_and_is_two_people_in_turn() -> None:
 
 def test_without_anything_to_stand_between_nothing_is_asked(words: SpeakerTokens) -> None:
     model: Any = CopyingModel(len(words.tokenizer))
-    items = score_recall(model, words, [dialogue("x", 3)], facts_per_type=4, batch_size=4)
+    items = score(model, score_recall(words, [dialogue("x", 3)], facts_per_type=4), batch_size=4)
     assert isinstance(items, RecallItems)
     assert len(items.hits) == 0
     assert recall_by_distance(items, 1).values() == {}

@@ -19,6 +19,7 @@ from stages.errors import UserError
 from stages.evaluation.decoding import Sampling, write_replies
 from stages.evaluation.places import Place, Response, choose_places, people_in_places
 from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
+from stages.evaluation.scoring import score
 from stages.evaluation.writing import people_as_seen, plan_places, written_in
 from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
 from tests.scored_models import opinionated_model
@@ -83,7 +84,7 @@ def test_people_are_perfect_copies_of_themselves(model: Any, speakers: SpeakerTo
     people = people_in_places(DIALOGUES, places)
     assert [one.text for one in people] == [one.reference for one in people]
     assert people[-1].context == tuple(turn.utterance for turn in DIALOGUES[0].turns[:6])
-    seen = people_as_seen(model, speakers, DIALOGUES, places, batch_size=2)
+    seen = score(model, people_as_seen(speakers, DIALOGUES, places), batch_size=2)
     assert ["".join(one.pieces) for one in seen] == [one.text for one in people]
     assert all(nat > 0 for one in seen for nat in one.nats)
     table = measure_writing({}, {}, people, ["unseen"], None, num_resamples=100, seed=1)

@@ -1,0 +1,170 @@
+"""Sequences that are read together are scored as each alone, and what they share is read once."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.corpus.dialogue import Dialogue, Turn
+from stages.encoding.speakers import SpeakerTokens
+from stages.evaluation import scoring
+from stages.evaluation.blocks import make_blocks
+from stages.evaluation.coherence import score_coherence
+from stages.evaluation.context import score_histories
+from stages.evaluation.measured import ScoredText
+from stages.evaluation.perplexity import score_responses
+from stages.evaluation.places import Place
+from stages.evaluation.scoring import (
+    FloatArray,
+    TokenSequence,
+    merge,
+    score,
+    score_together,
+    token_nll,
+)
+from stages.evaluation.writing import people_as_seen
+from tests.scored_models import opinionated_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base: Path) -> Any:
+    return opinionated_model(tiny_base)
+
+
+def sequence_of(ids: list[int], is_scored: list[bool] | None = None) -> TokenSequence:
+    return TokenSequence(list(ids), is_scored or [True] * len(ids))
+
+
+def random_sequences(seed: int, count: int = 60) -> list[TokenSequence]:
+    """Many begin alike, some are the beginning of another, some are equal, one is empty."""
+    draw = random.Random(seed)
+    found: list[list[int]] = [[]]
+    while len(found) < count:
+        start = draw.choice(found)[: draw.randrange(25)]
+        found.append(start + [draw.randrange(5, 9) for _ in range(draw.randrange(1, 12))])
+    found += draw.sample(found, 5)
+    return [sequence_of(ids, [draw.random() < 0.6 for _ in ids]) for ids in found]
+
+
+def plain_nll(model: Any, sequence: TokenSequence) -> FloatArray:
+    """From the definition: the sequence alone, no mask, no padding."""
+    nll = np.full(len(sequence.ids), np.nan)
+    if sequence.ids:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([sequence.ids])).logits[0].double()
+        log_probs = logits.log_softmax(-1)
+        for place, (token, is_scored) in enumerate(
+            zip(sequence.ids, sequence.is_scored, strict=True)
+        ):
+            if is_scored:
+                nll[place] = -log_probs[place - 1, token].item() if place > 0 else 0.0
+    return nll
+
+
+@pytest.mark.parametrize("min_shared", [1, 3, 1000])
+@pytest.mark.parametrize("row_tokens", [1, 50, 400])
+def test_each_is_scored_as_if_it_were_alone(
+    model: Any, min_shared: int, row_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MIN_SHARED", min_shared)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(scoring, "TREE_TOKENS", 2 * row_tokens)
+    sequences = random_sequences(row_tokens)
+    found = token_nll(model, sequences, batch_size=3)
+    for sequence, nll in zip(sequences, found, strict=True):
+        assert nll == pytest.approx(plain_nll(model, sequence), rel=1e-4, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("min_shared", [1, 3, 1000])
+@pytest.mark.parametrize("capacity", [36, 60, 1000])
+def test_trees_hold_every_sequence_and_no_beginning_twice(
+    min_shared: int, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MIN_SHARED", min_shared)
+    sequences = random_sequences(capacity)
+    assert max(len(sequence.ids) for sequence in sequences) <= 36
+    trees = merge(sequences, capacity)
+    held = [number for tree in trees for number in tree.places]
+    assert sorted(held) == [i for i, sequence in enumerate(sequences) if sequence.ids]
+    for tree in trees:
+        assert 0 < len(tree.ids) <= capacity
+        beginnings = set()
+        for number, places in tree.places.items():
+            assert [tree.ids[place] for place in places] == sequences[number].ids
+            assert [tree.position_ids[place] for place in places] == list(range(len(places)))
+            assert [tree.parents[place] for place in places] == [-1, *places][: len(places)]
+            beginnings |= {tuple(sequences[number].ids[:end]) for end in range(1, len(places) + 1)}
+        assert len(tree.ids) == len(beginnings)
+    if min_shared == 1 and capacity == 1000:
+        everything = {tuple(one.ids[:n]) for one in sequences for n in range(1, len(one.ids) + 1)}
+        assert sum(len(tree.ids) for tree in trees) == len(everything)
+
+
+def test_the_row_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MIN_SHARED", 2)
+    [tree] = merge([sequence_of([1, 2, 3, 4]), sequence_of([1, 2, 5, 6])], 6)
+    assert tree.ids == [1, 2, 3, 4, 5, 6]
+    assert tree.position_ids == [0, 1, 2, 3, 2, 3]
+    assert tree.parents == [-1, 0, 1, 2, 1, 4]
+    mask = scoring.who_sees_whom(torch.tensor([[*tree.parents, -1]]))
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_measures_share_passes_and_find_what_each_finds(
+    model: Any, speakers: SpeakerTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [[f"{number}{letter}" * 4 for letter in "abcd"] for number in range(8)]
+    dialogues = [
+        Dialogue(
+            str(number),
+            tuple(Turn("xy"[t % 2], " ".join(own[t % 4 :] + own[: t % 4])) for t in range(7)),
+        )
+        for number, own in enumerate(words)
+    ]
+    blocks = make_blocks(dialogues, num_candidates=4, max_blocks=2)
+    assert len(blocks) == 2
+    places = [Place(number, 3) for number in range(4)]
+
+    def scorings() -> tuple[Any, ...]:
+        return (
+            score_responses(speakers, dialogues),
+            score_responses(speakers, dialogues, with_history=False),
+            score_histories(speakers, dialogues, num_responses=20),
+            score_coherence(speakers, blocks),
+            people_as_seen(speakers, dialogues, places),
+        )
+
+    num_read: list[int] = []
+    read = scoring.merge
+
+    def counted(sequences: Any, capacity: int) -> Any:
+        trees = read(sequences, capacity)
+        num_read.append(sum(len(tree.ids) for tree in trees))
+        return trees
+
+    monkeypatch.setattr(scoring, "merge", counted)
+    alone = [score(model, one, batch_size=2) for one in scorings()]
+    num_alone = sum(num_read)
+    together = score_together(model, scorings(), batch_size=3)
+    assert num_read[-1] < 0.7 * num_alone
+    *measures, people = zip(together, alone, strict=True)
+    for found, expected in measures:
+        for name, values in vars(expected).items():
+            assert getattr(found, name) == pytest.approx(values, rel=1e-5)
+    for found, expected in zip(*people, strict=True):
+        assert isinstance(found, ScoredText)
+        assert found.pieces == expected.pieces
+        assert found.nats == pytest.approx(expected.nats, rel=1e-4, abs=1e-5)
