@@ -82,8 +82,12 @@ explain() { # fail with the cause that the given output shows
     fail "$2"$'\n'"$(grep -v '^WARNING: Location' <<<"$1" | tail -n 6)"
 }
 
+explain_pip() {
+    explain "$(<"$log")" "pip could not install requirements.lock; all it said is in $log, the end is:"
+}
+
 install() {
-    local python description output
+    local python description output half pid pids=()
     python=$(find_python)
     mkdir -p "$venv"
     exec 9<"$venv" # one set-up at a time
@@ -97,11 +101,23 @@ install() {
     rm -f "$stamp"
     output=$("$python" -m venv --clear "$venv" 2>&1) || explain "$output" "could not create $venv:"
     description=$(describe_venv)
-    show_progress 9<&- &
-    trap 'kill $! 2>/dev/null' EXIT
+    trap 'kill $(jobs -p) 2>/dev/null' EXIT
     trap 'echo; fail "interrupted; run the same command again."' INT TERM
-    "$venv/bin/python" "${pip_install[@]}" -r requirements.lock &>"$log" ||
-        explain "$(<"$log")" "pip could not install requirements.lock; all it said is in $log, the end is:"
+    : >"$log"
+    show_progress 9<&- &
+    # A pip takes one core, so each of two installs a half of the lock, which names all that they
+    # need; the third finds that in place and adds what this machine's torch brings besides (CUDA).
+    for half in 0 1; do
+        grep == requirements.lock | awk "NR % 2 == $half" >"$venv/half$half.txt"
+        if [[ -s $venv/half$half.txt ]]; then
+            "$venv/bin/python" "${pip_install[@]}" --no-deps -r "$venv/half$half.txt" &>>"$log" &
+            pids+=($!)
+        fi
+    done
+    for pid in "${pids[@]}"; do
+        wait "$pid" || explain_pip
+    done
+    "$venv/bin/python" "${pip_install[@]}" -r requirements.lock &>>"$log" || explain_pip
     # On all cores, where pip takes one. Like pip, go on where a package ships what is no Python.
     "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" &>/dev/null || true
     echo "$description" >"$stamp"

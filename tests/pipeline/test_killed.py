@@ -30,8 +30,9 @@ from tests.pipeline.test_pipeline import CHANGES, ENVIRONMENT, Repository, copy_
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 NUM_CHAINS = int(os.environ.get("KILLED_CHAINS", "1"))
-STEPS_PER_EPOCH = 69
+STEPS_PER_EPOCH = 39
 MORE_CHANGES: dict[str, dict[str, Any]] = {
+    "data": {"max_dialogues": 9},
     "encoding": {"max_length": 128},
     "train": {"epochs": 3},
     "runtime": {"checkpoint_minutes": 1e-6},  # after every step

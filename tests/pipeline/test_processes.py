@@ -282,7 +282,7 @@ def write_stage_folder(folder: Path) -> None:
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["encoding"]["max_length"] = 32
-    params["train"] = SMALL_TRAIN | {"epochs": 40, "eval_steps": 30}
+    params["train"] = SMALL_TRAIN | {"epochs": 12, "eval_steps": 9}
     params["runtime"].update(checkpoint_minutes=1e-9, num_train_samples=1)
     yaml.dump(params, folder / "params.yaml")
 
@@ -365,12 +365,12 @@ def test_the_stage_in_two_processes_is_killed_and_continues_to_the_same_bytes(
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
     expected = take_outputs(tmp_path)
 
-    code, errors = kill_stage(tmp_path, "stage", signal.SIGTERM, step=20)
+    code, errors = kill_stage(tmp_path, "stage", signal.SIGTERM, step=4)
     assert code == 128 + 15
     assert errors.count("stopped by signal 15; run the same command again to continue.") == 1
-    code, errors = kill_stage(tmp_path, "stage", signal.SIGKILL, step=40)
+    code, errors = kill_stage(tmp_path, "stage", signal.SIGKILL, step=8)
     assert code == -9
-    code, errors = kill_stage(tmp_path, "worker", signal.SIGKILL, step=60)
+    code, errors = kill_stage(tmp_path, "worker", signal.SIGKILL, step=12)
     assert code == 1
     assert errors.endswith(
         "\ntrain: process 1 of the run was killed by signal 9; run the same command again to "
