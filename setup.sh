@@ -108,11 +108,9 @@ install() {
     # A pip takes one core, so each of two installs a half of the lock, which names all that they
     # need; the third finds that in place and adds what this machine's torch brings besides (CUDA).
     for half in 0 1; do
-        grep == requirements.lock | awk "NR % 2 == $half" >"$venv/half$half.txt"
-        if [[ -s $venv/half$half.txt ]]; then
-            "$venv/bin/python" "${pip_install[@]}" --no-deps -r "$venv/half$half.txt" &>>"$log" &
-            pids+=($!)
-        fi
+        "$venv/bin/python" "${pip_install[@]}" --no-deps \
+            -r <(awk "NR % 2 == $half" requirements.lock) &>>"$log" &
+        pids+=($!)
     done
     for pid in "${pids[@]}"; do
         wait "$pid" || explain_pip

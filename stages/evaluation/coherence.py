@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import Template
 from stages.evaluation.blocks import Block
 from stages.evaluation.curves import IntArray
-from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
+from stages.evaluation.perplexity import last_turn
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence, sums
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def score_coherence(template: Template, blocks: Sequence[Block]) -> Scoring[Cohe
         *_lay_out(template, pairs, candidates, with_history=True),
         *_lay_out(template, pairs, own, with_history=False),
     ]
-    nats = np.array([np.nansum(one) for one in nll])
+    nats = sums(nll)
     size = len(blocks[0].pairs)
     count = len(pairs) * size
     return rank(blocks, nats[:count].reshape(-1, size, size), nats[count:].reshape(-1, size))
@@ -77,8 +77,8 @@ def score_candidates(
         Per dialogue, the content's nats for each of its candidates.
     """
     nll = yield _lay_out(template, dialogues, candidates, with_history=with_history)
-    nats = iter([np.nansum(one) for one in nll])
-    return [np.array(list(islice(nats, len(texts)))) for texts in candidates]
+    ends = np.cumsum([len(texts) for texts in candidates])
+    return np.split(sums(nll), ends[:-1])
 
 
 def _lay_out(
@@ -95,12 +95,8 @@ def _lay_out(
         # Turns are encoded one by one, so the candidates may stand in a row.
         possible = (*context, *(Turn(last.speaker, text) for text in texts))
         turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
-        before = [token for turn in turns[: len(context)] for token in turn.ids]
-        for turn in turns[len(context) :]:
-            sequence = TokenSequence()
-            sequence.append([*(before if with_history else ()), *turn.tag], scored=False)
-            sequence.append(turn.content)
-            sequences.append(sequence)
+        before = turns[: len(context)] if with_history else []
+        sequences += [last_turn([*before, turn]) for turn in turns[len(context) :]]
     return sequences
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.corpus.dialogue import Dialogue
-from stages.encoding.speakers import EncodedTurn, Template
+from stages.encoding.speakers import Template
 from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.perplexity import append_turn
+from stages.evaluation.perplexity import last_turn
 from stages.evaluation.response_scores import bits_per_byte
-from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence, sums
 
 HISTORY_TURNS = (0, 1, 2, 4, 8)
 """How many of the last turns a response is scored after."""
@@ -43,8 +43,6 @@ def score_histories(
     """Score responses after their last 0, 1, 2, 4 and 8 turns, and after those 8 shuffled.
 
     Whole dialogues are taken in order of a hash of their text, until they hold ``num_responses``.
-    A pass that starts at turn s scores turn s + k after exactly its last k turns, so one pass per
-    turn serves every k.
     """
     chosen: list[tuple[int, int]] = []  # dialogue, turn
     for index in sorted(range(len(dialogues)), key=lambda i: text_sha256([dialogues[i]])):
@@ -52,32 +50,15 @@ def score_histories(
             break
         chosen += [(index, turn) for turn in range(1, len(dialogues[index].turns))]
     encoded = {index: template.encode(dialogues[index]) for index, _ in chosen}
-
     sequences: list[TokenSequence] = []
-    places: dict[tuple[int, int, int], tuple[int, slice]] = {}  # dialogue, first turn, turn
-    for index, turns in encoded.items():
-        for first in range(len(turns)):
-            scored = _scored_turns(first, len(turns))
-            window = range(first, scored[-1] + 1)
-            sequence, contents = _lay_out([turns[i] for i in window], [i in scored for i in window])
-            for turn, content in zip(scored, contents, strict=True):
-                places[index, first, turn] = (len(sequences), content)
-            sequences.append(sequence)
-    shuffled: list[tuple[int, slice]] = []
     for index, turn in chosen:
-        order = _other_order(dialogues[index], turn)
-        sequence, contents = _lay_out(
-            [encoded[index][i] for i in (*order, turn)], [*(False for _ in order), True]
-        )
-        shuffled.append((len(sequences), contents[0]))
-        sequences.append(sequence)
+        turns = encoded[index]
+        sequences += [last_turn(turns[max(0, turn - k) : turn + 1]) for k in HISTORY_TURNS]
+        shuffled = [turns[i] for i in _other_order(dialogues[index], turn)]
+        sequences.append(last_turn([*shuffled, turns[turn]]))
     nll = yield sequences
 
-    table = np.empty((len(chosen), len(HISTORY_TURNS)))
-    for row, (index, turn) in enumerate(chosen):
-        for column, k in enumerate(HISTORY_TURNS):
-            number, content = places[index, max(0, turn - k), turn]
-            table[row, column] = nll[number][content].sum()
+    table = sums(nll).reshape(-1, len(HISTORY_TURNS) + 1)
     return HistoryScores(
         dialogue=np.array([index for index, _ in chosen], dtype=np.int64),
         turn=np.array([turn for _, turn in chosen], dtype=np.int64),
@@ -85,8 +66,8 @@ def score_histories(
             [len(dialogues[index].turns[turn].utterance.encode()) for index, turn in chosen],
             dtype=np.int64,
         ),
-        nll=table,
-        shuffled_nll=np.array([nll[number][content].sum() for number, content in shuffled]),
+        nll=table[:, :-1],
+        shuffled_nll=table[:, -1],
     )
 
 
@@ -108,26 +89,6 @@ def history_gain_by_turns(scores: HistoryScores, num_dialogues: int) -> Curve:
 def shuffled_history_gain(scores: HistoryScores) -> float:
     """The gain of the last 8 turns in another order: below the true order's if order matters."""
     return bits_per_byte(scores.nll[:, 0] - scores.shuffled_nll, scores.num_bytes)
-
-
-def _scored_turns(first: int, num_turns: int) -> list[int]:
-    """What a pass from a turn on scores; from a dialogue's first, all that have fewer before."""
-    if first == 0:
-        return list(range(1, min(num_turns, HISTORY_TURNS[-1] + 1)))
-    return [first + k for k in HISTORY_TURNS if first + k < num_turns]
-
-
-def _lay_out(
-    turns: Sequence[EncodedTurn], scored: Sequence[bool]
-) -> tuple[TokenSequence, list[slice]]:
-    """Turns as one text, and where the contents of the scored ones are."""
-    sequence = TokenSequence()
-    contents: list[slice] = []
-    for turn, is_scored in zip(turns, scored, strict=True):
-        content, _ = append_turn(sequence, turn, scored=is_scored)
-        if is_scored:
-            contents.append(content)
-    return sequence, contents
 
 
 def _other_order(dialogue: Dialogue, turn: int) -> list[int]:

@@ -21,9 +21,13 @@ def score_responses(
     spans: list[tuple[int, slice, slice]] = []
     for dialogue in dialogues:
         for number, turn in enumerate(template.encode(dialogue)):
+            if number == 0 and not with_history:
+                continue  # nothing of it is scored
             if number == 0 or not with_history:
                 sequences.append(TokenSequence())
-            content, end = append_turn(sequences[-1], turn, scored=number > 0)
+            sequences[-1].append(turn.tag, scored=False)
+            content = sequences[-1].append(turn.content, scored=number > 0)
+            end = sequences[-1].append(turn.end, scored=number > 0)
             if number > 0:
                 spans.append((len(sequences) - 1, content, end))
     nll = yield sequences
@@ -35,8 +39,8 @@ def score_responses(
     )
 
 
-def append_turn(sequence: TokenSequence, turn: EncodedTurn, *, scored: bool) -> tuple[slice, slice]:
-    """Add a turn; return where its content and its end are, which are scored or not."""
-    sequence.append(turn.tag, scored=False)
-    content = sequence.append(turn.content, scored=scored)
-    return content, sequence.append(turn.end, scored=scored)
+def last_turn(turns: Sequence[EncodedTurn]) -> TokenSequence:
+    """The last turn's content, to be scored after its tag and the turns before."""
+    *before, last = turns
+    context = [token for turn in before for token in turn.ids]
+    return TokenSequence.after([*context, *last.tag], last.content)

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.texts import encode_texts
-from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence, sums
 
 WINDOW_TOKENS = 1023
 """With the token before them they fill GPT-2's 1,024 positions."""
@@ -45,21 +45,17 @@ def rolling_nll(
 ) -> Scoring[FloatArray]:
     """Nats of each text, ``[N]``, from windows that predict ``max_length`` tokens."""
     sequences: list[TokenSequence] = []
-    targets: list[tuple[int, slice]] = []
+    text_of_window: list[int] = []
     first = _first_token(tokenizer)
     for number, ids in enumerate(encode_texts(tokenizer, texts)):
         for start in range(0, len(ids), max_length):
             stop = min(start + max_length, len(ids))
             context = ids[max(stop - max_length - 1, 0) : start] or [first]
-            sequence = TokenSequence()
-            sequence.append(context, scored=False)
-            window = sequence.append(ids[start:stop])
-            sequences.append(sequence)
-            targets.append((number, window))
+            sequences.append(TokenSequence.after(context, ids[start:stop]))
+            text_of_window.append(number)
     scores = yield sequences
     nll: FloatArray = np.zeros(len(texts))
-    for (number, window), tokens in zip(targets, scores, strict=True):
-        nll[number] += tokens[window].sum()
+    np.add.at(nll, text_of_window, sums(scores))
     return nll
 
 

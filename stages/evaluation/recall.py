@@ -24,7 +24,7 @@ from stages.encoding.speakers import EncodedTurn, PlainText, SpeakerTokens
 from stages.encoding.texts import encode_texts
 from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence
+from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence, sums
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,13 @@ def score_recall(
     same without the fact's turn)``, so that what is likely anyway gains nothing. v is scored whole.
     """
     fillers = fillers_of(dialogues)
-    sequences: list[TokenSequence] = []  # ten in a row are the values of one question
+    sequences: list[TokenSequence] = []  # NUM_VALUES in a row are one question's
 
     def add(turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]) -> int:
         sequences.extend(_lay_out(turns, value) for value in values)
-        return len(sequences) // len(values) - 1
+        return len(sequences) // NUM_VALUES - 1
 
     items: list[tuple[int, int, int, int, int]] = []
-    without_fact: dict[tuple[int, int, int], int] = {}
     for number, kind in enumerate(FACT_TYPES if fillers else ()):
         values = encode_texts(template.tokenizer, [f" {value}" for value in kind.values])
         planted = range(0, len(kind.values), -(-len(kind.values) // facts_per_type))
@@ -126,13 +125,11 @@ def score_recall(
                 turns = template.encode(
                     planted_dialogue(kind, kind.values[value], between[:distance])
                 )
-                key = (number, filler, distance)
-                if key not in without_fact:
-                    without_fact[key] = add(turns[1:], values)
-                items.append((index, distance, value, add(turns, values), without_fact[key]))
+                fact, no_fact = add(turns, values), add(turns[1:], values)
+                items.append((index, distance, value, fact, no_fact))
 
     nll = yield sequences
-    values_nll = np.array([np.nansum(scores) for scores in nll]).reshape(-1, NUM_VALUES)
+    values_nll = sums(nll).reshape(-1, NUM_VALUES)
     hits: list[float] = []
     for _, _, value, fact, no_fact in items:
         gain = values_nll[no_fact] - values_nll[fact]
@@ -183,8 +180,5 @@ def planted_dialogue(kind: FactType, value: str, between: Sequence[str]) -> Dial
 def _lay_out(turns: Sequence[EncodedTurn], value: Sequence[int]) -> TokenSequence:
     """The dialogue, and behind it a value."""
     *before, last = turns
-    sequence = TokenSequence()
-    sequence.append([token for turn in before for token in turn.ids], scored=False)
-    sequence.append([*last.tag, *last.content], scored=False)
-    sequence.append(value)
-    return sequence
+    context = [token for turn in before for token in turn.ids]
+    return TokenSequence.after([*context, *last.tag, *last.content], value)

@@ -17,10 +17,11 @@ follows from them. ``score_together`` reads the sequences of all measures in the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -59,6 +60,14 @@ class TokenSequence:
         self.is_scored += [scored] * len(ids)
         return slice(start, len(self.ids))
 
+    @classmethod
+    def after(cls, context: Sequence[int], ids: Sequence[int]) -> Self:
+        """Tokens that are scored, behind a context that is not."""
+        sequence = cls()
+        sequence.append(context, scored=False)
+        sequence.append(ids)
+        return sequence
+
 
 Result = TypeVar("Result")
 Scoring = Generator[list[TokenSequence], list[FloatArray], Result]
@@ -82,7 +91,14 @@ def score_together(
             scoring.send(list(islice(nll, len(part))))
         except StopIteration as end:
             results.append(end.value)
+        else:
+            raise AssertionError("a measure asks once")
     return results
+
+
+def sums(nll: Sequence[FloatArray]) -> FloatArray:
+    """Nats of all that is scored of each sequence, ``[N]``."""
+    return np.array([np.nansum(one) for one in nll], dtype=np.float64)
 
 
 def drop_rows_without_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -167,7 +183,7 @@ def merge(sequences: Sequence[TokenSequence], capacity: int) -> list[Tree]:
     path: list[int] = []
     in_order = sorted((one.ids, number) for number, one in enumerate(sequences) if one.ids)
     for ids, number in in_order:
-        shared = _num_shared(before, ids)
+        shared = len(os.path.commonprefix([before, ids]))
         if shared < min(MIN_SHARED, len(ids)) or (
             len(trees[-1].ids) + len(ids) - shared > capacity
         ):
@@ -176,14 +192,6 @@ def merge(sequences: Sequence[TokenSequence], capacity: int) -> list[Tree]:
         trees[-1].add(number, sequences[number], path[:shared])
         before, path = ids, trees[-1].places[number]
     return trees
-
-
-def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens with which both begin."""
-    for count, (first, second) in enumerate(zip(one, other, strict=False)):
-        if first != second:
-            return count
-    return min(len(one), len(other))
 
 
 def _rows(trees: Sequence[Tree]) -> list[Tree]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 
+import numpy as np
+
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.speakers import Template
 from stages.encoding.texts import token_texts
@@ -12,9 +14,9 @@ from stages.evaluation.decoding import GREEDY, Reply, Request, Sampling
 from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.generation import context_ids, text_of
 from stages.evaluation.measured import ScoredText, Written
-from stages.evaluation.perplexity import append_turn
+from stages.evaluation.perplexity import last_turn
 from stages.evaluation.places import Place, response_of
-from stages.evaluation.scoring import Scoring, TokenSequence
+from stages.evaluation.scoring import Scoring
 
 
 def plan_places(
@@ -70,18 +72,11 @@ def people_as_seen(
     template: Template, dialogues: Sequence[Dialogue], places: Sequence[Place]
 ) -> Scoring[list[ScoredText]]:
     """What people said there, and how it surprises the model."""
-    sequences: list[TokenSequence] = []
-    contents: list[slice] = []
-    for place in places:
-        sequence = TokenSequence()
-        for turn in template.encode(dialogues[place.dialogue])[: place.turn + 1]:
-            content, _ = append_turn(sequence, turn, scored=True)
-        sequences.append(sequence)
-        contents.append(content)
-    nll = yield sequences
+    turns = [template.encode(dialogues[place.dialogue])[: place.turn + 1] for place in places]
+    nll = yield [last_turn(some) for some in turns]
     return [
-        scored_text(template, sequence.ids[content], scores[content].tolist())
-        for sequence, content, scores in zip(sequences, contents, nll, strict=True)
+        scored_text(template, some[-1].content, scores[~np.isnan(scores)].tolist())
+        for some, scores in zip(turns, nll, strict=True)
     ]
 
 

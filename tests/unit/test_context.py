@@ -19,7 +19,7 @@ from stages.evaluation.context import (
     shuffled_history_gain,
 )
 from stages.evaluation.perplexity import score_responses
-from stages.evaluation.scoring import score
+from stages.evaluation.scoring import score, score_together
 from tests.scored_models import (
     CopyingModel,
     headlines_of,
@@ -125,10 +125,14 @@ def test_eight_turns_and_more_are_the_whole_history_of_short_dialogues(
     model: Any, speakers: SpeakerTokens
 ) -> None:
     short = [DIALOGUES[1], DIALOGUES[2]]
-    whole = score(model, score_responses(speakers, short), batch_size=4)
-    alone = score(model, score_responses(speakers, short, with_history=False), batch_size=4)
-    curve = history_gain_by_turns(histories(model, speakers, short), len(short)).values()
-    assert curve[8] == pytest.approx(headlines_of(whole, alone)["history_gain"], rel=1e-5)
+    scorings = (
+        score_responses(speakers, short),
+        score_responses(speakers, short, with_history=False),
+        score_histories(speakers, short, num_responses=1000),
+    )
+    whole, alone, scores = score_together(model, scorings, batch_size=4)
+    curve = history_gain_by_turns(scores, len(short)).values()
+    assert curve[8] == pytest.approx(headlines_of(whole, alone)["history_gain"], rel=1e-9)
 
 
 def test_neither_batch_size_nor_order_matters(model: Any, speakers: SpeakerTokens) -> None:
