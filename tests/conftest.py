@@ -64,3 +64,13 @@ def speakers(tiny_base: Path) -> SpeakerTokens:
     tokenizer = load_tokenizer(tiny_base)
     add_dialogue_tokens(tokenizer, 2)
     return SpeakerTokens(tokenizer)
+
+
+@pytest.fixture
+def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Flex attention and its gradients without a GPU, by the reference that PyTorch has of it."""
+    module = "torch.nn.attention.flex_attention"
+    monkeypatch.setattr(f"{module}._validate_device", lambda *_tensors: None)
+    monkeypatch.setattr(f"{module}._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    with torch.compiler.set_stance("force_eager"):
+        yield

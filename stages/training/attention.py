@@ -46,10 +46,7 @@ def blockwise_attention(
     Returns:
         ``[B, T, H, D]``, and no attention weights.
     """
-    kind = query.device.type
-    if torch.is_autocast_enabled(kind):  # rotary positions leave queries and keys in float32
-        dtype = torch.get_autocast_dtype(kind)
-        query, key, value = (each.to(dtype) for each in (query, key, value))
+    query, key, value = in_product_type(query, key, value)
     scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     query = torch.unflatten(query, 1, (key.shape[1], -1))
     tensors = (query, key, value, attention_mask, scaling)
@@ -58,6 +55,15 @@ def blockwise_attention(
     else:
         output = _Attention.apply(*tensors)  # type: ignore[no-untyped-call]
     return output.flatten(1, 2).transpose(1, 2), None
+
+
+def in_product_type(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in what autocast multiplies; rotary positions leave queries and keys in float32."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(each.to(dtype) for each in tensors)
 
 
 def _blocks(num_tokens: int) -> Iterator[slice]:

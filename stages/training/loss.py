@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from stages.device import Device
 from stages.encoding.packing import IGNORE_INDEX, attention_mask
-from stages.training import attention
+from stages.training import attention, flex
 
 TARGETS_PER_CHUNK = 1024
 TARGETS_PER_SHAPE = 128
@@ -34,10 +35,11 @@ class PackedLoss(nn.Module):
         """Wrap a model in place: its blocks are compiled, its attention may be replaced."""
         super().__init__()
         self.model = model
-        self._on_cpu = device.kind == "cpu"
-        if self._on_cpu:
-            model.set_attn_implementation(attention.NAME)
         self._has_plain_head = _has_plain_head(model)
+        if device.kind == "cpu":
+            model.set_attn_implementation(attention.NAME)
+        elif device.compiled and flex.suits(model):
+            model.set_attn_implementation(flex.NAME)
         self._nll_to_gradient = nll_to_gradient
         if device.compiled:
             self._nll_to_gradient = torch.compile(nll_to_gradient, dynamic=True)
@@ -62,12 +64,9 @@ class PackedLoss(nn.Module):
             segment_ids: ``[B, T]``, equal within a window.
             num_targets: Those of the whole optimizer step, in all batches and processes.
         """
-        mask = attention_mask(segment_ids)
-        if self._on_cpu:
-            mask = torch.where(mask, 0.0, -math.inf)
         inputs: dict[str, Any] = {
             "input_ids": input_ids,
-            "attention_mask": mask,
+            "attention_mask": self._mask(segment_ids),
             "position_ids": position_ids,
             "use_cache": False,
         }
@@ -78,6 +77,14 @@ class PackedLoss(nn.Module):
             hidden, self.model.get_output_embeddings().weight, labels, self._nll_to_gradient
         )
         return nll / num_targets
+
+    def _mask(self, segment_ids: Tensor) -> Tensor | BlockMask:
+        """As the model's attention takes it."""
+        implementation = self.model.config._attn_implementation
+        if implementation == flex.NAME:
+            return flex.block_mask(segment_ids)
+        mask = attention_mask(segment_ids)
+        return torch.where(mask, 0.0, -math.inf) if implementation == attention.NAME else mask
 
 
 def summed_nll(logits: Tensor, labels: Tensor) -> Tensor:

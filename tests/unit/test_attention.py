@@ -1,4 +1,4 @@
-"""Attention by blocks of queries is attention: transformers' own, to rounding."""
+"""Attention by blocks of queries, and a GPU's, is attention: transformers' own, to rounding."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -19,8 +20,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from stages.encoding.packing import PAD_SEGMENT, attention_mask
-from stages.training import attention
+from stages.training import attention, flex
 from stages.training.attention import NUM_BLOCKS, blockwise_attention
+from stages.training.flex import block_mask, packed_flex_attention
+from stages.training.loss import decoder_blocks
 
 B, H, D = 3, 4, 8
 SEGMENTS = {
@@ -57,7 +60,7 @@ def inputs(num_tokens: int, num_groups: int) -> tuple[Tensor, Tensor, Tensor, Te
     return query, key, value, torch.where(visible, 0.0, -math.inf)
 
 
-def output_and_gradients(function: Any, *tensors: Tensor, **settings: Any) -> list[Tensor]:
+def output_and_gradients(function: Any, *tensors: Any, **settings: Any) -> list[Tensor]:
     query, key, value, mask = tensors
     output, _ = function(Layer(H // key.shape[1]), query, key, value, mask, **settings)
     assert output.shape == (B, query.shape[2], H, D)
@@ -82,6 +85,20 @@ def test_output_and_gradients_are_those_of_transformers(
     reference = {"scaling": D**-0.5 if scaling is None else scaling}
     check_equal(found, output_and_gradients(eager_attention_forward, *tensors, **reference))
     check_equal(found, output_and_gradients(sdpa_attention_forward, *tensors, **reference))
+
+
+@pytest.mark.parametrize("num_groups", [4, 2, 1])
+@pytest.mark.parametrize("num_tokens", SEGMENTS)
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_a_gpus_attention_is_the_same(
+    num_tokens: int, num_groups: int, scaling: float | None, flex_on_cpu: None
+) -> None:
+    """Its definition, by PyTorch's own reference; the fused kernel of it needs a GPU."""
+    query, key, value, mask = inputs(num_tokens, num_groups)
+    blocks = block_mask(torch.tensor(SEGMENTS[num_tokens]))
+    found = output_and_gradients(packed_flex_attention, query, key, value, blocks, scaling=scaling)
+    expected = output_and_gradients(blockwise_attention, query, key, value, mask, scaling=scaling)
+    check_equal(found, expected)
 
 
 def test_the_rows_above_need_every_way_to_cut_a_row() -> None:
@@ -167,30 +184,55 @@ def gpt2_scaled_by_layer() -> PreTrainedModel:
     )
 
 
+def logits_and_gradients(
+    model: PreTrainedModel, segment_ids: Tensor, implementation: str
+) -> list[Tensor]:
+    """Of some tokens, with the model's attention and the mask that it takes."""
+    model.set_attn_implementation(implementation)
+    assert model.config._attn_implementation == implementation
+    generator = torch.Generator().manual_seed(0)
+    added = torch.where(attention_mask(segment_ids), 0.0, -math.inf)
+    logits = model(
+        input_ids=torch.randint(50, segment_ids.shape, generator=generator),
+        attention_mask=block_mask(segment_ids) if implementation == flex.NAME else added,
+        position_ids=torch.arange(19).expand(3, -1),
+        use_cache=False,
+    ).logits
+    weights = torch.randn(logits.shape, generator=generator)
+    return [logits, *torch.autograd.grad((logits * weights).sum(), list(model.parameters()))]
+
+
+@torch.no_grad()
+def sharpened(model: PreTrainedModel) -> PreTrainedModel:
+    """At its small beginning, attention is uniform."""
+    model.eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(10)
+    return model
+
+
 @pytest.mark.parametrize("make", [grouped_llama, gpt2_scaled_by_layer])
 @pytest.mark.parametrize("reference", ["eager", "sdpa"])
 def test_a_model_gives_the_same_logits_and_gradients(make: Any, reference: str) -> None:
     torch.manual_seed(0)
-    model = make().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # at their small beginning, attention is uniform
-            if parameter.ndim == 2:
-                parameter.mul_(10)
-    segment_ids = torch.tensor(SEGMENTS[19])
-    input_ids = torch.randint(50, segment_ids.shape)
-    mask = torch.where(attention_mask(segment_ids), 0.0, -math.inf)
-    weights = torch.randn(*segment_ids.shape, 50)
+    model, segment_ids = sharpened(make()), torch.tensor(SEGMENTS[19])
+    found = logits_and_gradients(model, segment_ids, attention.NAME)
+    check_equal(found, logits_and_gradients(model, segment_ids, reference))
 
-    def run(implementation: str) -> list[Tensor]:
-        model.set_attn_implementation(implementation)
-        assert model.config._attn_implementation == implementation
-        logits = model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=torch.arange(19).expand(3, -1),
-            use_cache=False,
-        ).logits
-        gradients = torch.autograd.grad((logits * weights).sum(), list(model.parameters()))
-        return [logits, *gradients]
 
-    check_equal(run(attention.NAME), run(reference))
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler's own, hidden
+def test_a_gpus_attention_is_compiled_once_for_all_layers_and_rows(flex_on_cpu: None) -> None:
+    """By PyTorch's compiler up to the kernels, gradients too: a whole graph, and only one."""
+    torch.manual_seed(0)
+    model = sharpened(grouped_llama())
+    batches = [torch.tensor(SEGMENTS[19]), torch.tensor(SEGMENTS[19][::-1])]
+    expected = [logits_and_gradients(model, each, attention.NAME) for each in batches]
+    torch.compiler.reset()
+    counters.clear()
+    for block in decoder_blocks(model):
+        block.compile(dynamic=False, fullgraph=True, backend="aot_eager")
+    with torch.compiler.set_stance("default"):
+        for segment_ids, those in zip(batches, expected, strict=True):
+            check_equal(logits_and_gradients(model, segment_ids, flex.NAME), those)
+    assert counters["stats"]["unique_graphs"] == 1

@@ -16,6 +16,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
@@ -25,6 +27,7 @@ from stages.device import Device
 from stages.encoding.dataset import PackedRows, write_windows
 from stages.encoding.packing import IGNORE_INDEX
 from stages.encoding.windows import Window
+from stages.training import attention, flex
 from stages.training import loss as loss_module
 from stages.training.loss import PackedLoss, summed_nll
 from tests.conftest import TEXTS
@@ -37,6 +40,7 @@ WINDOWS = [
 ]
 NUM_TARGETS = 8
 CPU = Device(kind="cpu", precision="no", compiled=False, notes=())
+GPU = Device(kind="cuda", precision="no", compiled=True, notes=())
 TINY: dict[str, Any] = {
     "num_hidden_layers": 2,
     "hidden_size": 16,
@@ -66,9 +70,19 @@ def model(
     return enlarged(loaded)
 
 
-@pytest.fixture
-def loss(model: PreTrainedModel) -> PackedLoss:
-    return PackedLoss(deepcopy(model), CPU)
+@pytest.fixture(params=[CPU, GPU], ids=["cpu", "gpu"])
+def loss(request: pytest.FixtureRequest, model: PreTrainedModel, flex_on_cpu: None) -> PackedLoss:
+    """With a CPU's attention, and with a GPU's: flex where transformers' model takes it."""
+    model = deepcopy(model)
+    model.set_attn_implementation("sdpa")  # as load_for_training
+    loss = PackedLoss(model, request.param)
+    of_gpu = flex.NAME if model.config.model_type == "llama" else "sdpa"
+    assert implementation(loss) == (of_gpu if request.param is GPU else attention.NAME)
+    return loss
+
+
+def implementation(loss: PackedLoss) -> str:
+    return str(loss.model.config._attn_implementation)
 
 
 @torch.no_grad()
@@ -227,6 +241,18 @@ def test_without_gradients_the_loss_is_the_same(loss: PackedLoss, tmp_path: Path
     loss.eval()
     with torch.no_grad():
         assert loss(**inputs, num_targets=NUM_TARGETS).item() == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_attention_weights_are_dropped_on_a_gpu_too(flex_on_cpu: None, share: float) -> None:
+    """Flex cannot, so such a model keeps PyTorch's plain attention."""
+    config = LlamaConfig(intermediate_size=32, attention_dropout=share, **TINY)
+    torch.manual_seed(0)
+    loss = PackedLoss(enlarged(LlamaForCausalLM(config)).train(), GPU)
+    assert implementation(loss) == ("sdpa" if share else flex.NAME)
+    ids = torch.arange(12)[None]
+    row = {"input_ids": ids, "labels": ids, "position_ids": ids, "segment_ids": ids.new_ones(1, 12)}
+    assert len({loss(**row, num_targets=11).item() for _ in range(3)}) == (3 if share else 1)
 
 
 def tiny_phi() -> PreTrainedModel:
