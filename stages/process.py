@@ -44,6 +44,8 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"\n{name}: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done, whatever libraries still wait for
+        signal.signal(number, lambda *_: _leave(0))
 
 
 def die_with_parent() -> None:

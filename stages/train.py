@@ -196,6 +196,7 @@ def main(processes: Processes) -> None:
                 "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
             },
         )
+        run.finish()  # it may take a while, and be killed: as long there is something to continue
         checkpoints.finish()
 
 

@@ -109,15 +109,13 @@ def measure(
         reply_turns=profile.chat_turns,
         sampling=samplings[0],
     )
-    num_rows = ROWS_PER_DIALOGUE * size
-    pack_weights(model, num_rows)
     # Chats take many passes of few rows: all that is written side by side fills them.
     replies = write_replies(
         model,
         template,
         [*in_places, *(chat.request for chat in chats)],
         max_new_tokens=settings.max_new_tokens,
-        batch_size=num_rows,
+        batch_size=ROWS_PER_DIALOGUE * size,
     )
     written = written_in(template, dialogues, places, replies[: len(in_places)])
     samples = samples_of(template, chats, replies[len(in_places) :])
@@ -127,7 +125,7 @@ def measure(
 def load_model(
     folder: Path, *, dialogue_tokens: bool
 ) -> tuple[PreTrainedModel, PlainText | SpeakerTokens]:
-    """The model in float32 on the GPU if there is one, ready to score, and how it reads turns.
+    """The model in float32 on the GPU if there is one, ready to infer, and how it reads turns.
 
     Args:
         folder: Of transformers' form.
@@ -142,4 +140,5 @@ def load_model(
         device_map="cuda" if torch.cuda.is_available() else "cpu",
     )
     drop_rows_without_token(model, tokenizer)
+    pack_weights(model)
     return model, SpeakerTokens(tokenizer) if dialogue_tokens else PlainText(tokenizer)

@@ -30,11 +30,11 @@ from tests.pipeline.test_pipeline import CHANGES, ENVIRONMENT, Repository, copy_
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 NUM_CHAINS = int(os.environ.get("KILLED_CHAINS", "1"))
-STEPS_PER_EPOCH = 39
+STEPS_PER_EPOCH = 20
 MORE_CHANGES: dict[str, dict[str, Any]] = {
     "data": {"max_dialogues": 9},
     "encoding": {"max_length": 128},
-    "train": {"epochs": 3},
+    "train": {"epochs": 3, "gradient_accumulation_steps": 2},
     "runtime": {"checkpoint_minutes": 1e-6},  # after every step
 }
 PLACES = (
@@ -172,8 +172,8 @@ def wait_for_moment(clone: Clone, place: str, moments: random.Random) -> None:
     if place == "start-up":
         time.sleep(moments.uniform(0, 1.5))  # it imports torch for longer than that
     elif place == "publishing":
-        clone.wait_for(lambda: any((clone.path / "models").glob("*trained*")))
-        time.sleep(moments.uniform(0, 0.1))
+        clone.wait_for(lambda: any((clone.path / "models").glob("*trained*")), pause=0.002)
+        time.sleep(moments.uniform(0, 0.02))
     else:
         epoch = int(place[-1])
         first = max(STEPS_PER_EPOCH * (epoch - 1), clone.last_step()) + 1

@@ -138,7 +138,7 @@ def run_main(body: str, *, kill_with: int | None = None) -> tuple[int, str, str]
         try:
             if kill_with is not None:
                 assert process.stdout is not None
-                assert process.stdout.readline() == "started\n"
+                assert "started\n" in iter(process.stdout.readline, "")
                 process.send_signal(kill_with)
             out, err = process.communicate(timeout=60)
         finally:
@@ -173,3 +173,10 @@ def test_a_stopped_stage_does_not_exit_with_0(number: int, code: int) -> None:
 
 def test_a_stage_that_ends_well_exits_with_0() -> None:
     assert run_main("pass") == (0, "published\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stage_that_has_ended_well_is_not_stopped(number: int) -> None:
+    """What libraries do at the exit is cut short, without a traceback."""
+    at_exit = "atexit.register(time.sleep, 60); atexit.register(print, 'started', flush=True)"
+    assert run_main(f"import atexit; {at_exit}", kill_with=number) == (0, "", "")
