@@ -28,10 +28,9 @@ from transformers import AutoModelForCausalLM
 
 from stages.corpus.dialogue import Dialogue, read_dialogues
 from stages.device import Device, keep_freed_memory, set_threads
-from stages.encoding.speakers import load_tokenizer
+from stages.encoding.speakers import PlainText, load_tokenizer
 from stages.encoding.texts import encode_texts
 from stages.evaluation.evaluation_set import cut_evaluation_set
-from stages.evaluation.one_model import load_model
 from stages.evaluation.perplexity import score_responses
 from stages.evaluation.plain_text import rolling_nll, text_of
 from stages.evaluation.response_scores import responses
@@ -61,8 +60,7 @@ def main() -> None:
         max_bytes=params.eval.max_bytes,
     )
     tokenizer = load_tokenizer(args.model)
-    model, template = load_model(args.model, dialogue_tokens=False)
-    their_model = AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
     )
     size = params.eval.batch_size
@@ -71,7 +69,7 @@ def main() -> None:
 
     def theirs(kind: str, requests: Sequence[tuple[str, ...]], max_length: int | None) -> list[Any]:
         scorer = harness.HFLM(
-            pretrained=their_model, tokenizer=tokenizer, batch_size=size, max_length=max_length
+            pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=max_length
         )
         instances = [
             instance(request_type=kind, doc={}, arguments=request, idx=number)
@@ -80,6 +78,7 @@ def main() -> None:
         answers: list[Any] = getattr(scorer, kind)(instances)
         return answers
 
+    template = PlainText(tokenizer)
     score(model, score_responses(template, dialogues[:1]), batch_size=size)  # warm up
     ours, our_seconds = timed(
         lambda: score(model, score_responses(template, dialogues), batch_size=size)
@@ -106,11 +105,9 @@ def main() -> None:
     report["whole_texts"] = compared(
         nll, [-answer for answer in answers], num_tokens, our_seconds, their_seconds
     )
-    body, head = (
-        operations // 3 for operations in flops_per_token(their_model)
-    )  # a forward pass alone
+    body, head = (operations // 3 for operations in flops_per_token(model))  # a forward pass alone
     device = Device(kind="cpu", precision="no", compiled=False, notes=())
-    peak = matmul_peak(linear_shapes(their_model), device)
+    peak = matmul_peak(linear_shapes(model), device)
     num_read = sum(len(turn) for one in dialogues for turn in template.encode(one))
     for scores, num_seen in zip(report.values(), (num_read, num_tokens), strict=True):
         operations = body * num_seen + head * scores["num_target_tokens"]

@@ -109,6 +109,9 @@ def measure(
         reply_turns=profile.chat_turns,
         sampling=samplings[0],
     )
+    # Not before: scoring would be a twelfth faster and take 2 GB more, between whose logits of many
+    # sizes the heap keeps what oneDNN stores for each shape.
+    pack_weights(model)
     # Chats take many passes of few rows: all that is written side by side fills them.
     replies = write_replies(
         model,
@@ -125,7 +128,7 @@ def measure(
 def load_model(
     folder: Path, *, dialogue_tokens: bool
 ) -> tuple[PreTrainedModel, PlainText | SpeakerTokens]:
-    """The model in float32 on the GPU if there is one, ready to infer, and how it reads turns.
+    """The model in float32 on the GPU if there is one, ready to score, and how it reads turns.
 
     Args:
         folder: Of transformers' form.
@@ -140,5 +143,4 @@ def load_model(
         device_map="cuda" if torch.cuda.is_available() else "cpu",
     )
     drop_rows_without_token(model, tokenizer)
-    pack_weights(model)
     return model, SpeakerTokens(tokenizer) if dialogue_tokens else PlainText(tokenizer)

@@ -1,8 +1,8 @@
 """Linear layers whose weights lie in memory as the CPU's kernels read them.
 
-PyTorch's float32 product brings a weight into its kernel's order at every call: a tenth of the time
-with thousands of rows, most of it with the few of a model that writes token after token. oneDNN can
-have it so beforehand, as PyTorch's own compiler does with frozen weights.
+A model that writes multiplies few rows by all of its weights, token after token. PyTorch's float32
+product brings a weight into its kernel's order at every call, which then takes longer than the
+product; oneDNN can have it so beforehand, as PyTorch's own compiler does with frozen weights.
 """
 
 from __future__ import annotations
