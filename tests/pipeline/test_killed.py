@@ -305,9 +305,9 @@ def test_a_killed_experiment_of_the_queue_ends_with_the_same_bytes(
         os.kill(dvc, signal.SIGKILL)
         wait_for_the_end(clone)
         reached = clone.last_step()
-        clone.wait_for(lambda: "Failed" in clone.run("dvc", "queue", "status").stdout)
+        clone.wait_for(lambda: "Failed" in queue_status(clone), pause=1)
         queue(clone, "again")
-        clone.wait_for(lambda: "Success" in clone.run("dvc", "queue", "status").stdout)
+        clone.wait_for(lambda: "Success" in queue_status(clone), pause=1)
         assert (
             f"continuing from checkpoint-{reached}"
             in clone.run("dvc", "queue", "logs", "again").stdout
@@ -320,5 +320,17 @@ def test_a_killed_experiment_of_the_queue_ends_with_the_same_bytes(
 
 def queue(clone: Clone, name: str) -> None:
     clone.run("dvc", "exp", "run", "--queue", "--name", name, "train")
+    start_worker(clone)
+
+
+def start_worker(clone: Clone) -> None:
     with clone.start("dvc", "queue", "start") as process:  # its worker would hold a pipe open
         assert process.wait(timeout=60) == 0
+
+
+def queue_status(clone: Clone) -> str:
+    """What the queue says, once a worker is there for a task that waits: one may just have left."""
+    status = clone.run("dvc", "queue", "status").stdout
+    if "Queued" in status and "0 active, 0 idle" in status:
+        start_worker(clone)
+    return status
