@@ -11,7 +11,13 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from stages.files import write_json
 from stages.params import LoraParams, TrainParams
@@ -93,6 +99,15 @@ def make_tiny_llama(folder: Path, texts: Iterable[str], *, seed: int = 0) -> Non
         tie_word_embeddings=False,
     )
     _write_weights(folder, config, seed)
+
+
+@torch.no_grad()
+def enlarged(model: PreTrainedModel) -> PreTrainedModel:
+    """With sharp attention and logits: random weights at their beginning make both uniform."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(10)
+    return model
 
 
 def _write_weights(folder: Path, config: PreTrainedConfig, seed: int) -> None:

@@ -24,6 +24,7 @@ from stages.training import attention, flex
 from stages.training.attention import NUM_BLOCKS, blockwise_attention
 from stages.training.flex import block_mask, packed_flex_attention
 from stages.training.loss import decoder_blocks
+from tests.tiny_model import enlarged
 
 B, H, D = 3, 4, 8
 SEGMENTS = {
@@ -202,21 +203,11 @@ def logits_and_gradients(
     return [logits, *torch.autograd.grad((logits * weights).sum(), list(model.parameters()))]
 
 
-@torch.no_grad()
-def sharpened(model: PreTrainedModel) -> PreTrainedModel:
-    """At its small beginning, attention is uniform."""
-    model.eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.mul_(10)
-    return model
-
-
 @pytest.mark.parametrize("make", [grouped_llama, gpt2_scaled_by_layer])
 @pytest.mark.parametrize("reference", ["eager", "sdpa"])
 def test_a_model_gives_the_same_logits_and_gradients(make: Any, reference: str) -> None:
     torch.manual_seed(0)
-    model, segment_ids = sharpened(make()), torch.tensor(SEGMENTS[19])
+    model, segment_ids = enlarged(make().eval()), torch.tensor(SEGMENTS[19])
     found = logits_and_gradients(model, segment_ids, attention.NAME)
     check_equal(found, logits_and_gradients(model, segment_ids, reference))
 
@@ -225,7 +216,7 @@ def test_a_model_gives_the_same_logits_and_gradients(make: Any, reference: str) 
 def test_a_gpus_attention_is_compiled_once_for_all_layers_and_rows(flex_on_cpu: None) -> None:
     """By PyTorch's compiler up to the kernels, gradients too: a whole graph, and only one."""
     torch.manual_seed(0)
-    model = sharpened(grouped_llama())
+    model = enlarged(grouped_llama().eval())
     batches = [torch.tensor(SEGMENTS[19]), torch.tensor(SEGMENTS[19][::-1])]
     expected = [logits_and_gradients(model, each, attention.NAME) for each in batches]
     torch.compiler.reset()

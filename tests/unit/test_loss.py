@@ -31,7 +31,7 @@ from stages.training import attention, flex
 from stages.training import loss as loss_module
 from stages.training.loss import PackedLoss, summed_nll
 from tests.conftest import TEXTS
-from tests.tiny_model import make_tiny_llama
+from tests.tiny_model import enlarged, make_tiny_llama
 
 WINDOWS = [
     Window([5, 40, 41, 42, 6], [False, True, True, True, True]),
@@ -83,15 +83,6 @@ def loss(request: pytest.FixtureRequest, model: PreTrainedModel, flex_on_cpu: No
 
 def implementation(loss: PackedLoss) -> str:
     return str(loss.model.config._attn_implementation)
-
-
-@torch.no_grad()
-def enlarged(model: PreTrainedModel) -> PreTrainedModel:
-    """With sharp attention and logits: random weights at their beginning make both uniform."""
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.mul_(10)
-    return model
 
 
 def batch(folder: Path, *, packing: bool, max_length: int = 16) -> dict[str, Tensor]:
