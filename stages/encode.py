@@ -122,7 +122,8 @@ def encode(
     return {
         "num_tokens": dict.fromkeys(BUCKETS, 0) | num_tokens | {"input": num_tokens.total()},
         "num_windows": len(window_lengths),
-        # Context that a later window repeats, and the tag in every part of a split turn
+        # Context that a later window repeats, the tag in every part of a split turn, and what the
+        # tokenizer itself begins a window with
         "num_repeated_tokens": num_in_windows - num_tokens["trained"] - num_tokens["context"],
         "num_speaker_tokens": num_speakers,
         "packing_efficiency": num_in_windows / (num_rows * encoding.max_length),

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoModelForCausalLM,
@@ -74,16 +75,25 @@ def make_tiny_gpt2(
     _write_weights(folder, config, seed)
 
 
-def make_tiny_llama(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:
+def make_tiny_llama(
+    folder: Path, texts: Iterable[str], *, seed: int = 0, like_llama_3: bool = False
+) -> None:
     """Write a random Llama of sixteen dimensions, and the tokenizer of ``make_tiny_gpt2``.
 
     It differs where models do: rotary positions, four heads that share two keys and values, no
-    biases, a head that is not tied to the embeddings.
+    biases, a head that is not tied to the embeddings. A tokenizer ``like_llama_3`` begins every
+    text with a token, and has some that hold a punctuation mark and the end of its line.
     """
-    bpe = _write_tokenizer(folder, texts)
+    bpe = _write_tokenizer(folder, texts, like_llama_3=like_llama_3)
+    names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     write_json(
         folder / "tokenizer_config.json",
-        {"model_max_length": MAX_POSITIONS, "tokenizer_class": "GPT2Tokenizer"},
+        {"model_max_length": MAX_POSITIONS}
+        | (
+            {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+            if like_llama_3
+            else {"tokenizer_class": "GPT2Tokenizer"}
+        ),
     )
     config = LlamaConfig(
         num_hidden_layers=2,
@@ -118,13 +128,18 @@ def _write_weights(folder: Path, config: PreTrainedConfig, seed: int) -> None:
     model.save_pretrained(folder)
 
 
-def _write_tokenizer(folder: Path, texts: Iterable[str]) -> Tokenizer:
+def _write_tokenizer(
+    folder: Path, texts: Iterable[str], *, like_llama_3: bool = False
+) -> Tokenizer:
     """A byte-level BPE of at most 400 tokens learned from ``texts``.
 
     Like GPT-2's, it has one special token, which begins, ends and stands for the unknown.
     """
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    if like_llama_3:
+        words = Regex(r" ?\p{L}+| ?[^\s\p{L}]+\n*|\s+")
+        bpe.pre_tokenizer = Sequence([Split(words, "isolated"), ByteLevel(False, use_regex=False)])
     bpe.decoder = ByteLevelDecoder()
     bpe.train_from_iterator(
         texts,
@@ -135,6 +150,9 @@ def _write_tokenizer(folder: Path, texts: Iterable[str]) -> Tokenizer:
             show_progress=False,
         ),
     )
+    if like_llama_3:
+        first = (END_OF_TEXT, bpe.token_to_id(END_OF_TEXT))
+        bpe.post_processor = TemplateProcessing(f"{END_OF_TEXT} $A", special_tokens=[first])
     folder.mkdir(parents=True, exist_ok=True)
     bpe.save(str(folder / "tokenizer.json"))
     return bpe

@@ -26,14 +26,16 @@ def check_windows(
     trained: Sequence[bool],
     *,
     max_length: int,
+    start_ids: Sequence[int],
     end_of_turn_id: int,
     untrained_ids: frozenset[int],
 ) -> None:
     """Check one dialogue's windows against its encoded turns.
 
-    Every window fits and has a target; the targets are, in order, the content and the end of every
-    trained turn, each once: so no context is trained, and nothing that should be is left out; no
-    speaker token and no pad is a target; each trained turn's end of turn is.
+    Every window fits, begins as it should and has a target; the targets are, in order, the content
+    and the end of every trained turn, each once: so no context is trained, and nothing that should
+    be is left out; no speaker token, no pad and nothing that begins a window is a target; each
+    trained turn's end of turn is.
 
     Raises:
         ContractError: the first violation.
@@ -45,6 +47,8 @@ def check_windows(
                 f"window {number} has {len(window.input_ids)} tokens and {len(window.is_target)} "
                 f"marks; wanted as many of each, at most {max_length}"
             )
+        if window.input_ids[: len(start_ids)] != list(start_ids):
+            raise ContractError(f"window {number} does not begin with {list(start_ids)}")
         own = list(compress(window.input_ids, window.is_target))
         if not own:
             raise ContractError(f"window {number} trains nothing")
@@ -60,7 +64,7 @@ def check_windows(
             f"{len(pairs)} turns that are to be trained"
         )
     if not untrained_ids.isdisjoint(targets):
-        raise ContractError("a speaker token or a pad would be trained")
+        raise ContractError("a speaker token, a pad or a window's beginning would be trained")
     num_ends = targets.count(end_of_turn_id)
     if num_ends != len(pairs):
         raise ContractError(f"{num_ends} ends of turn would be trained; wanted {len(pairs)}")

@@ -65,7 +65,7 @@ class Encoder:
         self._loss_on = loss_on
         tags = (self._template.tag(index)[0] for index in range(num_speakers))
         assert isinstance(tokenizer.pad_token_id, int)
-        self._untrained_ids = frozenset({*tags, tokenizer.pad_token_id})
+        self._untrained_ids = frozenset({*tags, tokenizer.pad_token_id, *self._template.start})
 
     def __call__(self, piece: tuple[str, LineRange]) -> EncodedPiece:
         """Encode the dialogues of one part."""
@@ -75,6 +75,7 @@ class Encoder:
         return self._count(part, lines)
 
     def _encode_windows(self, part: str, lines: LineRange) -> EncodedPiece:
+        start = self._template.start
         dialogues = [from_line(raw.text) for raw in lines.records()]
         windows: list[Window] = []
         num_tokens: Counter[str] = Counter()
@@ -92,6 +93,7 @@ class Encoder:
                 trained,
                 max_length=self._max_length,
                 context_turns=self._context_turns,
+                start_ids=start,
             )
             try:
                 check_windows(
@@ -99,6 +101,7 @@ class Encoder:
                     turns,
                     trained,
                     max_length=self._max_length,
+                    start_ids=start,
                     end_of_turn_id=self._template.end_of_turn_id,
                     untrained_ids=self._untrained_ids,
                 )
@@ -110,7 +113,7 @@ class Encoder:
                 ) from None
             windows += cut.windows
             lengths = [len(turn) for turn in turns]
-            num_split_turns += sum(length > self._max_length for length in lengths)
+            num_split_turns += sum(length > self._max_length - len(start) for length in lengths)
             if part == "val":
                 num_tokens["validation"] += sum(lengths)
                 continue

@@ -126,15 +126,22 @@ def show_dialogue(
         )
     turns = template.encode(dialogue)
     trained = trained_turns(turns, loss_on)
-    cut = cut_windows(turns, trained, max_length=max_length, context_turns=context_turns)
+    cut = cut_windows(
+        turns,
+        trained,
+        max_length=max_length,
+        context_turns=context_turns,
+        start_ids=template.start,
+    )
     special = {
         template.tag(index)[0]: speaker_token(index) for index in range(len(dialogue.speakers))
     }
     special[template.end_of_turn_id] = END_OF_TURN
+    windows = (_show_window(window, template, special) for window in cut.windows)
     return ShownDialogue(
         dialogue_id=dialogue.dialogue_id,
         bucket=bucket(fate),
-        windows=tuple(_show_window(window, template.tokenizer, special) for window in cut.windows),
+        windows=tuple(windows),
         num_tokens=sum(len(turn) for turn in turns),
         num_truncated=cut.num_truncated,
     )
@@ -166,22 +173,25 @@ def _whole(dialogue: Dialogue, tokenizer: PreTrainedTokenizerFast, kind: Kind) -
     return ShownWindow(tuple(tokens))
 
 
-def _show_window(
-    window: Window, tokenizer: PreTrainedTokenizerFast, special: dict[int, str]
-) -> ShownWindow:
+def _show_window(window: Window, template: SpeakerTokens, special: dict[int, str]) -> ShownWindow:
+    """Its tokens; what the tokenizer begins it with is shown as one with the first speaker's."""
     tokens: list[ShownToken] = []
-    start = 0
+    start = len(template.start)
+    before = "".join(template.tokenizer.convert_ids_to_tokens(template.start))
     while start < len(window.input_ids):
         kind: Kind = "trained" if window.is_target[start] else "context"
         text = special.get(window.input_ids[start])
         if text is not None:
-            tokens.append(ShownToken(text, kind if text == END_OF_TURN else "speaker", 1, True))
+            kind = kind if text == END_OF_TURN else "speaker"
+            num = 1 if tokens else 1 + start
+            tokens.append(ShownToken(text if tokens else before + text, kind, num, True))
             start += 1
             continue
         stop = start
         while stop < len(window.input_ids) and window.input_ids[stop] not in special:
             stop += 1
         content = window.input_ids[start:stop]
-        tokens += (ShownToken(text, kind, num) for text, num in token_texts(tokenizer, content))
+        texts = token_texts(template.tokenizer, content)
+        tokens += (ShownToken(text, kind, num) for text, num in texts)
         start = stop
     return ShownWindow(tuple(tokens))

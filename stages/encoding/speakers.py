@@ -8,6 +8,10 @@ a pretrained model, which has never seen those tokens, be scored on equal terms:
 
 Each turn's three parts are encoded on their own, so the border between what is trained and what is
 not is known by position and cannot drift. Text that spells a special token is encoded as text.
+
+Pretrained models expect text as their tokenizers write it. So where one begins every text with a
+token of its own (Llama's, Gemma's), every dialogue begins with it; and where one has a token for a
+full stop and the end of its line (Llama 3's, Qwen's), ``PlainText`` writes that joined token.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ PAD = "<|pad|>"
 
 _CHAT_TEMPLATE = """\
 {#- Speakers get their tokens in the order in which they first speak, as in training. -#}
+START
 {%- set tags = TAGS -%}
 {%- set chat = namespace(speakers=[], last="", other="") -%}
 {%- macro tag(speaker) -%}
@@ -82,15 +87,19 @@ class EncodedTurn:
     tag: list[int]
     content: list[int]
     end: list[int]
+    joined: int | None = None
+    """The one token that is written for the last of ``content`` and all of ``end``, if any is."""
 
     @property
     def ids(self) -> list[int]:
-        """All of the turn."""
+        """All of the turn, as it is written."""
+        if self.joined is not None:
+            return [*self.tag, *self.content[:-1], self.joined]
         return [*self.tag, *self.content, *self.end]
 
     def __len__(self) -> int:
-        """Tokens in the turn."""
-        return len(self.tag) + len(self.content) + len(self.end)
+        """Tokens in the turn, as it is written."""
+        return len(self.tag) + len(self.content) + (len(self.end) if self.joined is None else 0)
 
 
 Ending = Literal["end_of_turn", "tag"]
@@ -101,6 +110,8 @@ class Template(Protocol):
     """A way to write turns as token ids."""
 
     tokenizer: PreTrainedTokenizerFast
+    start: list[int]
+    """What begins a dialogue, or a part of one that stands alone: ``first_token``."""
     end: list[int]
     """What ends a turn."""
 
@@ -109,6 +120,9 @@ class Template(Protocol):
 
     def ending_of(self, token_id: int) -> Ending | None:
         """How a model that writes this token ends its turn; None if it does not."""
+
+    def is_joined(self, token_id: int) -> bool:
+        """Whether a token holds text of a turn and, behind it, the turn's end."""
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """The dialogue's turns, in order; each part is encoded on its own."""
@@ -140,7 +154,13 @@ def read_all_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.backend_tokenizer.no_padding()
 
 
-def chat_template(num_speakers: int) -> str:
+def first_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The token with which a tokenizer begins every text of its own accord; none if it does not."""
+    ids = tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids
+    return list(ids[:1]) if ids[:1] == [tokenizer.bos_token_id] else []
+
+
+def chat_template(num_speakers: int, *, has_start: bool) -> str:
     """What writes messages as ``SpeakerTokens`` writes turns, for whoever loads the tokenizer.
 
     A message's speaker is its ``name``, else its ``role``. ``assistant`` answers a ``user``; among
@@ -148,13 +168,15 @@ def chat_template(num_speakers: int) -> str:
     token, as in every chat template: keep it out.
     """
     tags = json.dumps([speaker_token(index) for index in range(num_speakers)])
-    return _CHAT_TEMPLATE.replace("TAGS", tags).replace("END_OF_TURN", END_OF_TURN)
+    start = "{{- bos_token -}}\n" if has_start else ""
+    template = _CHAT_TEMPLATE.replace("TAGS", tags).replace("END_OF_TURN", END_OF_TURN)
+    return template.replace("START\n", start)
 
 
 def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -> int:
     """Add the speaker tokens, the end of turn, and a pad token that is nothing else.
 
-    The chat template becomes ``chat_template(num_speakers)``.
+    The chat template becomes ``chat_template``.
 
     Returns:
         How many ids are new; they follow all old ones.
@@ -164,7 +186,8 @@ def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -
         [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
     )
     tokenizer.pad_token = PAD
-    tokenizer.chat_template = chat_template(num_speakers)
+    has_start = bool(first_token(tokenizer))
+    tokenizer.chat_template = chat_template(num_speakers, has_start=has_start)
     return int(num_added)
 
 
@@ -174,6 +197,7 @@ class SpeakerTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take a tokenizer that ``add_dialogue_tokens`` has extended."""
         self.tokenizer = tokenizer
+        self.start = first_token(tokenizer)
         self.end_of_turn_id = _single_id(tokenizer, END_OF_TURN)
         self.end = [self.end_of_turn_id]
         self._tags: dict[int, list[int]] = {}
@@ -192,6 +216,10 @@ class SpeakerTokens:
             return "end_of_turn"
         return "tag" if token_id in self._special else None
 
+    def is_joined(self, token_id: int) -> bool:
+        """None is: special tokens hold no text."""
+        return False
+
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
         tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
@@ -209,6 +237,7 @@ class PlainText:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take the base model's own tokenizer."""
         self.tokenizer = tokenizer
+        self.start = first_token(tokenizer)
         self.end = encode_texts(tokenizer, ["\n"])[0]
         self._special = set(special_ids(tokenizer))
 
@@ -222,13 +251,26 @@ class PlainText:
         is_end = token_id in self._special or "\n" in self.tokenizer.decode([token_id])
         return "end_of_turn" if is_end else None
 
+    def is_joined(self, token_id: int) -> bool:
+        """A token of the text that has more than white space before the end of a line."""
+        text, line_end, _ = str(self.tokenizer.decode([token_id])).partition("\n")
+        return bool(line_end and text.strip()) and token_id not in self._special
+
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
-        contents = encode_texts(self.tokenizer, [" " + turn.utterance for turn in dialogue.turns])
+        texts = [" " + turn.utterance for turn in dialogue.turns]
+        contents = encode_texts(self.tokenizer, texts)
+        lines = encode_texts(self.tokenizer, [text + "\n" for text in texts])
         tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
         return [
-            EncodedTurn(turn.speaker, tags[turn.speaker], content, self.end)
-            for turn, content in zip(dialogue.turns, contents, strict=True)
+            EncodedTurn(
+                turn.speaker,
+                tags[turn.speaker],
+                content,
+                self.end,
+                joined=line[-1] if line[:-1] == content[:-1] else None,
+            )
+            for turn, content, line in zip(dialogue.turns, contents, lines, strict=True)
         ]
 
 

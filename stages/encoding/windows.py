@@ -5,7 +5,8 @@ With ``max_length`` 10 and one context turn, four turns of 4, 4, 4 and 3 tokens 
     S1 a a E | S2 b b E            S2 b b E | S1 c c E      S1 c c E | S2 d E
     . t t t    . t t t             . . . .    . t t t       . . . .    . t t
 
-``S1`` is a speaker tag, ``E`` the end of turn, ``t`` a target, ``.`` not a target.
+``S1`` is a speaker tag, ``E`` the end of turn, ``t`` a target, ``.`` not a target. Where the model
+expects a token at the beginning of a text, each window has it there.
 """
 
 from __future__ import annotations
@@ -41,15 +42,22 @@ def trained_turns(turns: Sequence[EncodedTurn], loss_on: str) -> list[bool]:
 
 
 def cut_windows(
-    turns: Sequence[EncodedTurn], trained: Sequence[bool], *, max_length: int, context_turns: int
+    turns: Sequence[EncodedTurn],
+    trained: Sequence[bool],
+    *,
+    max_length: int,
+    context_turns: int,
+    start_ids: Sequence[int] = (),
 ) -> Cut:
     """Cut a dialogue into windows of at most ``max_length`` tokens.
 
-    A window takes as many whole turns as fit. Each but the first begins with up to
-    ``context_turns`` earlier turns as untrained context, fewer where they would leave no room. A
-    single turn that is too long for a window is split, its speaker tag repeated in every part.
-    Windows without a target are left out. A tag is never a target; content and end of turn are.
+    A window begins with ``start_ids``, which are no targets, and takes as many whole turns as fit.
+    Each but the first begins with up to ``context_turns`` earlier turns as untrained context, fewer
+    where they would leave no room. A single turn that is too long for a window is split, its
+    speaker tag repeated in every part. Windows without a target are left out. A tag is never a
+    target; content and end of turn are.
     """
+    max_length -= len(start_ids)
     # All pieces (turns, or parts of one) end to end; ids and targets grow together, part by part.
     input_ids: list[int] = []
     is_target: list[bool] = []
@@ -85,8 +93,8 @@ def cut_windows(
         last = ends[stop - 1]
         if True in is_target[first:last]:
             begin = ends[context - 1] if context else 0
-            targets = [False] * (first - begin) + is_target[first:last]
-            windows.append(Window(input_ids[begin:last], targets))
+            targets = [False] * (len(start_ids) + first - begin) + is_target[first:last]
+            windows.append(Window([*start_ids, *input_ids[begin:last]], targets))
             truncated.difference_update(range(context, start))
         else:
             truncated.update(range(start, stop))

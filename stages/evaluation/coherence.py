@@ -96,7 +96,7 @@ def _lay_out(
         possible = (*context, *(Turn(last.speaker, text) for text in texts))
         turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
         before = turns[: len(context)] if with_history else []
-        sequences += [last_turn([*before, turn]) for turn in turns[len(context) :]]
+        sequences += [last_turn(template, [*before, turn]) for turn in turns[len(context) :]]
     return sequences
 
 

@@ -42,20 +42,19 @@ def score_histories(
 ) -> Scoring[HistoryScores]:
     """Score responses after their last 0, 1, 2, 4 and 8 turns, and after those 8 shuffled.
 
-    Whole dialogues are taken in order of a hash of their text, until they hold ``num_responses``.
+    Of each dialogue one response, then of each another, until there are ``num_responses``: turns of
+    one dialogue are alike, so the more dialogues have a share, the surer is the curve.
     """
-    chosen: list[tuple[int, int]] = []  # dialogue, turn
-    for index in sorted(range(len(dialogues)), key=lambda i: text_sha256([dialogues[i]])):
-        if len(chosen) >= num_responses:
-            break
-        chosen += [(index, turn) for turn in range(1, len(dialogues[index].turns))]
+    chosen = _choose_responses(dialogues, num_responses)
     encoded = {index: template.encode(dialogues[index]) for index, _ in chosen}
     sequences: list[TokenSequence] = []
     for index, turn in chosen:
         turns = encoded[index]
-        sequences += [last_turn(turns[max(0, turn - k) : turn + 1]) for k in HISTORY_TURNS]
+        sequences += [
+            last_turn(template, turns[max(0, turn - k) : turn + 1]) for k in HISTORY_TURNS
+        ]
         shuffled = [turns[i] for i in _other_order(dialogues[index], turn)]
-        sequences.append(last_turn([*shuffled, turns[turn]]))
+        sequences.append(last_turn(template, [*shuffled, turns[turn]]))
     nll = yield sequences
 
     table = sums(nll).reshape(-1, len(HISTORY_TURNS) + 1)
@@ -91,9 +90,24 @@ def shuffled_history_gain(scores: HistoryScores) -> float:
     return bits_per_byte(scores.nll[:, 0] - scores.shuffled_nll, scores.num_bytes)
 
 
+def _choose_responses(dialogues: Sequence[Dialogue], count: int) -> list[tuple[int, int]]:
+    """Dialogues' indices with one turn each, by hashes of the text."""
+    possible: list[tuple[int, str, int, int]] = []
+    for index, dialogue in enumerate(dialogues):
+        text = text_sha256([dialogue])
+        turns = _by_hash(range(1, len(dialogue.turns)), text)
+        possible += [(place, text, index, turn) for place, turn in enumerate(turns)]
+    return [(index, turn) for _, _, index, turn in sorted(possible)[:count]]
+
+
 def _other_order(dialogue: Dialogue, turn: int) -> list[int]:
     """The last turns before a response by a hash; never the true order if there are two."""
     history = list(range(max(0, turn - HISTORY_TURNS[-1]), turn))
     text = text_sha256([Dialogue(dialogue.dialogue_id, dialogue.turns[:turn])])
-    order = sorted(history, key=lambda i: hashlib.sha256(f"{text}\x1f{i}".encode()).digest())
+    order = _by_hash(history, text)
     return order if order != history else order[::-1]
+
+
+def _by_hash(turns: Sequence[int], text: str) -> list[int]:
+    """The turns in an order that follows from the text and nothing else."""
+    return sorted(turns, key=lambda turn: hashlib.sha256(f"{text}\x1f{turn}".encode()).digest())

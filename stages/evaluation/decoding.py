@@ -58,6 +58,7 @@ class Reply:
     """One turn as it was written, without its speaker's tag and its end."""
 
     ids: tuple[int, ...]
+    """The last may be joined with the turn's end."""
     nats: tuple[float, ...]
     """Of each token under the model, whatever the sampling."""
     ending: Ending | Literal["cut"]
@@ -210,19 +211,20 @@ def _uniform(row: _Row) -> float:
 def _take(row: _Row, token: int, nat: float, template: Template, max_new_tokens: int) -> None:
     """Add a written token to its row: it goes on with the turn, ends it, or begins the next."""
     ending: Ending | Literal["cut"] | None = template.ending_of(token)
-    if ending is None:
+    row.pending = []
+    if ending is None or template.is_joined(token):
         row.ids.append(token)
         row.nats.append(nat)
-        row.pending = [token]
+        row.pending.append(token)
+    if ending is None:
         if len(row.ids) < max_new_tokens:
             return
         ending = "cut"
-    else:
-        row.pending = []
+    end = template.end if ending == "cut" or not row.pending else []
     row.replies.append(Reply(tuple(row.ids), tuple(row.nats), ending))
     row.ids, row.nats = [], []
     if len(row.replies) < len(row.request.speakers):
         speaker = row.request.speakers[len(row.replies)]
-        row.pending += [*template.end, *template.tag(speaker)]
+        row.pending += [*end, *template.tag(speaker)]
     else:
         row.is_done = True

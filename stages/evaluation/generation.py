@@ -107,7 +107,7 @@ def samples_of(
 def context_ids(template: Template, dialogue: Dialogue, num_turns: int) -> list[int]:
     """The first turns as the model reads them, before the next speaker's tag."""
     turns = template.encode(dialogue)[:num_turns]
-    return [token for turn in turns for token in turn.ids]
+    return [*template.start, *(token for turn in turns for token in turn.ids)]
 
 
 def text_of(template: Template, reply: Reply) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stages.evaluation.bootstrap import summarise_draws, verdict
 from stages.evaluation.dialogue_table import Table
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 """Raise it when the same models on the same text would get other numbers: another formula, another
 template, another way to score or to choose what is scored. A new headline is no reason. Evaluations
 of different versions are not compared; those from before there were versions are of version 1."""

@@ -18,7 +18,7 @@ class Profile:
     coherence_blocks: int
     """Blocks of contexts and responses, chosen by a hash."""
     history_responses: int
-    """Responses, at least, scored after their last 1, 2, 4 and 8 turns and those shuffled."""
+    """Responses scored after their last 1, 2, 4 and 8 turns and those shuffled."""
     facts_per_type: int
     """Values of each type of fact that are planted, at every distance."""
     num_places: int

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import EncodedTurn, PlainText, SpeakerTokens
+from stages.encoding.speakers import EncodedTurn, Template
 from stages.encoding.texts import encode_texts
 from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
@@ -99,7 +99,7 @@ class RecallItems:
 
 
 def score_recall(
-    template: PlainText | SpeakerTokens, dialogues: Sequence[Dialogue], *, facts_per_type: int
+    template: Template, dialogues: Sequence[Dialogue], *, facts_per_type: int
 ) -> Scoring[RecallItems]:
     """Ask for every planted fact at every distance; no items if no dialogue can stand between.
 
@@ -110,7 +110,7 @@ def score_recall(
     sequences: list[TokenSequence] = []  # NUM_VALUES in a row are one question's
 
     def add(turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]) -> int:
-        sequences.extend(_lay_out(turns, value) for value in values)
+        sequences.extend(_lay_out(template, turns, value) for value in values)
         return len(sequences) // NUM_VALUES - 1
 
     items: list[tuple[int, int, int, int, int]] = []
@@ -177,8 +177,10 @@ def planted_dialogue(kind: FactType, value: str, between: Sequence[str]) -> Dial
     return Dialogue("", tuple(Turn("AB"[i % 2], text) for i, text in enumerate(texts)))
 
 
-def _lay_out(turns: Sequence[EncodedTurn], value: Sequence[int]) -> TokenSequence:
+def _lay_out(
+    template: Template, turns: Sequence[EncodedTurn], value: Sequence[int]
+) -> TokenSequence:
     """The dialogue, and behind it a value."""
     *before, last = turns
-    context = [token for turn in before for token in turn.ids]
+    context = [*template.start, *(token for turn in before for token in turn.ids)]
     return TokenSequence.after([*context, *last.tag, *last.content], value)

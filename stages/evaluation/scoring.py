@@ -52,6 +52,9 @@ class TokenSequence:
 
     ids: list[int] = field(default_factory=list)
     is_scored: list[bool] = field(default_factory=list)
+    or_last: int | None = None
+    """Another token in the last one's place: what counts there is that it is either of them. The
+    last one is scored, then, and not the first."""
 
     def append(self, ids: Sequence[int], *, scored: bool = True) -> slice:
         """Add a run of tokens; return where in the sequence they are."""
@@ -144,10 +147,13 @@ def token_nll(
     scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
     rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
     for batch in _batches(rows, batch_size * TREE_TOKENS):
-        for row, nll in zip(batch, _batch_nll(model, batch), strict=True):
+        batch_nll, others = _batch_nll(model, batch)
+        for row, nll in zip(batch, batch_nll, strict=True):
             for number, places in row.places.items():
                 is_scored = np.array(sequences[number].is_scored)
                 scores[number] = np.where(is_scored, nll[places], np.nan)
+                if number in others:
+                    scores[number][-1] = -np.logaddexp(-scores[number][-1], -others[number])
     return scores
 
 
@@ -162,6 +168,8 @@ class Tree:
     is_scored: list[bool] = field(default_factory=list)
     places: dict[int, list[int]] = field(default_factory=dict)
     """Where the tokens of each sequence stand, by its number."""
+    or_last: dict[int, int] = field(default_factory=dict)
+    """The other token in a last one's place, by the number of a sequence that has one."""
 
     def add(self, number: int, sequence: TokenSequence, path: list[int]) -> None:
         """Add a sequence whose first tokens stand at ``path`` already."""
@@ -174,6 +182,8 @@ class Tree:
         for place, scored in zip(path, sequence.is_scored, strict=True):
             self.is_scored[place] |= scored
         self.places[number] = path
+        if sequence.or_last is not None:
+            self.or_last[number] = sequence.or_last
 
 
 def merge(sequences: Sequence[TokenSequence], capacity: int) -> list[Tree]:
@@ -213,6 +223,7 @@ def _in_a_row(trees: Sequence[Tree]) -> Tree:
         row.is_scored += tree.is_scored
         for number, places in tree.places.items():
             row.places[number] = [start + place for place in places]
+        row.or_last |= tree.or_last
     return row
 
 
@@ -228,8 +239,11 @@ def _batches(rows: Sequence[Tree], num_tokens: int) -> Iterator[list[Tree]]:
         yield batch
 
 
-def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> FloatArray:
-    """Nats per token ``[B, T]``, 0 where none is scored; in float32 whatever the model's type."""
+def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> tuple[FloatArray, dict[int, float]]:
+    """Nats per token ``[B, T]``, 0 where none is scored; and of ``or_last``, by sequence.
+
+    In float32 whatever the model's type.
+    """
     width = max(len(row.ids) for row in rows)
     ids = _padded([row.ids for row in rows], width, 0)
     parents = _padded([row.parents for row in rows], width, -1)
@@ -237,6 +251,16 @@ def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> FloatArray:
     is_scored = _padded([row.is_scored for row in rows], width, False)
 
     row, place = (is_scored & (parents >= 0)).nonzero(as_tuple=True)
+    target = ids[row, place]
+    num_own = len(target)
+    others = {
+        number: (index, tree.places[number][-1], token)
+        for index, tree in enumerate(rows)
+        for number, token in tree.or_last.items()
+    }
+    if others:
+        more = torch.tensor(list(others.values())).T
+        row, place, target = map(torch.cat, zip((row, place, target), more, strict=True))
     parent = parents[row, place]
     predicts = torch.zeros(ids.shape, dtype=torch.bool)
     predicts[row, parent] = True
@@ -248,7 +272,7 @@ def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> FloatArray:
         logits_to_keep=predicts.to(model.device),
     ).logits
     number = predicts.flatten().cumsum(0).reshape(predicts.shape) - 1  # of a place's logits
-    source, target = (one.to(model.device) for one in (number[row, parent], ids[row, place]))
+    source, target = (one.to(model.device) for one in (number[row, parent], target))
     losses = torch.empty(len(target), dtype=torch.float64)
     for start in range(0, len(target), TARGETS_PER_CHUNK):  # the vocabulary is what takes memory
         chunk = slice(start, start + TARGETS_PER_CHUNK)
@@ -256,8 +280,8 @@ def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> FloatArray:
             logits[source[chunk]].float(), target[chunk], reduction="none"
         ).cpu()
     nll = torch.zeros(ids.shape, dtype=torch.float64)
-    nll[row, place] = losses
-    return nll.numpy()
+    nll[row[:num_own], place[:num_own]] = losses[:num_own]
+    return nll.numpy(), dict(zip(others, losses[num_own:].tolist(), strict=True))
 
 
 def who_sees_whom(parents: Tensor) -> Tensor:

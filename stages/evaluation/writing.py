@@ -73,7 +73,7 @@ def people_as_seen(
 ) -> Scoring[list[ScoredText]]:
     """What people said there, and how it surprises the model."""
     turns = [template.encode(dialogues[place.dialogue])[: place.turn + 1] for place in places]
-    nll = yield [last_turn(some) for some in turns]
+    nll = yield [last_turn(template, some) for some in turns]
     return [
         scored_text(template, some[-1].content, scores[~np.isnan(scores)].tolist())
         for some, scores in zip(turns, nll, strict=True)

@@ -137,6 +137,23 @@ def test_what_is_in_no_window_is_counted(
     assert result.num_truncated == missing
 
 
+@cases
+@settings(max_examples=60)
+def test_what_begins_a_window_takes_its_room_and_changes_nothing_else(
+    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+) -> None:
+    trained = trained_turns(turns, loss_on)
+    plain = cut_windows(turns, trained, max_length=max_length, context_turns=context_turns)
+    begun = cut_windows(
+        turns, trained, max_length=max_length + 2, context_turns=context_turns, start_ids=[7, 8]
+    )
+    assert begun.num_truncated == plain.num_truncated
+    assert begun.windows == [
+        Window([7, 8, *window.input_ids], [False, False, *window.is_target])
+        for window in plain.windows
+    ]
+
+
 def test_a_run_of_untrained_turns_is_context_where_it_is_near_and_else_left_out() -> None:
     turns = [EncodedTurn(f"s{n}", [1], [10 + n] * 4, [4]) for n in range(8)]
     result = cut_windows(turns, trained_turns(turns, "s7"), max_length=16, context_turns=1)

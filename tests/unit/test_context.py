@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +165,25 @@ def test_shuffling_moves_turns_and_keeps_them(model: Any, speakers: SpeakerToken
     assert (np.abs(scores.shuffled_nll - scores.nll[:, -1])[others] > 1e-4).all()
 
 
-def test_a_subset_is_whole_dialogues_whatever_their_order(
+def test_a_choice_has_as_many_dialogues_as_it_can_whatever_their_order(
     model: Any, speakers: SpeakerTokens
 ) -> None:
-    some = histories(model, speakers, DIALOGUES, num_responses=7)
+    some = by_response(DIALOGUES, histories(model, speakers, DIALOGUES, num_responses=7))
     again = histories(model, speakers, DIALOGUES[::-1], num_responses=7)
-    names = {DIALOGUES[index].dialogue_id for index in some.dialogue}
-    assert names == {DIALOGUES[::-1][index].dialogue_id for index in again.dialogue}
-    assert len(some.turn) >= 7
-    for index in np.unique(some.dialogue):
-        assert (some.dialogue == index).sum() == len(DIALOGUES[index].turns) - 1
+    assert some.keys() == by_response(DIALOGUES[::-1], again).keys()
+    assert Counter(response.split()[0] for response in some) == {
+        "x": 2,
+        "yy": 1,
+        "zzz": 2,
+        "wwww": 2,
+    }
     everything = by_response(DIALOGUES, histories(model, speakers, DIALOGUES))
-    for response, nll in by_response(DIALOGUES, some).items():
+    for response, nll in some.items():
         assert nll == pytest.approx(everything[response], rel=1e-5)
+
+
+def test_a_choice_is_of_early_and_late_turns(model: Any, speakers: SpeakerTokens) -> None:
+    many = [dialogue("v" * length, 12) for length in range(1, 41)]
+    turns = histories(model, speakers, many, num_responses=40).turn
+    assert set(turns) == set(range(1, 12))
+    assert 5 < turns.mean() < 7

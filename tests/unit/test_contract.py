@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,12 +33,13 @@ GOOD = [
 ]
 
 
-def check(windows: list[Window], max_length: int = 8) -> None:
+def check(windows: list[Window], max_length: int = 8, start_ids: Sequence[int] = ()) -> None:
     check_windows(
         windows,
         TURNS,
         TRAINED,
         max_length=max_length,
+        start_ids=start_ids,
         end_of_turn_id=END,
         untrained_ids=frozenset({TAG_A, TAG_B, PAD}),
     )
@@ -97,10 +99,20 @@ def test_a_window_that_is_too_long_is_found() -> None:
         check(GOOD, max_length=7)
 
 
+def test_a_window_that_begins_otherwise_is_found() -> None:
+    begun = [
+        replace(one, input_ids=[7, *one.input_ids], is_target=[False, *one.is_target])
+        for one in GOOD
+    ]
+    check(begun, max_length=9, start_ids=[7])
+    with pytest.raises(ContractError, match=r"window 2 does not begin with \[7\]"):
+        check([begun[0], GOOD[1]], max_length=9, start_ids=[7])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([10, PAD], "a speaker token or a pad would be trained"),
+        ([10, PAD], "a speaker token, a pad or a window's beginning would be trained"),
         ([10, END], "2 ends of turn would be trained; wanted 1"),
     ],
 )
@@ -114,6 +126,7 @@ def test_tokens_that_must_never_be_trained_are_found_where_the_turns_hold_them_t
             [EncodedTurn("a", [TAG_A], content, [END])],
             [True],
             max_length=8,
+            start_ids=[],
             end_of_turn_id=END,
             untrained_ids=frozenset({PAD}),
         )

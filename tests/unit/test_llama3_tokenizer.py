@@ -1,0 +1,237 @@
+"""A tokenizer like Llama 3's: a token begins every text, others join a mark and its line's end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.corpus.dialogue import Dialogue, Turn, to_line
+from stages.corpus.reading import LineRange, read_pieces
+from stages.encoding.encoder import Encoder
+from stages.encoding.preview import show_dialogue
+from stages.encoding.preview_text import as_text
+from stages.encoding.speakers import (
+    PlainText,
+    SpeakerTokens,
+    add_dialogue_tokens,
+    load_tokenizer,
+)
+from stages.evaluation.blocks import make_blocks
+from stages.evaluation.coherence import score_coherence
+from stages.evaluation.context import score_histories
+from stages.evaluation.decoding import Reply, Request, Sampling, write_replies
+from stages.evaluation.generation import context_ids, text_of
+from stages.evaluation.perplexity import last_turn, score_responses
+from stages.evaluation.places import Place
+from stages.evaluation.plain_text import rolling_nll
+from stages.evaluation.recall import score_recall
+from stages.evaluation.scoring import Scoring, score, token_nll
+from stages.evaluation.writing import people_as_seen
+from tests.conftest import TEXTS
+from tests.scored_models import opinionated_model
+from tests.tiny_model import END_OF_TEXT, make_tiny_llama
+
+DIALOGUES = [
+    Dialogue(
+        name,
+        (
+            Turn("a", f"{name}!"),
+            Turn("b", "how are you?"),
+            Turn("a", "oh no"),
+            Turn("b", f"why?\nTell me, {name}."),
+            Turn("a", "it rains ☺"),
+        ),
+    )
+    for name in ("Hello", "Good day", "ah")
+]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> PlainText:
+    folder: Path = tmp_path_factory.mktemp("joining")
+    make_tiny_llama(folder, [f"{text}\n" for text in (*TEXTS, "oh!", "hey!")], like_llama_3=True)
+    return PlainText(load_tokenizer(folder))
+
+
+@pytest.fixture(scope="module")
+def extended(template: PlainText, tmp_path_factory: pytest.TempPathFactory) -> SpeakerTokens:
+    """As training publishes it."""
+    folder = tmp_path_factory.mktemp("extended")
+    tokenizer = load_tokenizer(Path(template.tokenizer.name_or_path))
+    add_dialogue_tokens(tokenizer, 2)
+    tokenizer.save_pretrained(folder)
+    return SpeakerTokens(load_tokenizer(folder))
+
+
+@pytest.fixture(scope="module")
+def model(template: PlainText) -> Any:
+    return opinionated_model(Path(template.tokenizer.name_or_path), 0)
+
+
+def is_joined(template: PlainText, dialogue: Dialogue) -> list[bool]:
+    return [turn.joined is not None for turn in template.encode(dialogue)]
+
+
+def test_lines_are_written_as_the_tokenizer_writes_them(
+    template: PlainText, speakers: SpeakerTokens
+) -> None:
+    for one in (template, PlainText(speakers.tokenizer)):
+        for dialogue in DIALOGUES:
+            turns = one.encode(dialogue)
+            names = (f"{'AB'[number % 2]}:" for number in range(len(turns)))
+            text = "".join(
+                f"{name} {turn.utterance}\n"
+                for name, turn in zip(names, dialogue.turns, strict=True)
+            )
+            ids = [*one.start, *(token for turn in turns for token in turn.ids)]
+            assert ids == one.tokenizer.encode(text)
+            assert [len(turn) for turn in turns] == [len(turn.ids) for turn in turns]
+            for turn, said in zip(turns, dialogue.turns, strict=True):
+                assert one.tokenizer.decode(turn.content) == f" {said.utterance}"
+    assert is_joined(template, DIALOGUES[0]) == [True, True, False, True, False]
+    assert template.start == [template.tokenizer.bos_token_id]
+    assert not any(is_joined(PlainText(speakers.tokenizer), DIALOGUES[0]))
+    assert PlainText(speakers.tokenizer).start == speakers.start == []
+
+
+def expected_nats(
+    model: Any, template: PlainText, dialogue: Dialogue, first: int, turn: int
+) -> tuple[float, float]:
+    """From the definition: of the content and of the end of a turn, behind those from ``first``."""
+    turns = template.encode(dialogue)
+    last = turns[turn]
+    before = [*template.start, *(token for one in turns[first:turn] for token in one.ids)]
+    ids = [*before, *last.ids]
+    with torch.inference_mode():
+        probabilities = model(input_ids=torch.tensor([ids])).logits[0].double().softmax(-1)
+    start = len(before) + len(last.tag)
+    nats = [-float(probabilities[i - 1, ids[i]].log()) for i in range(start, len(ids))]
+    if last.joined is None:
+        return sum(nats[:-1]), nats[-1]
+    at_the_last = probabilities[len(ids) - 2]
+    mark = -float((at_the_last[last.content[-1]] + at_the_last[last.joined]).log())
+    return sum(nats[:-1]) + mark, nats[-1] - mark
+
+
+@pytest.mark.parametrize("with_history", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_joined_token_is_content_as_far_as_its_mark(
+    model: Any, template: PlainText, with_history: bool, batch_size: int
+) -> None:
+    scoring = score_responses(template, DIALOGUES, with_history=with_history)
+    scores = score(model, scoring, batch_size=batch_size)
+    expected = [
+        expected_nats(model, template, DIALOGUES[index], 0 if with_history else turn, turn)
+        for index, turn in zip(scores.dialogue, scores.turn, strict=True)
+    ]
+    content, end = np.array(expected).T
+    assert scores.content_nll == pytest.approx(content, rel=1e-5)
+    assert scores.end_nll == pytest.approx(end, rel=1e-4)
+    contents = [turn.content for one in DIALOGUES for turn in template.encode(one)[1:]]
+    assert scores.num_tokens.tolist() == [len(ids) for ids in contents]
+
+
+def test_a_last_turn_costs_what_the_response_costs(model: Any, template: PlainText) -> None:
+    places = [(one, turn) for one in DIALOGUES for turn in range(1, len(one.turns))]
+    sequences = [last_turn(template, template.encode(one)[: turn + 1]) for one, turn in places]
+    nll = token_nll(model, sequences, batch_size=2)
+    expected = [expected_nats(model, template, one, 0, turn)[0] for one, turn in places]
+    assert [np.nansum(one) for one in nll] == pytest.approx(expected, rel=1e-5)
+
+
+def test_all_that_is_scored_begins_with_the_token(
+    template: PlainText, extended: SpeakerTokens
+) -> None:
+    words = [[f"{number}{letter}" * 4 for letter in "abcd"] for number in range(4)]
+    dialogues = [
+        Dialogue(
+            str(number),
+            tuple(Turn("xy"[t % 2], " ".join(own[t % 4 :] + own[: t % 4])) for t in range(11)),
+        )
+        for number, own in enumerate(words)
+    ]
+    for one in (template, extended):
+        scorings: tuple[Scoring[Any], ...] = (
+            score_responses(one, dialogues),
+            score_responses(one, dialogues, with_history=False),
+            score_histories(one, dialogues, num_responses=20),
+            score_coherence(one, make_blocks(dialogues, num_candidates=4, max_blocks=1)),
+            score_recall(one, dialogues, facts_per_type=1),
+            people_as_seen(one, dialogues, [Place(0, 3)]),
+            rolling_nll(one.tokenizer, [dialogues[0].turns[0].utterance], max_length=1000),
+        )
+        for scoring in scorings:
+            asked = next(scoring)
+            assert asked
+            for sequence in asked:
+                assert sequence.ids[:1] == one.start
+                assert sequence.ids.count(one.start[0]) == 1
+                assert not sequence.is_scored[0]
+
+
+def test_what_is_written_keeps_the_mark(model: Any, template: PlainText) -> None:
+    context = context_ids(template, DIALOGUES[0], 2)
+    assert context[:1] == template.start
+
+    def write(ids: list[int], speakers: tuple[int, ...], names: list[str]) -> list[list[Reply]]:
+        requests = [
+            Request(tuple(ids), len(ids), speakers, Sampling(temperature=2.0, seed=1), name)
+            for name in names
+        ]
+        return write_replies(model, template, requests, max_new_tokens=30, batch_size=8)
+
+    replies = write(context, (0, 1), [str(number) for number in range(40)])
+    joined = [two for two in replies if two[0].ids and template.is_joined(two[0].ids[-1])]
+    assert len(joined) > 3
+    for first, second in joined:
+        assert first.ending == "end_of_turn"
+        assert len(first.nats) == len(first.ids)
+        mark = str(template.tokenizer.decode([first.ids[-1]])).split("\n")[0]
+        assert text_of(template, first).endswith(mark)
+        assert not any(template.ending_of(token) for token in first.ids[:-1])
+        # The next turn follows the line as it was written, without a second end.
+        line = [*context, *template.tag(0), *first.ids, *template.tag(1), *second.ids]
+        with torch.inference_mode():
+            log_probs = model(input_ids=torch.tensor([line])).logits[0].log_softmax(-1)
+        start = len(line) - len(second.ids)
+        nats = [-float(log_probs[i - 1, line[i]]) for i in range(start, len(line))]
+        assert nats == pytest.approx(second.nats, abs=1e-3)
+
+
+def test_every_window_begins_with_the_token_and_the_chat_template_writes_it(
+    extended: SpeakerTokens, tmp_path: Path
+) -> None:
+    tokenizer = extended.tokenizer
+    assert extended.start == [tokenizer.bos_token_id]
+    prepared = tmp_path / "train.jsonl"
+    prepared.write_text("".join(f"{to_line(dialogue)}\n" for dialogue in DIALOGUES))
+    encoder = Encoder(tokenizer, 2, max_length=24, context_turns=1, loss_on="all")
+    [lines] = read_pieces(prepared)
+    assert isinstance(lines, LineRange)
+    piece = encoder(("train", lines))
+    assert len(piece.lengths) > len(DIALOGUES)
+    starts = np.cumsum(piece.lengths) - piece.lengths
+    assert (piece.input_ids[starts] == tokenizer.bos_token_id).all()
+    assert (piece.input_ids == tokenizer.bos_token_id).sum() == len(piece.lengths)
+    assert not piece.is_target[starts].any()
+    num_targets = sum(len(t.ids) - 1 for one in DIALOGUES for t in extended.encode(one))
+    assert piece.is_target.sum() == piece.num_tokens["trained"] == num_targets
+
+    chat = [{"role": t.speaker, "content": t.utterance} for t in DIALOGUES[0].turns[:2]]
+    assert tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) == [
+        *context_ids(extended, DIALOGUES[0], 2),
+        *extended.tag(0),
+    ]
+    shown = show_dialogue(
+        DIALOGUES[0], "train", extended, max_length=24, context_turns=1, loss_on="all"
+    )
+    first = shown.windows[0].tokens[0]
+    assert (first.text, first.num_tokens) == (f"{END_OF_TEXT}<|speaker1|>", 2)
+    assert [window.num_tokens for window in shown.windows] == piece.lengths[
+        : len(shown.windows)
+    ].tolist()
+    assert as_text(shown).count(END_OF_TEXT) == len(shown.windows) > 1
