@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, read_all_as_text
 from stages.evaluation.coherence import CoherenceItems
@@ -53,7 +53,7 @@ class CopyingModel:
     """Any token that it sees among the last ``reach`` is e^8 times as likely as any other."""
 
     def __init__(self, vocabulary_size: int, *, reach: int = 10**6) -> None:
-        self.config = SimpleNamespace()
+        self.config = PreTrainedConfig()
         self.device = torch.device("cpu")
         self.vocabulary_size = vocabulary_size
         self.reach = reach

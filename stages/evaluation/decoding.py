@@ -9,7 +9,6 @@ has finished is taken by the next request.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from stages.encoding.speakers import Ending, Template
 from stages.evaluation.row_cache import RowCache
+from stages.plain_model import num_visible
 
 FIRST_TRY = 256
 """Likeliest tokens among which the nucleus is looked for first: sorting all of them is slow."""
@@ -102,7 +102,7 @@ def write_replies(
         ``[N]`` The replies of each request, one per speaker that it names; fewer where the model
         has no positions left.
     """
-    num_positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    num_positions = num_visible(model.config)
     replies: list[list[Reply]] = [[] for _ in requests]
     waiting = deque(_in_order(requests, num_positions))
     cache = RowCache(min(batch_size, len(waiting)))

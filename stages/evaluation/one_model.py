@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stages.encoding.speakers import PlainText, SpeakerTokens, load_tokenizer
 from stages.evaluation.coherence import score_coherence, summarise_ranks
@@ -34,6 +34,7 @@ from stages.evaluation.scoring import drop_rows_without_token, score_together
 from stages.evaluation.writing import people_as_seen, plan_places, written_in
 from stages.files import sha256_of, weights_sha256
 from stages.params import ScoringParams
+from stages.plain_model import load_plain_model
 
 ROWS_PER_DIALOGUE = 8
 """Rows that write beside each other, per row of ``eval.batch_size``: one token of each fits
@@ -133,14 +134,11 @@ def load_model(
     Args:
         folder: Of transformers' form.
         dialogue_tokens: Whether it was trained with them; the base model was not.
+
+    Raises:
+        UserError: a token of the model sees more than a mask shows it.
     """
     tokenizer = load_tokenizer(folder)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        device_map="cuda" if torch.cuda.is_available() else "cpu",
-    )
+    model = load_plain_model(folder, device_map="cuda" if torch.cuda.is_available() else "cpu")
     drop_rows_without_token(model, tokenizer)
     return model, SpeakerTokens(tokenizer) if dialogue_tokens else PlainText(tokenizer)

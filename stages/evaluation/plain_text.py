@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from stages.corpus.dialogue import Dialogue
 from stages.encoding.texts import encode_texts
 from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence, sums
+from stages.plain_model import num_visible
 
 WINDOW_TOKENS = 1023
 """With the token before them they fill GPT-2's 1,024 positions."""
@@ -29,8 +30,7 @@ def all_bits_per_byte(
 ) -> Scoring[float]:
     """Bits per UTF-8 byte of all turns, a line each, over the whole set: Σ NLL / (ln 2 · Σ B)."""
     texts = [text_of(dialogue) for dialogue in dialogues]
-    positions = getattr(config, "max_position_embeddings", None) or WINDOW_TOKENS + 1
-    max_length = min(WINDOW_TOKENS, positions - 1)
+    max_length = min(WINDOW_TOKENS, num_visible(config) - 1)
     nll = yield from rolling_nll(tokenizer, texts, max_length=max_length)
     return float(nll.sum() / (math.log(2) * sum(len(text.encode()) for text in texts)))
 

@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stages.encoding.packing import pack
 from stages.errors import UserError
+from stages.plain_model import num_visible
 
 FloatArray = NDArray[np.float64]
 
@@ -135,14 +136,14 @@ def token_nll(
         batch_size: Rows of ``TREE_TOKENS`` per forward pass, or as many shorter ones as fit there.
 
     Raises:
-        UserError: a sequence needs more positions than the model has.
+        UserError: a sequence is longer than what a token of the model sees.
     """
     longest = max((len(sequence.ids) for sequence in sequences), default=0)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and longest > limit:
+    limit = num_visible(model.config)
+    if longest > limit:
         raise UserError(
-            f"a validation dialogue takes {longest} tokens and the model has {limit} "
-            "positions; lower eval.max_bytes or eval.max_turns."
+            f"a validation dialogue takes {longest} tokens and a token of the model sees only "
+            f"{limit}; lower eval.max_bytes or eval.max_turns."
         )
     scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
     rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from stages.encoding.speakers import (
@@ -25,6 +24,7 @@ from stages.encoding.speakers import (
 from stages.errors import UserError
 from stages.files import new_folder
 from stages.params import LoraParams
+from stages.plain_model import load_plain_model, num_visible
 
 
 def load_for_training(base: Path, tokenizer_folder: Path, max_length: int) -> PreTrainedModel:
@@ -40,21 +40,9 @@ def load_for_training(base: Path, tokenizer_folder: Path, max_length: int) -> Pr
         UserError: in this model a token does not simply see every one before it in its row.
     """
     old, new = load_tokenizer(base), load_tokenizer(tokenizer_folder)
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-        )
-    except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise
-        kind = json.loads((base / "config.json").read_text(encoding="utf-8"))["model_type"]
-        raise UserError(
-            f"model.name: {kind} models cannot be trained here, for their attention is not the "
-            "plain one (transformers has no scaled_dot_product_attention for them)."
-        ) from error
-    config = model.config.get_text_config()
-    span = getattr(config, "sliding_window", None)
-    if span and span < max_length:
+    model = load_plain_model(base)
+    span = num_visible(model.config)
+    if span < max_length:
         raise UserError(
             f"encoding.max_length: a token of this model sees only {span} tokens; set it to "
             f"{span} or less (found {max_length})."

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.encoding.dataset import write_windows
 from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
@@ -134,6 +134,14 @@ def broken_weight(value: float) -> Callable[[Path], None]:
     return break_weight
 
 
+def long_rows(project: Path) -> None:
+    """Of a model that has as many positions."""
+    base = project / "models/base"
+    config = AutoConfig.from_pretrained(base, n_positions=100_000)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    change(project, max_length=100_000)
+
+
 @dataclass(frozen=True)
 class Case:
     """A project that is changed, a trainer that is limited, and what is said."""
@@ -168,9 +176,13 @@ CASES = {
         "nothing to train: no window in data/encoded has a target token",
     ),
     "too little memory": Case(
-        lambda project: change(project, max_length=100_000),
+        long_rows,
         "train: out of memory. Lower encoding.max_length",
         limits="ulimit -v 4000000",  # of 1024 bytes
+    ),
+    "rows longer than the model's positions": Case(
+        lambda project: change(project, max_length=1025),
+        "train: encoding.max_length: a token of this model sees only 1024 tokens; set it to 1024",
     ),
 }
 
