@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
-from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.normalizers import Prepend, Replace
+from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import (
@@ -25,6 +27,8 @@ from stages.params import LoraParams, TrainParams
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_POSITIONS = 1024
+Like = Literal["gpt2", "llama2", "llama3"]
+"""Whose tokenizer."""
 
 SMALL_TRAIN = TrainParams(
     learning_rate=1e-2,
@@ -76,24 +80,24 @@ def make_tiny_gpt2(
 
 
 def make_tiny_llama(
-    folder: Path, texts: Iterable[str], *, seed: int = 0, like_llama_3: bool = False
+    folder: Path, texts: Iterable[str], *, seed: int = 0, like: Like = "gpt2"
 ) -> None:
-    """Write a random Llama of sixteen dimensions, and the tokenizer of ``make_tiny_gpt2``.
+    """Write a random Llama of sixteen dimensions, and a tokenizer of the kind of ``like``.
 
-    It differs where models do: rotary positions, four heads that share two keys and values, no
-    biases, a head that is not tied to the embeddings. A tokenizer ``like_llama_3`` begins every
-    text with a token, and has some that hold a punctuation mark and the end of its line.
+    It differs from GPT-2 where models do: rotary positions, four heads that share two keys and
+    values, no biases, a head that is not tied to the embeddings.
     """
-    bpe = _write_tokenizer(folder, texts, like_llama_3=like_llama_3)
-    names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    bpe = _write_tokenizer(folder, texts, like)
     write_json(
         folder / "tokenizer_config.json",
-        {"model_max_length": MAX_POSITIONS}
-        | (
-            {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-            if like_llama_3
-            else {"tokenizer_class": "GPT2Tokenizer"}
-        ),
+        {"model_max_length": MAX_POSITIONS, "tokenizer_class": "GPT2Tokenizer"}
+        if like == "gpt2"
+        else {
+            "model_max_length": MAX_POSITIONS,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": END_OF_TEXT,
+            "eos_token": END_OF_TEXT,
+        },
     )
     config = LlamaConfig(
         num_hidden_layers=2,
@@ -128,29 +132,52 @@ def _write_weights(folder: Path, config: PreTrainedConfig, seed: int) -> None:
     model.save_pretrained(folder)
 
 
-def _write_tokenizer(
-    folder: Path, texts: Iterable[str], *, like_llama_3: bool = False
-) -> Tokenizer:
-    """A byte-level BPE of at most 400 tokens learned from ``texts``.
+def _write_tokenizer(folder: Path, texts: Iterable[str], like: Like = "gpt2") -> Tokenizer:
+    """A BPE of at most 400 tokens learned from ``texts``.
 
-    Like GPT-2's, it has one special token, which begins, ends and stands for the unknown.
+    Like GPT-2's, it has one special token, which begins, ends and stands for the unknown. Unlike
+    GPT-2's, the others begin every text with it. Llama 3's has tokens of a punctuation mark and the
+    end of its line; Llama 2's puts a space before every text, and spells some characters in bytes.
     """
     bpe = Tokenizer(BPE())
-    bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    if like_llama_3:
-        words = Regex(r" ?\p{L}+| ?[^\s\p{L}]+\n*|\s+")
-        bpe.pre_tokenizer = Sequence([Split(words, "isolated"), ByteLevel(False, use_regex=False)])
-    bpe.decoder = ByteLevelDecoder()
+    alphabet = sorted(ByteLevel.alphabet())
+    if like == "gpt2":
+        bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    elif like == "llama3":
+        words = Split(Regex(r" ?\p{L}+| ?[^\s\p{L}]+\n*|\s+"), "isolated")
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([words, ByteLevel(False, use_regex=False)])
+    else:
+        bpe.normalizer = normalizers.Sequence([Prepend("▁"), Replace(" ", "▁")])
+        bpe.pre_tokenizer = Split("▁", "merged_with_next")
+        alphabet = []
+        texts = [text.replace("\n", "") for text in texts]
+    bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         texts,
         BpeTrainer(
-            vocab_size=400,
+            vocab_size=400 if alphabet else 144,
             special_tokens=[END_OF_TEXT],
-            initial_alphabet=sorted(ByteLevel.alphabet()),
+            initial_alphabet=alphabet,
             show_progress=False,
         ),
     )
-    if like_llama_3:
+    if like == "llama2":
+        learned = json.loads(bpe.to_str())
+        words_and_bytes = bpe.get_vocab()
+        for byte in range(256):
+            words_and_bytes[f"<0x{byte:02X}>"] = len(words_and_bytes)
+        learned["model"] |= {"vocab": words_and_bytes, "byte_fallback": True}
+        learned["pre_tokenizer"] = None
+        bpe = Tokenizer.from_str(json.dumps(learned))
+        bpe.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
+    if like != "gpt2":
         first = (END_OF_TEXT, bpe.token_to_id(END_OF_TEXT))
         bpe.post_processor = TemplateProcessing(f"{END_OF_TEXT} $A", special_tokens=[first])
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ Each turn's three parts are encoded on their own, so the border between what is 
 not is known by position and cannot drift. Text that spells a special token is encoded as text.
 
 Pretrained models expect text as their tokenizers write it. So where one begins every text with a
-token of its own (Llama's, Gemma's), every dialogue begins with it; and where one has a token for a
-full stop and the end of its line (Llama 3's, Qwen's), ``PlainText`` writes that joined token.
+token of its own (Llama's, Gemma's), every dialogue begins with it; and ``PlainText`` writes a part
+of a line as it stands there, with one token for a full stop and the line's end where the tokenizer
+has such (Llama 3's, Qwen's).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Literal, Protocol
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from stages.corpus.dialogue import Dialogue
-from stages.encoding.texts import TextEncoder, encode_texts
+from stages.encoding.texts import TextEncoder, encode_behind
 
 END_OF_TURN = "<|endofturn|>"
 PAD = "<|pad|>"
@@ -238,13 +239,13 @@ class PlainText:
         """Take the base model's own tokenizer."""
         self.tokenizer = tokenizer
         self.start = first_token(tokenizer)
-        self.end = encode_texts(tokenizer, ["\n"])[0]
+        self.end = encode_behind(tokenizer, "A", ["\n"])[0]
         self._special = set(special_ids(tokenizer))
 
     def tag(self, index: int) -> list[int]:
         """``A:`` for the first speaker, …, ``Z:``, ``A1:``."""
         letter = string.ascii_uppercase[index % 26]
-        return encode_texts(self.tokenizer, [f"{letter}{index // 26 or ''}:"])[0]
+        return encode_behind(self.tokenizer, "\n", [f"{letter}{index // 26 or ''}:"])[0]
 
     def ending_of(self, token_id: int) -> Ending | None:
         """A token that holds the end of a line ends the turn, as does the end of the text."""
@@ -259,8 +260,8 @@ class PlainText:
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
         texts = [" " + turn.utterance for turn in dialogue.turns]
-        contents = encode_texts(self.tokenizer, texts)
-        lines = encode_texts(self.tokenizer, [text + "\n" for text in texts])
+        contents = encode_behind(self.tokenizer, "A:", texts)
+        lines = encode_behind(self.tokenizer, "A:", [text + "\n" for text in texts])
         tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
         return [
             EncodedTurn(

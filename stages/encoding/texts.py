@@ -93,6 +93,21 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
     return [encoding.ids for encoding in encodings]
 
 
+def encode_behind(
+    tokenizer: PreTrainedTokenizerFast, before: str, texts: Sequence[str]
+) -> list[list[int]]:
+    """Ids of each text where it stands behind another one.
+
+    Llama 2's tokenizer and its like put a space before any text, so a part of a line, encoded
+    alone, has one too many. Where a token holds the end of ``before`` and more, the text's own ids.
+    """
+    first, *whole = encode_texts(tokenizer, [before, *(before + text for text in texts)])
+    return [
+        ids[len(first) :] if ids[: len(first)] == first else encode_texts(tokenizer, [text])[0]
+        for ids, text in zip(whole, texts, strict=True)
+    ]
+
+
 def token_texts(
     tokenizer: PreTrainedTokenizerFast, input_ids: Sequence[int]
 ) -> Iterator[tuple[str, int]]:

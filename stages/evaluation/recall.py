@@ -21,7 +21,7 @@ import numpy as np
 
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import EncodedTurn, Template
-from stages.encoding.texts import encode_texts
+from stages.encoding.texts import encode_behind
 from stages.evaluation.curves import Curve, IntArray, curve_of
 from stages.evaluation.evaluation_set import text_sha256
 from stages.evaluation.scoring import FloatArray, Scoring, TokenSequence, sums
@@ -115,7 +115,8 @@ def score_recall(
 
     items: list[tuple[int, int, int, int, int]] = []
     for number, kind in enumerate(FACT_TYPES if fillers else ()):
-        values = encode_texts(template.tokenizer, [f" {value}" for value in kind.values])
+        texts = [f" {value}" for value in kind.values]
+        values = encode_behind(template.tokenizer, kind.answer, texts)
         planted = range(0, len(kind.values), -(-len(kind.values) // facts_per_type))
         fillers_per_type = -(-len(planted) // ITEMS_PER_FILLER)
         for place, value in enumerate(planted):

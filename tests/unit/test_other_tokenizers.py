@@ -1,4 +1,4 @@
-"""A tokenizer like Llama 3's: a token begins every text, others join a mark and its line's end."""
+"""Tokenizers unlike GPT-2's: text is trained and scored as they themselves would write it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from stages.evaluation.scoring import Scoring, score, token_nll
 from stages.evaluation.writing import people_as_seen
 from tests.conftest import TEXTS
 from tests.scored_models import opinionated_model
-from tests.tiny_model import END_OF_TEXT, make_tiny_llama
+from tests.tiny_model import END_OF_TEXT, Like, make_tiny_llama
 
 DIALOGUES = [
     Dialogue(
@@ -50,11 +50,15 @@ DIALOGUES = [
 ]
 
 
+def plain_text(folder: Path, like: Like) -> PlainText:
+    make_tiny_llama(folder, [f"{text}\n" for text in (*TEXTS, "oh!", "hey!")], like=like)
+    return PlainText(load_tokenizer(folder))
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> PlainText:
-    folder: Path = tmp_path_factory.mktemp("joining")
-    make_tiny_llama(folder, [f"{text}\n" for text in (*TEXTS, "oh!", "hey!")], like_llama_3=True)
-    return PlainText(load_tokenizer(folder))
+    """Of Llama 3's kind: a token for a punctuation mark and the end of its line."""
+    return plain_text(tmp_path_factory.mktemp("llama3"), "llama3")
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +80,43 @@ def is_joined(template: PlainText, dialogue: Dialogue) -> list[bool]:
     return [turn.joined is not None for turn in template.encode(dialogue)]
 
 
-def test_lines_are_written_as_the_tokenizer_writes_them(
-    template: PlainText, speakers: SpeakerTokens
-) -> None:
-    for one in (template, PlainText(speakers.tokenizer)):
-        for dialogue in DIALOGUES:
-            turns = one.encode(dialogue)
-            names = (f"{'AB'[number % 2]}:" for number in range(len(turns)))
-            text = "".join(
-                f"{name} {turn.utterance}\n"
-                for name, turn in zip(names, dialogue.turns, strict=True)
+@pytest.mark.parametrize("like", ["gpt2", "llama2", "llama3"])
+def test_lines_are_written_as_the_tokenizer_writes_them(tmp_path: Path, like: Like) -> None:
+    """Behind another line: Llama 2's puts a space before the first."""
+    template = plain_text(tmp_path, like)
+    tokenizer = template.tokenizer
+    assert template.start == ([] if like == "gpt2" else [tokenizer.bos_token_id])
+    before = tokenizer.encode("no\n")
+    for dialogue in DIALOGUES:
+        turns = template.encode(dialogue)
+        text = "".join(
+            f"{'AB'[number % 2]}: {turn.utterance}\n" for number, turn in enumerate(dialogue.turns)
+        )
+        ids = [token for turn in turns for token in turn.ids]
+        assert [*before, *ids] == tokenizer.encode("no\n" + text)
+        assert [len(turn) for turn in turns] == [len(turn.ids) for turn in turns]
+        for turn, said in zip(turns, dialogue.turns, strict=True):
+            behind = [*before, *turn.tag, *turn.content]
+            assert str(tokenizer.decode(behind, skip_special_tokens=True)).endswith(
+                f": {said.utterance}"
             )
-            ids = [*one.start, *(token for turn in turns for token in turn.ids)]
-            assert ids == one.tokenizer.encode(text)
-            assert [len(turn) for turn in turns] == [len(turn.ids) for turn in turns]
-            for turn, said in zip(turns, dialogue.turns, strict=True):
-                assert one.tokenizer.decode(turn.content) == f" {said.utterance}"
-    assert is_joined(template, DIALOGUES[0]) == [True, True, False, True, False]
-    assert template.start == [template.tokenizer.bos_token_id]
-    assert not any(is_joined(PlainText(speakers.tokenizer), DIALOGUES[0]))
-    assert PlainText(speakers.tokenizer).start == speakers.start == []
+    joined = [True, True, False, True, False]
+    assert is_joined(template, DIALOGUES[0]) == (joined if like == "llama3" else [False] * 5)
+
+
+@pytest.mark.parametrize("like", ["gpt2", "llama2", "llama3"])
+def test_facts_that_are_asked_for_are_written_as_the_tokenizer_writes_them(
+    tmp_path: Path, like: Like
+) -> None:
+    template = plain_text(tmp_path, like)
+    turns = tuple(Turn("xy"[t % 2], f"{t} of you") for t in range(11))
+    sequences = next(score_recall(template, [Dialogue("x", turns)], facts_per_type=1))
+    asked = [one for one in sequences if len(one.ids) < 60]
+    texts = [str(template.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in asked]
+    assert any(text.endswith("called?\nA: My dog is called Biscuit") for text in texts)
+    before, start = template.tokenizer.encode("no\n"), len(template.start)
+    for one, text in zip(asked, texts, strict=True):
+        assert [*before, *one.ids[start:]] == template.tokenizer.encode("no\n" + text.lstrip())
 
 
 def expected_nats(
