@@ -23,8 +23,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         name, decimals = headline.name, headline.decimals
         if name in base and name in tuned:
             line = (
-                f"{headline.title:<27}{base[name]:>10,.{decimals}f}{tuned[name]:>12,.{decimals}f}"
-                f"{tuned[name] - base[name]:>+10,.{decimals}f}"
+                f"{headline.title:<27}{base[name]:>10,.{decimals}f} {tuned[name]:>11,.{decimals}f}"
+                f" {tuned[name] - base[name]:>+9,.{decimals}f}"
             )
             if f"{name}_low" in change:
                 low, high = change[f"{name}_low"], change[f"{name}_high"]
@@ -33,8 +33,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
                 line += f"  {interval:<20}  {text}"
             lines.append(line)
     lines.append(
-        f"{'target tokens':<27}{base['num_target_tokens']:>10,}{tuned['num_target_tokens']:>12,}"
-        f"{tuned['num_target_tokens'] - base['num_target_tokens']:>+10,}"
+        f"{'target tokens':<27}{base['num_target_tokens']:>10,} {tuned['num_target_tokens']:>11,}"
+        f" {tuned['num_target_tokens'] - base['num_target_tokens']:>+9,}"
     )
     over = counted(num_dialogues, "dialogue")
     if num_dialogues < FEWEST_DIALOGUES:

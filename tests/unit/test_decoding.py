@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GenerationConfig
 
 from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import PlainText, SpeakerTokens, Template
@@ -26,6 +26,7 @@ from stages.evaluation.decoding import (
 from stages.evaluation.generation import context_ids
 from stages.evaluation.scoring import TokenSequence, token_nll
 from tests.scored_models import opinionated_model
+from tests.tiny_model import enlarged
 
 TEXTS = ["hello there", "how are you?", "fine, thanks ☺", "and you", "oh", "it rains again today"]
 DIALOGUES = [
@@ -157,6 +158,34 @@ def test_a_model_without_further_positions_stops(speakers: SpeakerTokens, tiny_b
         else:
             assert length + sum(len(reply.ids) + 1 for reply in replies) <= 40 + 1
             assert replies or length > 40 - 10
+
+
+def test_a_sliding_window_ends_what_is_written_and_changes_nothing_before(
+    speakers: SpeakerTokens,
+) -> None:
+    def model(sliding_window: int) -> Any:
+        config = Gemma3TextConfig(
+            vocab_size=len(speakers.tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            sliding_window=sliding_window,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        return enlarged(random).eval()
+
+    requests = requests_for(speakers, 3)
+    far, near = (write(model(window), speakers, requests) for window in (1000, 40))
+    for request, expected, found in zip(requests, far, near, strict=True):
+        assert [one.ids for one in found] == [one.ids for one in expected[: len(found)]]
+        assert len(found) < len(expected) or request.length < 40
+    assert 0 < sum(map(len, near)) < sum(map(len, far))
 
 
 def drawn(logits: torch.Tensor, sampling: Sampling, count: int = 2000) -> Counter[int]:

@@ -283,6 +283,12 @@ def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
     change = {"perplexity": -10.0, "perplexity_low": -12.0, "perplexity_high": -8.0}
     metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 12}}
     assert format_table(metrics).splitlines()[1].endswith("[-12.00, -8.00]       better")
+    base["word_perplexity"], tuned["word_perplexity"] = 6304715.7, 2332704.3
+    assert format_table(metrics).splitlines()[2].split()[2:] == [
+        "6,304,715.7",
+        "2,332,704.3",
+        "-3,972,011.4",
+    ]
     tuned["template"] = "speaker_tokens"
     row = format_table(metrics).splitlines()[1]
     assert row.endswith("[-12.00, -8.00]       not comparable: two templates")

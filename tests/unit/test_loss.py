@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -135,6 +136,24 @@ def test_packed_equals_unpacked(loss: PackedLoss, tmp_path: Path) -> None:
     assert len(packed["input_ids"]) == 1  # all three windows share one row
     unpacked = batch(tmp_path / "b", packing=False)
     check_equal(loss_and_gradients(loss, packed), loss_and_gradients(loss, unpacked))
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "kind", ["gemma", "gemma3_text", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3", "smollm3"]
+)
+def test_other_models_are_trained_as_with_their_own_attention(
+    kind: str, device: Device, flex_on_cpu: None, tmp_path: Path
+) -> None:
+    config = AutoConfig.for_model(kind, **TINY, intermediate_size=32, head_dim=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    own = enlarged(model)
+    packed = deepcopy(own)
+    packed.set_attn_implementation("sdpa")
+    found = loss_and_gradients(PackedLoss(packed, device), batch(tmp_path, packing=True))
+    check_equal(found, from_the_definition(own), tolerance=1e-5)
 
 
 @pytest.mark.parametrize(
