@@ -58,7 +58,8 @@ header { padding: .7rem .9rem; border-bottom: 1px solid var(--line); background:
   border-radius: 8px 8px 0 0; }
 section { padding: .6rem .9rem .8rem; }
 section + section { border-top: 1px dashed var(--line); }
-.turn { display: grid; grid-template-columns: 6.9rem 1fr; gap: .6rem; margin: .3rem 0; }
+.turn { display: grid; grid-template-columns: minmax(6.9rem, max-content) 1fr; gap: .6rem;
+  margin: .3rem 0; }
 .content { line-height: 1.85; min-width: 0; overflow-wrap: anywhere; }
 .t { padding: .08em .14em; margin-right: 2px; border-radius: 3px; unicode-bidi: isolate;
   -webkit-box-decoration-break: clone; box-decoration-break: clone; }
