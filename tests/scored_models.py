@@ -15,6 +15,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
+from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, read_all_as_text
 from stages.evaluation.coherence import CoherenceItems
 from stages.evaluation.dialogue_table import Table
@@ -86,6 +87,20 @@ def word_template(texts: Iterable[str]) -> SpeakerTokens:
     add_dialogue_tokens(tokenizer, 2)
     read_all_as_text(tokenizer)
     return SpeakerTokens(tokenizer)
+
+
+def distinct_dialogues(num_dialogues: int, num_turns: int) -> list[Dialogue]:
+    """Each of four words of its own, which no two turns in a row say in the same order."""
+    words = [[f"{number}{letter}" * 4 for letter in "abcd"] for number in range(num_dialogues)]
+    return [
+        Dialogue(
+            str(number),
+            tuple(
+                Turn("xy"[t % 2], " ".join(own[t % 4 :] + own[: t % 4])) for t in range(num_turns)
+            ),
+        )
+        for number, own in enumerate(words)
+    ]
 
 
 def headlines_of(scores: ResponseScores, alone: ResponseScores | None = None) -> dict[str, float]:

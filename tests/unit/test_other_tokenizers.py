@@ -32,7 +32,7 @@ from stages.evaluation.recall import score_recall
 from stages.evaluation.scoring import Scoring, score, token_nll
 from stages.evaluation.writing import people_as_seen
 from tests.conftest import TEXTS
-from tests.scored_models import opinionated_model
+from tests.scored_models import distinct_dialogues, opinionated_model
 from tests.tiny_model import END_OF_TEXT, Like, make_tiny_llama
 
 DIALOGUES = [
@@ -167,14 +167,7 @@ def test_a_last_turn_costs_what_the_response_costs(model: Any, template: PlainTe
 def test_all_that_is_scored_begins_with_the_token(
     template: PlainText, extended: SpeakerTokens
 ) -> None:
-    words = [[f"{number}{letter}" * 4 for letter in "abcd"] for number in range(4)]
-    dialogues = [
-        Dialogue(
-            str(number),
-            tuple(Turn("xy"[t % 2], " ".join(own[t % 4 :] + own[: t % 4])) for t in range(11)),
-        )
-        for number, own in enumerate(words)
-    ]
+    dialogues = distinct_dialogues(4, 11)
     for one in (template, extended):
         scorings: tuple[Scoring[Any], ...] = (
             score_responses(one, dialogues),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn
 from stages.encoding.speakers import SpeakerTokens
 from stages.evaluation import scoring
 from stages.evaluation.blocks import make_blocks
@@ -28,7 +27,7 @@ from stages.evaluation.scoring import (
     token_nll,
 )
 from stages.evaluation.writing import people_as_seen
-from tests.scored_models import opinionated_model
+from tests.scored_models import distinct_dialogues, opinionated_model
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +125,7 @@ def test_the_row_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_measures_share_passes_and_find_what_each_finds(
     model: Any, speakers: SpeakerTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [[f"{number}{letter}" * 4 for letter in "abcd"] for number in range(8)]
-    dialogues = [
-        Dialogue(
-            str(number),
-            tuple(Turn("xy"[t % 2], " ".join(own[t % 4 :] + own[: t % 4])) for t in range(7)),
-        )
-        for number, own in enumerate(words)
-    ]
+    dialogues = distinct_dialogues(8, 7)
     blocks = make_blocks(dialogues, num_candidates=4, max_blocks=2)
     assert len(blocks) == 2
     places = [Place(number, 3) for number in range(4)]
