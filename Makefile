@@ -13,23 +13,23 @@ setup: ## create or repair .venv from requirements.lock (repro and test do it th
 
 repro: setup ## fetch, prep, encode, train, score, eval, release: run what is out of date, then show what was gained
 	@$(in_venv) dvc repro
-	@$(in_venv) python -m stages.evaluation.report metrics/eval.json
+	@$(in_venv) python -m tools.summary metrics/eval.json
 
 show: setup ## one dialogue as the tokens that the model sees: make show ID=...
-	@$(in_venv) python -m stages.preview --prepared data/prepared \
+	@$(in_venv) python -m tools.show --prepared data/prepared \
 		--tokenizer data/encoded/tokenizer -- "$$ID"
 
 chat: setup ## a page to talk with base and fine-tuned model (needs gradio: pip install gradio==6.31.0)
-	@$(in_venv) python -m stages.chat --base models/base --model models/finetuned
+	@$(in_venv) python -m tools.chat --base models/base --model models/finetuned
 
 verify: setup ## take every hash of the fine-tuned model's receipt again, say what differs
-	@$(in_venv) python -m stages.verify models/finetuned
+	@$(in_venv) python -m tools.verify models/finetuned
 
 preflight: setup ## would this run do what is meant? make preflight S='train.learning_rate=1e-4,3e-4'
-	@$(in_venv) python -m stages.preflight --base models/base $(if $(S),-S $(S))
+	@$(in_venv) python -m tools.preflight --base models/base $(if $(S),-S $(S))
 
 repair: setup ## mend what an interrupted dvc left behind
-	@$(in_venv) python -m stages.repair
+	@$(in_venv) python -m tools.repair
 
 test: lint ## every check: style, types, tests
 	@$(in_venv) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -37,11 +37,11 @@ test: lint ## every check: style, types, tests
 lint: setup ## style and types
 	@$(in_venv) ruff format --check
 	@$(in_venv) ruff check
-	@$(in_venv) mypy --num-workers auto stages tests $(wildcard benchmarks)
+	@$(in_venv) mypy --num-workers auto stages tools tuning tests $(wildcard benchmarks)
 
 lock: ## resolve the pins of pyproject.toml anew into requirements.lock
 	@./setup.sh lock
 
 clean: ## remove .venv and caches, never data, models or results
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find stages tests $(wildcard benchmarks) -name __pycache__ -exec rm -rf {} +
+	@find stages tools tuning tests $(wildcard benchmarks) -name __pycache__ -exec rm -rf {} +

@@ -26,18 +26,19 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages.corpus.dialogue import Dialogue, read_dialogues
-from stages.device import Device, keep_freed_memory, set_threads
-from stages.encoding.speakers import PlainText, load_tokenizer
-from stages.encoding.texts import encode_texts
-from stages.evaluation.evaluation_set import cut_evaluation_set
-from stages.evaluation.perplexity import score_responses
-from stages.evaluation.plain_text import rolling_nll, text_of
-from stages.evaluation.response_scores import responses
-from stages.evaluation.scoring import score
-from stages.params import load_params
-from stages.process import die_with_parent
-from stages.training.flops import flops_per_token, linear_shapes, matmul_peak
+from tuning.dialogue import Dialogue, read_dialogues
+from tuning.evaluation_set.text import cut_evaluation_set
+from tuning.language_model.device import Device, keep_freed_memory, set_threads
+from tuning.results.response_scores import responses
+from tuning.run.params import load_params
+from tuning.run.process import die_with_parent
+from tuning.scoring.nats import score
+from tuning.scoring.perplexity import score_responses
+from tuning.scoring.plain_text import rolling_nll, text_of
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.texts import encode_texts
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
 
 Result = TypeVar("Result")
 
@@ -78,7 +79,7 @@ def main() -> None:
         answers: list[Any] = getattr(scorer, kind)(instances)
         return answers
 
-    template = PlainText(tokenizer)
+    template = PlainLines(tokenizer)
     score(model, score_responses(template, dialogues[:1]), batch_size=size)  # warm up
     ours, our_seconds = timed(
         lambda: score(model, score_responses(template, dialogues), batch_size=size)

@@ -21,8 +21,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from stages.corpus.dialogue import read_dialogues
-from stages.process import die_with_parent
+from tuning.dialogue import read_dialogues
+from tuning.run.process import die_with_parent
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 50_257

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.corpus.dialogue import read_dialogues
+from tuning.dialogue import read_dialogues
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.matmul_peak --model models/base --out peak.json
 
-Measured as the train stage does (``stages/training/flops.py``), with the output head among the
+Measured as the train stage does (``tuning/training/flops.py``), with the output head among the
 layers.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.device import Device
-from stages.process import die_with_parent
-from stages.training.flops import NUM_TOKENS, linear_shapes, matmul_peak
+from tuning.language_model.device import Device
+from tuning.run.process import die_with_parent
+from tuning.training.flops import NUM_TOKENS, linear_shapes, matmul_peak
 
 
 def main() -> None:

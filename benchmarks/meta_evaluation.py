@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.device import set_threads
-from stages.encoding.speakers import END_OF_TURN, PlainText, SpeakerTokens, load_tokenizer
-from stages.evaluation.coherence import score_candidates
-from stages.evaluation.curves import IntArray
-from stages.evaluation.scoring import FloatArray, score
+from tuning.dialogue import Dialogue, Turn
+from tuning.language_model.device import set_threads
+from tuning.results.dialogue_table import FloatArray, IntArray
+from tuning.scoring.coherence import score_candidates
+from tuning.scoring.nats import score
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import END_OF_TURN, SpeakerTokens
+from tuning.tokens.tokenizer import load_tokenizer
 
 DIMENSIONS = ("overall", "coherence")
 NUM_FOREIGN_CONTEXTS = 2
@@ -46,7 +48,7 @@ def main() -> None:
     records = json.loads(args.ratings.read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(args.model)
     is_tuned = END_OF_TURN in tokenizer.get_vocab()
-    template = SpeakerTokens(tokenizer) if is_tuned else PlainText(tokenizer)
+    template = SpeakerTokens(tokenizer) if is_tuned else PlainLines(tokenizer)
     contexts = sorted(
         {record["source"] for record in records}, key=lambda text: (text.count("\n"), text)
     )

@@ -28,9 +28,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.corpus.dialogue import Dialogue, Turn, to_line
-from stages.corpus.formats import parse_record
-from stages.corpus.reading import read_pieces
+from tuning.corpus.formats import parse_record
+from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.reading.pieces import read_pieces
 
 ROOT = Path(__file__).parent.parent
 BATCH = 1000

@@ -28,8 +28,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.corpus.dialogue import Dialogue, read_dialogues
-from stages.process import die_with_parent
+from tuning.dialogue import Dialogue, read_dialogues
+from tuning.run.process import die_with_parent
 
 PEERS = ("trl", "trl-packed", "trainer", "trainer-compiled")
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"

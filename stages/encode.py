@@ -14,22 +14,24 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stages.corpus.buckets import percentiles
-from stages.corpus.dialogue import read_dialogues
-from stages.corpus.reading import LineRange, read_pieces
-from stages.encoding.arrays import WindowWriter
-from stages.encoding.encoder import Encoder
-from stages.encoding.examples import examples
-from stages.encoding.packing import pack
-from stages.encoding.preview import show_dialogue
-from stages.encoding.preview_page import as_html
-from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
-from stages.engine import map_in_order
-from stages.errors import UserError
-from stages.files import new_folder, write_json, write_text
-from stages.inputs import Inputs
-from stages.params import EncodingParams, load_params
-from stages.process import run_stage
+from tuning.dialogue import read_dialogues
+from tuning.encoding.encoder import Encoder
+from tuning.encoding.examples import examples
+from tuning.encoding.preview import show_dialogue
+from tuning.encoding.preview_page import as_html
+from tuning.packing import pack
+from tuning.reading.accounts import percentiles
+from tuning.reading.engine import map_in_order
+from tuning.reading.pieces import LineRange, read_pieces
+from tuning.run.errors import UserError
+from tuning.run.files import new_folder, write_json, write_text
+from tuning.run.inputs import Inputs
+from tuning.run.params import EncodingParams, load_params
+from tuning.run.process import run_stage
+from tuning.template_record import write_record
+from tuning.tokens.templates import prepare, template_of
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
 """Of what prep wrote; the first two become windows."""
@@ -51,7 +53,7 @@ def main() -> None:
     encoding = load_params().encoding
     # The weights change nothing here, and are most of what could be hashed.
     base = [file for file in args.base.iterdir() if file.suffix != ".safetensors"]
-    inputs = Inputs([args.prepared, args.ledger, *base, args.lock], declared_params)
+    inputs = Inputs([args.prepared, args.ledger, *base, args.lock], "encode")
     prep = json.loads(args.ledger.read_bytes())
     num_speakers = max(2, int(prep["num_speakers_per_dialogue"]["max"]))
 
@@ -85,12 +87,13 @@ def encode(
         windows.
     """
     tokenizer = load_tokenizer(base)
-    add_dialogue_tokens(tokenizer, num_speakers)
+    record = prepare(tokenizer, num_speakers)
     tokenizer.save_pretrained(folder / "tokenizer")
+    write_record(folder / "tokenizer", record)
     make = partial(
         Encoder,
+        record.name,
         tokenizer,
-        num_speakers,
         max_length=encoding.max_length,
         context_turns=encoding.context_turns,
         loss_on=encoding.loss_on,
@@ -153,7 +156,7 @@ def preview(
     """A page: where the tokens and the dialogues went, and some dialogues token by token."""
     show = partial(
         show_dialogue,
-        template=SpeakerTokens(load_tokenizer(tokenizer)),
+        template=template_of(tokenizer),
         max_length=encoding.max_length,
         context_turns=encoding.context_turns,
         loss_on=encoding.loss_on,
@@ -177,11 +180,6 @@ def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
         f"encoding.loss_on: {loss_on!r} trains no turn at all; wanted all, last, or one of the "
         f"speakers ({shown}, …)."
     )
-
-
-def declared_params() -> dict[str, Any]:
-    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    return {"encoding": load_params().encoding.model_dump()}
 
 
 if __name__ == "__main__":

@@ -12,28 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from stages.corpus.dialogue import read_dialogues
-from stages.evaluation.blocks import as_lines, blocks_sha256
-from stages.evaluation.bootstrap import Estimate, draw_counts
-from stages.evaluation.charts import Chart
-from stages.evaluation.dialogue_table import as_rows
-from stages.evaluation.evaluation_set import text_sha256
-from stages.evaluation.headlines import METRIC_VERSION, with_intervals
-from stages.evaluation.measured import Measured, read_measured
-from stages.evaluation.ngram import baseline_scores
-from stages.evaluation.places import Response, people_in_places
-from stages.evaluation.plan import Plan, make_plan
-from stages.evaluation.quality import words_of
-from stages.evaluation.report_page import SideBySide, report_page
-from stages.evaluation.response_scores import bits_per_byte
-from stages.evaluation.samples import SAMPLE_COLUMNS, samples_as_markdown, samples_as_rows
-from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
-from stages.files import write_csv, write_json, write_text
-from stages.inputs import Inputs
-from stages.params import load_params
-from stages.process import run_stage
-from stages.timing import read_timing, record_timing
-from stages.training.tracking import start_run
+from tuning.dialogue import read_dialogues
+from tuning.evaluation_set.blocks import as_lines, blocks_sha256
+from tuning.evaluation_set.places import Response, people_in_places
+from tuning.evaluation_set.plan import Plan, make_plan
+from tuning.evaluation_set.text import text_sha256
+from tuning.report.charts import Chart
+from tuning.report.headlines import METRIC_VERSION, with_intervals
+from tuning.report.ngram_baselines import baseline_scores
+from tuning.report.quality import words_of
+from tuning.report.report_page import SideBySide, report_page
+from tuning.report.writing_table import as_metrics, measure_writing, shares_by_length
+from tuning.results.bootstrap import Estimate, draw_counts
+from tuning.results.dialogue_table import as_rows
+from tuning.results.measured import Measured, read_measured
+from tuning.results.response_scores import bits_per_byte
+from tuning.results.samples import SAMPLE_COLUMNS, samples_as_markdown, samples_as_rows
+from tuning.run.files import write_csv, write_json, write_text
+from tuning.run.inputs import Inputs
+from tuning.run.params import load_params
+from tuning.run.process import run_stage
+from tuning.timing import read_timing, record_timing
+from tuning.tracking import start_run
 
 SHOWN_CHAT_TURNS = 8
 """Turns of each self-chat that people get to read."""
@@ -64,9 +64,9 @@ def main() -> None:
 
     params = load_params()
     paths = [args.validation, args.training, args.base, args.tuned, args.lock]
-    inputs = Inputs([*paths, args.train_log], declared_params)
-    relevance = load_relevance(params.train.num_threads) if params.eval.relevance else None
-    plan = make_plan(args.validation, params.eval)
+    inputs = Inputs([*paths, args.train_log], "eval")
+    relevance = load_relevance(params.num_threads) if params.eval.relevance else None
+    plan = make_plan(args.validation, params.score)
     dialogues, places = plan.dialogues, plan.places
     measured = {"base": read_measured(args.base), "tuned": read_measured(args.tuned)}
     base, tuned = measured["base"], measured["tuned"]
@@ -106,7 +106,7 @@ def main() -> None:
                 "blocks_sha256": blocks_sha256(plan.blocks),
                 "num_blocks": len(plan.blocks),
                 "metric_version": METRIC_VERSION,
-                "profile": params.eval.profile,
+                "profile": params.score.profile,
             },
         }
         people = people_in_places(dialogues, places)
@@ -230,28 +230,15 @@ def load_relevance(num_threads: int) -> Callable[[Sequence[Response]], float | N
     Raises:
         UserError: the encoder's package is not installed.
     """
-    from stages.device import set_threads
-    from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
+    from tuning.report.relevance import SentenceEncoder, encoder_folder, relevance
 
-    folder = encoder_folder()
-    set_threads(num_threads)
-    return partial(relevance, SentenceEncoder(folder))
+    return partial(relevance, SentenceEncoder(encoder_folder(), num_threads=num_threads))
 
 
 def run_that_trained(model_sha256: str, timing: Path) -> dict[str, Any]:
     """Training's section of the timing file, if it is about this very model; else nothing."""
     trained = read_timing(timing).get("train", {})
     return trained if trained.get("model_sha256") == model_sha256 else {}
-
-
-def declared_params() -> dict[str, Any]:
-    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    params = load_params()
-    return {
-        "seed": params.seed,
-        "eval": params.eval.model_dump(),
-        "train.num_threads": params.train.num_threads,
-    }
 
 
 if __name__ == "__main__":

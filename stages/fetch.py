@@ -14,15 +14,20 @@ import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from stages.base_model import HOW_TO_GET_A_REVISION, check_model, from_folder, from_gguf, from_hub
-from stages.errors import UserError
-from stages.files import new_folder, sha256_of
-from stages.inputs import Inputs
-from stages.params import load_params
-from stages.process import run_stage
-from stages.sources import CHITCHAT, EMBEDDED_MODEL, HUB_ID, SMOLLM2, PinnedFile
+from tuning.run.errors import UserError
+from tuning.run.files import new_folder, sha256_of
+from tuning.run.inputs import Inputs
+from tuning.run.params import load_params
+from tuning.run.process import run_stage
+from tuning.sources.base_model import (
+    HOW_TO_GET_A_REVISION,
+    check_model,
+    from_folder,
+    from_gguf,
+    from_hub,
+)
+from tuning.sources.pinned import CHITCHAT, EMBEDDED_MODEL, HUB_ID, SMOLLM2, PinnedFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -34,7 +39,7 @@ def main() -> None:
     parser.add_argument("--base-model", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
     model = load_params().model
-    inputs = Inputs([], declared_params)
+    inputs = Inputs([], "fetch")
 
     fetch_base_model(model.name, model.revision, arguments.base_model)
     num_bytes = sum(path.stat().st_size for path in arguments.base_model.iterdir())
@@ -139,11 +144,6 @@ def _pip_said(output: str, *telling: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     lines = [line for line in lines if any(word in line for word in telling)] or lines
     return "pip said:" + "".join(f"\n  {line[-160:]}" for line in lines[-3:])
-
-
-def declared_params() -> dict[str, Any]:
-    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    return {"model": load_params().model.model_dump()}
 
 
 if __name__ == "__main__":

@@ -12,20 +12,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stages.corpus.catalogue import Catalogue
-from stages.corpus.cleaning import MAX_FAULTS, Cleaner, faults_message
-from stages.corpus.duplicates import bands_for
-from stages.corpus.formats import RECORD_KEYS, recognise
-from stages.corpus.ledger import account, describe
-from stages.corpus.reading import data_files, read_pieces
-from stages.corpus.selection import FATES, Selection, repeated_ids, select, shared_between_sides
-from stages.corpus.split import SIDES
-from stages.engine import map_in_order
-from stages.errors import UserError
-from stages.files import new_folder, write_json
-from stages.inputs import Inputs
-from stages.params import DataParams, load_params
-from stages.process import run_stage
+from tuning.corpus.catalogue import Catalogue
+from tuning.corpus.cleaning import MAX_FAULTS, Cleaner, faults_message
+from tuning.corpus.duplicates import bands_for
+from tuning.corpus.formats import RECORD_KEYS, recognise
+from tuning.corpus.ledger import account, describe
+from tuning.corpus.selection import FATES, Selection, repeated_ids, select, shared_between_sides
+from tuning.reading.accounts import SIDES
+from tuning.reading.engine import map_in_order
+from tuning.reading.pieces import data_files, read_pieces
+from tuning.run.errors import UserError
+from tuning.run.files import new_folder, write_json
+from tuning.run.inputs import Inputs
+from tuning.run.params import DataParams, load_params
+from tuning.run.process import run_stage
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     data = load_params().data
     data_files(args.data)  # before it is hashed: a pipe would hang
-    inputs = Inputs([args.data, args.lock], declared_params)
+    inputs = Inputs([args.data, args.lock], "prep")
 
     with new_folder(args.prepared) as folder:
         try:
@@ -168,11 +168,6 @@ def print_summary(num_dialogues: dict[str, int]) -> None:
         f"prep: {num_dialogues['train']:,} training, {num_dialogues['validation']:,} validation"
         f"{test} dialogues"
     )
-
-
-def declared_params() -> dict[str, Any]:
-    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    return {"data": load_params().data.model_dump()}
 
 
 if __name__ == "__main__":

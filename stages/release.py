@@ -7,12 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
-from stages.evaluation.model_card import model_card
-from stages.files import new_folder, write_json, write_text
-from stages.inputs import Inputs
-from stages.process import run_stage
-from stages.receipt import RECEIPT, make_receipt, recorded_params
-from stages.sources import source_of_data, source_of_model
+from tuning.release.model_card import model_card
+from tuning.release.receipt import RECEIPT, make_receipt
+from tuning.run.files import new_folder, write_json, write_text
+from tuning.run.inputs import Inputs
+from tuning.run.pipeline import declared_params
+from tuning.run.process import run_stage
+from tuning.sources.pinned import source_of_data, source_of_model
 
 CARD = "README.md"
 
@@ -32,10 +33,10 @@ def main() -> None:
     parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    params = recorded_params()
+    params = declared_params("release")
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
     paths = [args.data, args.prepared, args.base, args.lock, *metrics]
-    inputs = Inputs([*paths, args.trained], recorded_params)
+    inputs = Inputs([*paths, args.trained], "release")
     ledger, tokens, training, scores, generation = (
         json.loads(path.read_text(encoding="utf-8")) for path in metrics
     )

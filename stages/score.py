@@ -6,18 +6,17 @@ import argparse
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from stages.device import keep_freed_memory, set_threads
-from stages.evaluation.measured import write_measured
-from stages.evaluation.one_model import measure
-from stages.evaluation.plan import make_plan
-from stages.inputs import Inputs
-from stages.params import ScoringParams, load_params
-from stages.process import run_stage
-from stages.timing import record_timing
+from tuning.evaluation_set.plan import make_plan
+from tuning.language_model.device import keep_freed_memory, set_threads
+from tuning.results.measured import write_measured
+from tuning.run.inputs import Inputs
+from tuning.run.params import load_params
+from tuning.run.process import run_stage
+from tuning.scoring.measures import measure
+from tuning.timing import record_timing
 
 
 def main() -> None:
@@ -36,11 +35,19 @@ def main() -> None:
     started = time.monotonic()
 
     params = load_params()
-    inputs = Inputs([args.validation, args.model, args.lock], declared_params)
-    set_threads(params.train.num_threads)
-    plan = make_plan(args.validation, params.eval)
+    inputs = Inputs([args.validation, args.model, args.lock], "score")
+    set_threads(params.num_threads)
+    plan = make_plan(args.validation, params.score)
     print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)
-    measured = measure(args.name, args.model, plan, params.eval, seed=params.seed)
+    measured = measure(
+        args.name,
+        args.model,
+        plan,
+        params.score,
+        # The report shows how people's turns surprise that model.
+        shown=list(plan.shown) if args.name == "tuned" else [],
+        seed=params.seed,
+    )
     inputs.check_unchanged()
     write_measured(args.scores, measured)
     record_timing(
@@ -51,16 +58,6 @@ def main() -> None:
             "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         },
     )
-
-
-def declared_params() -> dict[str, Any]:
-    """What dvc.yaml declares for this stage, as it stands in params.yaml now."""
-    params = load_params()
-    return {
-        "seed": params.seed,
-        "eval": params.eval.model_dump(include=set(ScoringParams.model_fields)),
-        "train.num_threads": params.train.num_threads,
-    }
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
 from tests.tiny_model import make_tiny_gpt2
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
 
 # A busy machine is not a fault of the code, and a failure must come back on every run.
 settings.register_profile("tests", deadline=None, derandomize=True)

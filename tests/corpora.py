@@ -12,9 +12,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stages.corpus.dialogue import Dialogue, Turn, from_line, read_dialogues
-from stages.params import DataParams
 from stages.prep import prepare
+from tuning.dialogue import Dialogue, Turn, from_line, read_dialogues
+from tuning.run.params import DataParams
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "ei", "o", "ul", "y")]
 

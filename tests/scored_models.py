@@ -15,13 +15,14 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, read_all_as_text
-from stages.evaluation.coherence import CoherenceItems
-from stages.evaluation.dialogue_table import Table
-from stages.evaluation.headlines import HEADLINES, num_dialogues_of
-from stages.evaluation.per_dialogue import block_columns, model_columns, text_columns
-from stages.evaluation.response_scores import ResponseScores
+from tuning.dialogue import Dialogue, Turn
+from tuning.report.headlines import HEADLINES, num_dialogues_of
+from tuning.results.dialogue_table import Table
+from tuning.results.response_scores import ResponseScores
+from tuning.scoring.coherence import CoherenceItems
+from tuning.scoring.per_dialogue import block_columns, model_columns, text_columns
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.tokenizer import read_all_as_text
 
 NUM_DIALOGUE_TOKENS = 4
 """Two speakers', the end of turn and the pad."""

@@ -19,13 +19,13 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stages.device import Device
-from stages.encoding.dataset import PackedRows
-from stages.params import TrainParams
-from stages.training.checkpoint import CheckpointFolder
-from stages.training.model import load_for_training
-from stages.training.processes import Processes
-from stages.training.trainer import TrainResult, fine_tune
+from tuning.language_model.device import Device
+from tuning.run.params import TrainParams
+from tuning.training.checkpoint import CheckpointFolder
+from tuning.training.processes import Processes
+from tuning.training.rows import PackedRows
+from tuning.training.start import load_for_training
+from tuning.training.trainer import TrainResult, fine_tune
 
 
 @dataclass(frozen=True, kw_only=True)

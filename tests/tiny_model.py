@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stages.files import write_json
-from stages.params import LoraParams, TrainParams
+from tuning.run.files import write_json
+from tuning.run.params import LoraParams, TrainParams
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_POSITIONS = 1024

@@ -318,7 +318,7 @@ def test_the_workspace_keeps_what_an_experiment_in_it_sets(clone: Clone) -> None
     clone.run("dvc", "exp", "run", "--temp", "--name", "forgetful", "-S", change)
     assert clone.run("git", "status", "--porcelain", "stages").stdout == "?? stages/forgotten.py\n"
     tree = clone.run("git", "ls-tree", "--name-only", clone.ref("forgetful"), "stages/").stdout
-    assert "stages/files.py" in tree and forgotten.name not in tree
+    assert "tuning/run/files.py" in tree and forgotten.name not in tree
     forgotten.unlink()
 
     said = clone.run("dvc", "exp", "run", "--name", "here", "-S", change).stdout

@@ -285,7 +285,7 @@ def test_a_killed_experiment_in_the_workspace_is_repaired_and_ends_with_the_same
         os.killpg(process.pid, signal.SIGKILL)
     clone.wait_for(lambda: not clone.trainers())
     assert not head.read_text().startswith("ref: ")
-    clone.run("python", "-m", "stages.repair")
+    clone.run("python", "-m", "tools.repair")
     assert head.read_text() == "ref: refs/heads/main\n"
     reached = clone.last_step()
     said = clone.run("dvc", "exp", "run", "--name", "continued", "train").stdout

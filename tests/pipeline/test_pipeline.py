@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.corpus.dialogue import read_dialogues
 from tests.tiny_model import make_tiny_gpt2
+from tuning.dialogue import read_dialogues
 
 ROOT = Path(__file__).parents[2]
 COPIED = (
@@ -238,25 +238,25 @@ def test_the_model_is_used_as_its_card_and_the_documentation_say(repository: Rep
     written = repository.run("python", "-c", run_each, *codes).stdout
     assert written.count("\n") >= 2 and written.endswith("\n")
     assert "<|" not in written
-    command = next(line for line in page.splitlines() if "stages.export_gguf" in line).split()
+    command = next(line for line in page.splitlines() if "tools.export_gguf" in line).split()
     file = repository.path / command[-1]
     assert f"export: {file.name}" in repository.run(*command).stdout
     assert file.read_bytes()[:4] == b"GGUF"
-    result = repository.run("python", "-m", "stages.export_gguf", "data", file.name, check=False)
+    result = repository.run("python", "-m", "tools.export_gguf", "data", file.name, check=False)
     assert result.returncode == 1
     assert result.stderr.strip() == "export: data is no model folder: it has no config.json."
     file.unlink()
 
 
 def test_the_receipt_holds_until_something_is_touched(repository: Repository) -> None:
-    verify = ("python", "-m", "stages.verify", "models/finetuned")
+    verify = ("python", "-m", "tools.verify", "models/finetuned")
     assert "is what its receipt says" in repository.run(*verify).stdout
     touched = {
         "models/finetuned/model.safetensors": "model file model.safetensors: was ",
         "models/finetuned/chat_template.jinja": "model file chat_template.jinja: was ",
         "models/base/config.json": "input models/base/config.json: was ",
         "data/prepared/val.jsonl": "input data/prepared/val.jsonl: was ",
-        "stages/files.py": "code stages/files.py: was ",
+        "tuning/run/files.py": "code tuning/run/files.py: was ",
     }
     for name, message in touched.items():
         file = repository.path / name
@@ -375,7 +375,7 @@ def test_commits_can_be_compared(repository: Repository) -> None:
         "Lengths of responses, people",
         "Recall of a planted fact, base",
     }
-    compared = repository.run("python", "-m", "stages.compare", "main").stdout
+    compared = repository.run("python", "-m", "tools.compare", "main").stdout
     line_of_bits = next(line for line in compared.splitlines() if line.startswith("bits per byte"))
     before = json.loads(repository.run("git", "show", "main:metrics/eval.json").stdout)
     assert f"{before['tuned']['bits_per_byte']:.4f}" in line_of_bits

@@ -20,16 +20,17 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.corpus.dialogue import Dialogue, Turn, to_line
-from stages.encoding.dataset import write_windows
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
-from stages.encoding.windows import Window
-from stages.errors import UserError
-from stages.params import load_params
-from stages.training.processes import Processes
-from stages.training.torchrun import TORCHRUN, run_in_processes
 from tests.several_processes import Case, train
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
+from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.encoding.cutting import Window
+from tuning.run.errors import UserError
+from tuning.run.params import load_params
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.processes import Processes
+from tuning.training.rows import write_windows
+from tuning.training.torchrun import TORCHRUN, run_in_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -227,9 +228,9 @@ def test_a_checkpoint_moves_between_one_process_and_several_sharded(several: Sev
 WORK = """
 import os, sys
 import torch
-from stages.errors import UserError
-from stages.process import run_stage
-from stages.training.torchrun import run_in_processes
+from tuning.run.errors import UserError
+from tuning.run.process import run_stage
+from tuning.training.torchrun import run_in_processes
 
 def main(processes):
     processes.total(torch.ones(()))  # else one may fail while the other connects, and gloo says so

@@ -24,13 +24,8 @@ import pytest
 import ray
 
 import stages.encode
-import stages.engine
 import stages.prep
-from stages.corpus import reading
-from stages.corpus.cleaning import Cleaner
-from stages.encoding.encoder import Encoder
-from stages.engine import map_in_order
-from stages.errors import UserError
+import tuning.reading.engine
 from tests.unit.test_engine import (
     ROOT,
     die_at_three,
@@ -39,6 +34,11 @@ from tests.unit.test_engine import (
     use,
     write_corpus,
 )
+from tuning.corpus.cleaning import Cleaner
+from tuning.encoding.encoder import Encoder
+from tuning.reading import pieces as reading
+from tuning.reading.engine import map_in_order
+from tuning.run.errors import UserError
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="macOS has one loopback address"),
@@ -223,7 +223,7 @@ def test_what_goes_wrong_on_a_node_arrives_as_a_users_error(
     function: Callable[[int], int],
     message: str,
 ) -> None:
-    monkeypatch.setattr(stages.engine, "RETRIES", 1)
+    monkeypatch.setattr(tuning.reading.engine, "RETRIES", 1)
     with pytest.raises(UserError, match=message):
         list(map_in_order(partial(constant, function), range(9)))
 
@@ -247,8 +247,8 @@ def run_alone(code: str, **environment: str) -> subprocess.CompletedProcess[str]
 MAP = """
 import os, signal
 from functools import partial
-from stages.engine import map_in_order
-from stages.process import run_stage
+from tuning.reading.engine import map_in_order
+from tuning.run.process import run_stage
 run_stage("prep", lambda: print(*map_in_order(partial(partial, abs), [-1, 2])))
 """
 

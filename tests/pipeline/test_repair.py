@@ -1,4 +1,4 @@
-"""Kill a real dvc at a known moment; ``python -m stages.repair`` leaves a repository as before.
+"""Kill a real dvc at a known moment; ``python -m tools.repair`` leaves a repository as before.
 
 The stage waits for a file instead of training (test_killed.py has a killed training repaired).
 Moments within dvc's own code are the n-th call of one of its functions (``KILL_AT``): some are too
@@ -64,7 +64,7 @@ class Cheap(Clone):
     """A clone whose one stage waits for a file named go."""
 
     def repair(self, *options: str) -> str:
-        return self.run("python", "-m", "stages.repair", *options).stdout
+        return self.run("python", "-m", "tools.repair", *options).stdout
 
     def edit(self) -> None:
         for name, text in EDITS.items():
@@ -349,7 +349,7 @@ def test_nothing_is_done_while_dvc_runs(clone: Cheap) -> None:
     with clone.start("dvc", "exp", "run") as dvc:
         clone.wait_for(clone.stage)
         before = clone.refs()
-        result = clone.run("python", "-m", "stages.repair", check=False)
+        result = clone.run("python", "-m", "tools.repair", check=False)
         assert result.returncode == 1
         assert f"repair: dvc is at work here (process {dvc.pid}: " in result.stderr
         assert clone.refs() == before
@@ -376,7 +376,7 @@ def test_elsewhere_it_says_so(clone: Cheap, tmp_path: Path, command: tuple[str, 
     shutil.copytree(clone.path / "stages", elsewhere.path / "stages")
     if command:
         elsewhere.run(*command)
-    result = elsewhere.run("python", "-m", "stages.repair", check=False)
+    result = elsewhere.run("python", "-m", "tools.repair", check=False)
     assert result.returncode == 1
     message = f"repair: {elsewhere.path} is in no git and DVC repository; run this in a clone."
     assert result.stderr.strip() == message

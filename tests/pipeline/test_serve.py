@@ -25,20 +25,15 @@ import pytest
 from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.device import Device
-from stages.encoding.dataset import PackedRows, write_windows
-from stages.encoding.speakers import (
-    END_OF_TURN,
-    SpeakerTokens,
-    add_dialogue_tokens,
-    load_tokenizer,
-    special_ids,
-)
-from stages.encoding.windows import cut_windows
-from stages.training.model import load_for_training, publish
-from stages.training.trainer import fine_tune
 from tests.tiny_model import SMALL_TRAIN, make_tiny_llama
+from tuning.dialogue import Dialogue, Turn
+from tuning.encoding.cutting import cut_windows
+from tuning.language_model.device import Device
+from tuning.tokens.speaker_tokens import END_OF_TURN, SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer, special_ids
+from tuning.training.rows import PackedRows, write_windows
+from tuning.training.start import load_for_training, publish
+from tuning.training.trainer import fine_tune
 
 PAGE = (Path(__file__).parents[2] / "docs/using-the-model.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## transformers serve and the openai client\n")[2].partition("\n## ")[0]

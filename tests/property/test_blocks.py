@@ -8,8 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.corpus.dialogue import Dialogue, Turn, from_line
-from stages.evaluation.blocks import (
+from tuning.dialogue import Dialogue, Turn, from_line
+from tuning.evaluation_set.blocks import (
     FIRST_RESPONSE_TURN,
     MAX_LENGTH_RATIO,
     MIN_RESPONSE_BYTES,
@@ -17,7 +17,7 @@ from stages.evaluation.blocks import (
     blocks_sha256,
     make_blocks,
 )
-from stages.evaluation.evaluation_set import text_sha256
+from tuning.evaluation_set.text import text_sha256
 
 WORDS = st.sampled_from(["a", "tree", "naïve", "☺", "somewhere", "out\nthere", "x" * 30])
 UTTERANCES = st.lists(WORDS, min_size=1, max_size=14).map(" ".join)

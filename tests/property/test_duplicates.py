@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.corpus.duplicates import (
+from tests.corpora import WORDS, as_record, generated, nearly, prepare_dialogues, prepare_records
+from tuning.corpus.duplicates import (
     MAX_COMPARED,
     NUM_PERMUTATIONS,
     Clusters,
@@ -20,7 +20,7 @@ from stages.corpus.duplicates import (
     jaccard,
     shingle_hashes,
 )
-from tests.corpora import WORDS, as_record, generated, nearly, prepare_dialogues, prepare_records
+from tuning.dialogue import Dialogue, Turn
 
 SHORT = [*WORDS[:4], "a", "ab", "b"]
 word_lists = st.lists(st.sampled_from(SHORT), max_size=14)

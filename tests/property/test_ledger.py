@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.corpus.dialogue import Dialogue, Turn
 from stages.encode import encode
-from stages.encoding.dataset import PackedRows
-from stages.encoding.speakers import load_tokenizer
-from stages.params import EncodingParams
 from stages.prep import prepare
 from tests.corpora import as_record, corpora, data_params, generated, nearly
+from tuning.dialogue import Dialogue, Turn
+from tuning.run.params import EncodingParams
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.rows import PackedRows
 
 blanks = st.sampled_from(["", " ", "\n", "\t \n", "\u2003"])
 INVALID: list[Any] = [

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.encoding.dataset import PackedRows, write_windows
-from stages.encoding.packing import IGNORE_INDEX, PAD_SEGMENT, attention_mask, pack
-from stages.encoding.windows import Window
+from tuning.encoding.cutting import Window
+from tuning.packing import IGNORE_INDEX, PAD_SEGMENT, attention_mask, pack
+from tuning.training.rows import PackedRows, write_windows
 
 MAX_LENGTH = 16
 PAD_ID = 3

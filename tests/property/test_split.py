@@ -14,11 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.corpus.catalogue import Catalogue
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.corpus.duplicates import bands_for, content_hash
-from stages.corpus.selection import select, shared_between_sides
-from stages.corpus.split import TEST, TRAIN, VALIDATION, side_of
 from stages.prep import read_all
 from tests.corpora import (
     Prepared,
@@ -31,6 +26,12 @@ from tests.corpora import (
     prepare_dialogues,
     prepare_records,
 )
+from tuning.corpus.catalogue import Catalogue
+from tuning.corpus.duplicates import bands_for, content_hash
+from tuning.corpus.selection import select, shared_between_sides
+from tuning.corpus.split import side_of
+from tuning.dialogue import Dialogue, Turn
+from tuning.reading.accounts import TEST, TRAIN, VALIDATION
 
 BASE = generated(60)
 """Enough for both sides, whatever is added to it."""

@@ -7,8 +7,8 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.encoding.speakers import EncodedTurn
-from stages.encoding.windows import Window, cut_windows, trained_turns
+from tuning.encoding.cutting import Window, cut_windows, trained_turns
+from tuning.tokens.template import EncodedTurn
 
 TAGS = {"a": 1, "b": 2, "c": 3}
 END = 4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.params import Params, ScoringParams
+from tuning.run.params import Params, ScoringParams
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("fetch", "prep", "encode", "train", "score", "eval", "release")
@@ -75,19 +75,19 @@ def test_the_receipt_is_over_all_of_the_code() -> None:
 def test_every_module_belongs_to_a_stage_or_shows_results() -> None:
     used = set().union(*(all_imports(f"stages/{stage}.py") for stage in STAGES))
     assert set(MODULES) - used == {
-        "stages/chat.py",
-        "stages/compare.py",
-        "stages/encoding/preview_text.py",
-        "stages/evaluation/comparison.py",
-        "stages/evaluation/comparison_page.py",
-        "stages/evaluation/comparison_text.py",
-        "stages/evaluation/report.py",
-        "stages/evaluation/revisions.py",
-        "stages/export_gguf.py",
-        "stages/preflight.py",
-        "stages/preview.py",
-        "stages/repair.py",
-        "stages/verify.py",
+        "tools/chat.py",
+        "tools/compare/__main__.py",
+        "tools/preview_text.py",
+        "tools/compare/comparison.py",
+        "tools/compare/page.py",
+        "tools/compare/text.py",
+        "tools/summary.py",
+        "tools/compare/revisions.py",
+        "tools/export_gguf.py",
+        "tools/preflight.py",
+        "tools/show.py",
+        "tools/repair.py",
+        "tools/verify.py",
     }
 
 
@@ -107,7 +107,7 @@ def test_the_corpus_room_needs_no_tensors(module: str) -> None:
 
 def test_only_one_module_knows_wandb() -> None:
     users = [name for name in MODULES if any(n.split(".")[0] == "wandb" for n in imported(name))]
-    assert users == ["stages/training/tracking.py"]
+    assert users == ["tuning/tracking.py"]
 
 
 def test_the_receipt_declares_every_parameter_that_can_change_a_result() -> None:

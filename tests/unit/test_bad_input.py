@@ -24,12 +24,12 @@ import pytest
 import zstandard
 from ruamel.yaml import YAML
 
-from stages.corpus import reading
-from stages.corpus.dialogue import Dialogue, read_dialogues
-from stages.errors import UserError
-from stages.params import DataParams
 from stages.prep import prepare
 from tests.corpora import as_record, data_params, generated
+from tuning.dialogue import Dialogue, read_dialogues
+from tuning.reading import pieces as reading
+from tuning.run.errors import UserError
+from tuning.run.params import DataParams
 
 ROOT = Path(__file__).parents[2]
 GOOD = generated(12)

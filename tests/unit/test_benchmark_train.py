@@ -11,7 +11,7 @@ import pytest
 from benchmarks.train import epoch_seconds, stage_command
 from benchmarks.train_peers import as_messages, main
 from benchmarks.train_report import Settings, loss_at
-from stages.corpus.dialogue import Dialogue, Turn, to_line
+from tuning.dialogue import Dialogue, Turn, to_line
 
 DIALOGUES = [
     Dialogue(str(n), (Turn("ann", "hello " * n), Turn("bob", "hi"), Turn("ann", "bye")))

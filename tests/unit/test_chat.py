@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.chat import Message, Partner, load_partners, talk, text_in
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
-from stages.errors import UserError
-from stages.evaluation.decoding import GREEDY
-from stages.evaluation.generation import continue_dialogues
-from stages.training.model import load_for_training, publish
+from tools.chat import Message, Partner, load_partners, talk, text_in
+from tuning.dialogue import Dialogue, Turn
+from tuning.run.errors import UserError
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.start import load_for_training, publish
+from tuning.writing.continuing import continue_dialogues
+from tuning.writing.decoding import GREEDY
 
 SAID = "Hello! How are you doing today?"
 

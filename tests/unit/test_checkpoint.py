@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.errors import UserError
-from stages.training.checkpoint import COMPLETE, STATE, TENSORS, CheckpointFolder
+from tuning.run.errors import UserError
+from tuning.training.checkpoint import COMPLETE, STATE, TENSORS, CheckpointFolder
 
 ROOT = Path(__file__).parents[2]
 RUNS = Path("runs")
@@ -104,7 +104,7 @@ def another_process(*lines: str) -> Iterator[subprocess.Popen[str]]:
 def hold(fingerprint: str) -> tuple[str, ...]:
     return (
         "from pathlib import Path",
-        "from stages.training.checkpoint import CheckpointFolder",
+        "from tuning.training.checkpoint import CheckpointFolder",
         f"held = CheckpointFolder(Path({str(RUNS)!r}), {fingerprint!r})",
     )
 
@@ -174,7 +174,7 @@ def test_what_a_killed_writer_left_is_removed(runs: Path) -> None:
 
 KILLED_WRITERS = """
 import os, signal, sys
-from stages.training.checkpoint import CheckpointFolder
+from tuning.training.checkpoint import CheckpointFolder
 from tests.unit.test_checkpoint import FINGERPRINT, RUNS, save
 
 def write_until(call):
@@ -361,7 +361,7 @@ def test_a_trainer_dies_with_its_parent_even_by_sigkill() -> None:
     """The pipe's end comes when the last process that can write to it is gone."""
     trainer = (
         "import time\n"
-        "from stages.process import die_with_parent\n"
+        "from tuning.run.process import die_with_parent\n"
         "die_with_parent()\n"
         "print('ready', flush=True)\n"
         "time.sleep(20)"

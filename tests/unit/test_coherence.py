@@ -11,17 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import PlainText, SpeakerTokens, Template
-from stages.evaluation.blocks import Block, make_blocks
-from stages.evaluation.coherence import (
-    CoherenceItems,
-    rank,
-    score_candidates,
-    score_coherence,
-    summarise_ranks,
-)
-from stages.evaluation.scoring import FloatArray, score
 from tests.scored_models import (
     CopyingModel,
     block_headlines_of,
@@ -29,6 +18,20 @@ from tests.scored_models import (
     uniform_model,
     word_template,
 )
+from tuning.dialogue import Dialogue, Turn
+from tuning.evaluation_set.blocks import Block, make_blocks
+from tuning.results.dialogue_table import FloatArray
+from tuning.scoring.coherence import (
+    CoherenceItems,
+    rank,
+    score_candidates,
+    score_coherence,
+    summarise_ranks,
+)
+from tuning.scoring.nats import score
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.tokens.template import Template
 
 
 def dialogue(number: int, num_turns: int) -> Dialogue:
@@ -67,7 +70,7 @@ def fake_blocks(num_bytes: list[list[int]]) -> list[Block]:
 def test_the_matrix_equals_one_plain_forward_pass_per_pair(
     model: Any, speakers: SpeakerTokens, kind: str
 ) -> None:
-    template: Template = speakers if kind == "speakers" else PlainText(speakers.tokenizer)
+    template: Template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
     block = BLOCKS[0]
     found = score(
         model, score_candidates(template, block.pairs, [block.responses] * 4), batch_size=3

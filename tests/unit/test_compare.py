@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.compare import NUM_RESAMPLES, SEED, main, revisions
-from stages.errors import UserError
-from stages.evaluation.comparison import Comparison, Row, compare
-from stages.evaluation.comparison_page import as_html, parse_samples
-from stages.evaluation.comparison_text import as_text
-from stages.evaluation.dialogue_table import Column, as_rows
-from stages.evaluation.revisions import Evaluation, read_evaluations
-from stages.files import write_csv, write_json, write_text
+from tools.compare.__main__ import NUM_RESAMPLES, SEED, main, revisions
+from tools.compare.comparison import Comparison, Row, compare
+from tools.compare.page import as_html, parse_samples
+from tools.compare.revisions import Evaluation, read_evaluations
+from tools.compare.text import as_text
+from tuning.results.dialogue_table import Column, as_rows
+from tuning.run.errors import UserError
+from tuning.run.files import write_csv, write_json, write_text
 
 ROOT = Path(__file__).parents[2]
 NUM_DIALOGUES = 40
@@ -316,8 +316,8 @@ def test_samples_that_are_not_there_are_said_to_be_missing() -> None:
 
 
 def test_the_page_reads_the_samples_that_eval_writes() -> None:
-    from stages.corpus.dialogue import Turn
-    from stages.evaluation.samples import Sample, samples_as_markdown
+    from tuning.dialogue import Turn
+    from tuning.results.samples import Sample, samples_as_markdown
 
     sample = Sample("id 1", (Turn("x", "a\nb"),), (Turn("y", "`c`: d"),), (Turn("y", "e"),))
     assert parse_samples(samples_as_markdown([sample])) == {
@@ -498,7 +498,7 @@ def test_the_command_itself(project: Path) -> None:
     """One message, exit code 1, no traceback; torch and transformers are not loaded."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-m", "stages.compare", "nowhere"],
+        [sys.executable, "-m", "tools.compare", "nowhere"],
         cwd=project,
         env=environment,
         capture_output=True,
@@ -512,7 +512,7 @@ def test_the_command_itself(project: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import json, sys, stages.compare; print(json.dumps(sorted(sys.modules)))",
+            "import json, sys, tools.compare; print(json.dumps(sorted(sys.modules)))",
         ],
         env=environment,
         capture_output=True,

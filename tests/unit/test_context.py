@@ -10,17 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import PlainText, SpeakerTokens, Template
-from stages.evaluation.context import (
-    HISTORY_TURNS,
-    HistoryScores,
-    history_gain_by_turns,
-    score_histories,
-    shuffled_history_gain,
-)
-from stages.evaluation.perplexity import score_responses
-from stages.evaluation.scoring import score, score_together
 from tests.scored_models import (
     CopyingModel,
     headlines_of,
@@ -28,6 +17,19 @@ from tests.scored_models import (
     uniform_model,
     word_template,
 )
+from tuning.dialogue import Dialogue, Turn
+from tuning.scoring.history import (
+    HISTORY_TURNS,
+    HistoryScores,
+    history_gain_by_turns,
+    score_histories,
+    shuffled_history_gain,
+)
+from tuning.scoring.nats import score, score_together
+from tuning.scoring.perplexity import score_responses
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.tokens.template import Template
 
 
 def dialogue(name: str, num_turns: int) -> Dialogue:
@@ -74,7 +76,7 @@ def by_response(dialogues: list[Dialogue], scores: HistoryScores) -> dict[str, l
 def test_every_score_equals_a_plain_pass_over_those_turns(
     model: Any, speakers: SpeakerTokens, kind: str
 ) -> None:
-    template: Template = speakers if kind == "speakers" else PlainText(speakers.tokenizer)
+    template: Template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
     scores = histories(model, template, DIALOGUES)
     assert len(scores.turn) == sum(len(one.turns) - 1 for one in DIALOGUES)
     for row, (index, turn) in enumerate(zip(scores.dialogue, scores.turn, strict=True)):

@@ -10,13 +10,15 @@ import pytest
 from tokenizers.normalizers import NFC, Lowercase
 from transformers import PreTrainedTokenizerFast
 
-from stages.corpus.dialogue import Dialogue, Turn, to_line
-from stages.corpus.reading import LineRange, read_pieces
-from stages.encoding.contract import ContractError, check_text, check_windows
-from stages.encoding.encoder import Encoder
-from stages.encoding.speakers import EncodedTurn, add_dialogue_tokens, load_tokenizer
-from stages.encoding.windows import Window, cut_windows
-from stages.errors import UserError
+from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.encoding.contract import ContractError, check_text, check_windows
+from tuning.encoding.cutting import Window, cut_windows
+from tuning.encoding.encoder import Encoder
+from tuning.reading.pieces import LineRange, read_pieces
+from tuning.run.errors import UserError
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.template import EncodedTurn
+from tuning.tokens.tokenizer import load_tokenizer
 
 TAG_A, TAG_B, END, PAD = 1, 2, 4, 5
 TURNS = [

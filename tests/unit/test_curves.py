@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.evaluation.bootstrap import draw_counts, summarise_draws
-from stages.evaluation.curves import curve_of
+from tuning.results.bootstrap import draw_counts, summarise_draws
+from tuning.results.curves import curve_of
 
 
 def test_each_place_is_a_ratio_of_its_own_sums() -> None:

@@ -11,10 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GenerationConfig
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import PlainText, SpeakerTokens, Template
-from stages.evaluation import row_cache
-from stages.evaluation.decoding import (
+from tests.scored_models import opinionated_model
+from tests.tiny_model import enlarged
+from tuning.dialogue import Dialogue, Turn
+from tuning.scoring.nats import TokenSequence, token_nll
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.tokens.template import Template
+from tuning.writing import row_cache
+from tuning.writing.continuing import first_turns
+from tuning.writing.decoding import (
     FIRST_TRY,
     GREEDY,
     Reply,
@@ -23,10 +29,6 @@ from stages.evaluation.decoding import (
     draw,
     write_replies,
 )
-from stages.evaluation.generation import context_ids
-from stages.evaluation.scoring import TokenSequence, token_nll
-from tests.scored_models import opinionated_model
-from tests.tiny_model import enlarged
 
 TEXTS = ["hello there", "how are you?", "fine, thanks ☺", "and you", "oh", "it rains again today"]
 DIALOGUES = [
@@ -43,7 +45,7 @@ def model(tiny_base: Path) -> Any:
 
 @pytest.fixture(scope="module", params=["speakers", "plain"])
 def template(request: pytest.FixtureRequest, speakers: SpeakerTokens) -> Template:
-    return speakers if request.param == "speakers" else PlainText(speakers.tokenizer)
+    return speakers if request.param == "speakers" else PlainLines(speakers.tokenizer)
 
 
 def write(
@@ -56,8 +58,8 @@ def requests_for(template: Template, num_turns: int = 1) -> list[Request]:
     """Of every dialogue, after each of its turns, greedy and sampled."""
     return [
         Request(
-            context=tuple(context_ids(template, one, len(one.turns))),
-            length=len(context_ids(template, one, turns)),
+            context=tuple(first_turns(template, one, len(one.turns))),
+            length=len(first_turns(template, one, turns)),
             speakers=tuple((turns + i) % 2 for i in range(num_turns)),
             sampling=sampling,
             name=f"{number} {turns}",
@@ -118,7 +120,7 @@ def test_later_turns_follow_from_all_that_was_written(model: Any, speakers: Spea
     """A chat of three turns is three requests, each behind the text of the ones before."""
     [request] = [r for r in requests_for(speakers, 3) if r.sampling == GREEDY][:1]
     [replies] = write(model, speakers, [request])
-    ids = context_ids(speakers, DIALOGUES[0], 1)
+    ids = first_turns(speakers, DIALOGUES[0], 1)
     for number, reply in enumerate(replies):
         alone = Request(tuple(ids), len(ids), (request.speakers[number],), GREEDY, "")
         [[expected]] = write(model, speakers, [alone], batch_size=1)
@@ -227,12 +229,12 @@ def test_special_tokens_end_a_turn(
     token_id = speakers.tokenizer.convert_tokens_to_ids(spelling)
     assert isinstance(token_id, int)
     assert speakers.ending_of(token_id) == speaker_tokens
-    assert PlainText(speakers.tokenizer).ending_of(token_id) == plain
+    assert PlainLines(speakers.tokenizer).ending_of(token_id) == plain
 
 
 def test_a_line_ends_where_the_plain_template_says(speakers: SpeakerTokens) -> None:
-    [new_line] = PlainText(speakers.tokenizer).end
-    ending_of: Callable[[int], object] = PlainText(speakers.tokenizer).ending_of
+    [new_line] = PlainLines(speakers.tokenizer).end
+    ending_of: Callable[[int], object] = PlainLines(speakers.tokenizer).ending_of
     assert ending_of(new_line) == "end_of_turn"
     assert ending_of(speakers.encode_text("a")[0]) is None
     assert speakers.ending_of(new_line) is None

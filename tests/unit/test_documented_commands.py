@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from dvc.cli import parse_args
 
-from stages.params import load_params
-from stages.preflight import check_params
+from tools.preflight import check_params
+from tuning.run.params import load_params
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

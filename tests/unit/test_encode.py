@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.corpus.dialogue import Dialogue, Turn, to_line
 from stages.encode import encode, main
-from stages.encoding.arrays import WindowWriter
-from stages.encoding.dataset import PackedRows
-from stages.encoding.speakers import load_tokenizer
-from stages.errors import UserError
-from stages.params import EncodingParams
+from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.run.errors import UserError
+from tuning.run.params import EncodingParams
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.rows import PackedRows
+from tuning.windows import WindowWriter
 
 ROOT = Path(__file__).parents[2]
 PAIR = Dialogue("pair", (Turn("ann", "Hello"), Turn("bob", "Hi, ann")))

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.corpus import reading
 from stages.encode import encode
-from stages.engine import map_in_order
-from stages.errors import UserError
-from stages.params import DataParams, EncodingParams, load_params
 from stages.prep import prepare
+from tuning.reading import pieces as reading
+from tuning.reading.engine import map_in_order
+from tuning.run.errors import UserError
+from tuning.run.params import DataParams, EncodingParams, load_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,7 +148,7 @@ def test_a_wrong_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 HANGING = """
 import os, time
-from stages.engine import map_in_order
+from tuning.reading.engine import map_in_order
 
 def report_and_hang(number):
     os.write(1, b"%d\\n" % os.getpid())  # whole, whatever another worker writes
@@ -192,8 +192,8 @@ def is_running(process: Path) -> bool:
 def test_a_small_file_before_a_large_one_does_not_hang() -> None:
     """Threads of rensa in this process, from a single piece, must not outlive into a fork."""
     code = (
-        "from stages.corpus.duplicates import band_hashes\n"
-        "from stages.engine import map_in_order\n"
+        "from tuning.corpus.duplicates import band_hashes\n"
+        "from tuning.reading.engine import map_in_order\n"
         "hashes = lambda _: band_hashes([list('abcdef') * 50] * 500, 0.7).shape[0]\n"
         "print(*map_in_order(lambda: hashes, range(1)), *map_in_order(lambda: hashes, range(3)))"
     )

@@ -10,26 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import (
-    PlainText,
-    SpeakerTokens,
-    Template,
-)
-from stages.errors import UserError
-from stages.evaluation import scoring
-from stages.evaluation.bootstrap import draw_counts
-from stages.evaluation.decoding import Sampling
-from stages.evaluation.evaluation_set import cut_evaluation_set, text_sha256
-from stages.evaluation.generation import continue_dialogues
-from stages.evaluation.headlines import with_intervals
-from stages.evaluation.per_dialogue import model_columns, text_columns
-from stages.evaluation.perplexity import score_responses
-from stages.evaluation.report import format_table
-from stages.evaluation.response_scores import by_turn
-from stages.evaluation.samples import samples_as_markdown
-from stages.evaluation.scoring import TokenSequence, score, token_nll
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
+from tools.summary import format_table
+from tuning.dialogue import Dialogue, Turn
+from tuning.evaluation_set.text import cut_evaluation_set, text_sha256
+from tuning.report.headlines import with_intervals
+from tuning.results.bootstrap import draw_counts
+from tuning.results.response_scores import by_turn
+from tuning.results.samples import samples_as_markdown
+from tuning.run.errors import UserError
+from tuning.scoring import nats as scoring
+from tuning.scoring.nats import TokenSequence, score, token_nll
+from tuning.scoring.per_dialogue import model_columns, text_columns
+from tuning.scoring.perplexity import score_responses
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.tokens.template import Template
+from tuning.writing.continuing import continue_dialogues
+from tuning.writing.decoding import Sampling
 
 
 def dialogue(name: str, num_turns: int) -> Dialogue:
@@ -61,7 +59,7 @@ def test_perplexity_agrees_with_the_models_own_loss(
     model: Any, speakers: SpeakerTokens, kind: str
 ) -> None:
     """The library's own loss, one dialogue at a time, no mask, no padding, no position ids."""
-    template: Template = speakers if kind == "speakers" else PlainText(speakers.tokenizer)
+    template: Template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
     total, num_targets = 0.0, 0
     for one in DIALOGUES:
         ids: list[int] = []

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
-from stages.errors import UserError
-from stages.export_gguf import export
-from stages.training.model import load_for_training, publish
 from tests.conftest import TEXTS
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
+from tools.export_gguf import export
+from tuning.run.errors import UserError
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.start import load_for_training, publish
 
 CHAT = [{"role": "user", "content": "whats up?"}, {"role": "assistant", "content": "im good"}]
 

@@ -21,12 +21,12 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
-from stages.errors import UserError
 from stages.fetch import extract_file, fetch_base_model
-from stages.files import sha256_of
-from stages.sources import CHITCHAT
 from tests.loopback_hub import COMMIT, REPO, Fault, loopback_hub
 from tests.tiny_model import make_tiny_gpt2
+from tuning.run.errors import UserError
+from tuning.run.files import sha256_of
+from tuning.sources.pinned import CHITCHAT
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_FILES = {

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.files import new_folder, sha256_of, weights_sha256, write_csv, write_json, write_text
+from tuning.run.files import (
+    new_folder,
+    sha256_of,
+    weights_sha256,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +93,7 @@ def test_what_a_killed_stage_left_behind_is_gone_after_the_next_run(tmp_path: Pa
     lines = [
         "import os, signal",
         "from pathlib import Path",
-        "from stages.files import new_folder",
+        "from tuning.run.files import new_folder",
         f"with new_folder(Path({str(path)!r})) as folder:",
         "    (folder / 'half').write_text('written')",
         "    os.kill(os.getpid(), signal.SIGKILL)",
@@ -119,8 +126,8 @@ def run_main(body: str, *, kill_with: int | None = None) -> tuple[int, str, str]
     """Run a stage whose ``main`` has this body; its exit code, stdout and stderr."""
     lines = [
         "import signal, time",
-        "from stages.errors import UserError",
-        "from stages.process import run_stage",
+        "from tuning.run.errors import UserError",
+        "from tuning.run.process import run_stage",
         # A shell starts background jobs with SIGINT ignored; these tests may be one.
         "signal.signal(signal.SIGINT, signal.default_int_handler)",
         "def main() -> None:",

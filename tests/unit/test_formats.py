@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import zstandard
 
-from stages.corpus.catalogue import Catalogue
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.corpus.duplicates import bands_for
-from stages.corpus.formats import REASONS, RECORD_KEYS, Record, parse_record, recognise
-from stages.corpus.reading import RawRecord, read_pieces
-from stages.errors import UserError
-from stages.params import Layout
 from stages.prep import read_all
 from tests.corpora import data_params
+from tuning.corpus.catalogue import Catalogue
+from tuning.corpus.duplicates import bands_for
+from tuning.corpus.formats import REASONS, RECORD_KEYS, Record, parse_record, recognise
+from tuning.dialogue import Dialogue, Turn
+from tuning.reading.pieces import RawRecord, read_pieces
+from tuning.run.errors import UserError
+from tuning.run.params import Layout
 
 HELLO_HI = (Turn("A", "Hello"), Turn("B", "Hi ☺"))
 USER_HELLO_HI = (Turn("user", "Hello"), Turn("assistant", "Hi ☺"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.evaluation.bootstrap import draw_counts, summarise_draws, verdict
-from stages.evaluation.dialogue_table import as_rows, from_csv, in_order
-from stages.evaluation.headlines import HEADLINES, Headline, with_intervals
+from tuning.report.headlines import HEADLINES, Headline, with_intervals
+from tuning.results.bootstrap import draw_counts, summarise_draws, verdict
+from tuning.results.dialogue_table import as_rows, from_csv, in_order
 
 BY_NAME = {headline.name: headline for headline in HEADLINES}
 Columns = dict[str, NDArray[np.float64]]

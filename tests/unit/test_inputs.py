@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stages.errors import UserError
-from stages.inputs import Inputs
+from tuning.run.errors import UserError
+from tuning.run.inputs import Inputs
 
 PARAMS = {"seed": 1337, "data": {"path": "x.json", "max_dialogues": None}}
 
@@ -77,7 +77,7 @@ def test_parameters_count(paths: list[Path], params: dict[str, Any]) -> None:
 
 
 def test_the_code_counts() -> None:
-    """These tests have loaded ``stages.inputs``; a stage loads all that it runs."""
+    """These tests have loaded ``tuning.run.inputs``; a stage loads all that it runs."""
     source = Path(__file__).parents[2] / "stages" / "inputs.py"
     inputs = Inputs([], dict)
     assert inputs.fingerprint == Inputs([source], dict).fingerprint
@@ -91,7 +91,7 @@ def test_a_clone_elsewhere_has_the_same_fingerprint(tmp_path: Path) -> None:
     shutil.copytree(root / "stages", clone / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "params.yaml", clone)
     program = (
-        "from pathlib import Path; from stages.inputs import Inputs;"
+        "from pathlib import Path; from tuning.run.inputs import Inputs;"
         "print(Inputs([Path('params.yaml'), Path('params.yaml').absolute()], dict).fingerprint)"
     )
     here, there = (

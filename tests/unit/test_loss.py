@@ -24,15 +24,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stages.device import Device
-from stages.encoding.dataset import PackedRows, write_windows
-from stages.encoding.packing import IGNORE_INDEX
-from stages.encoding.windows import Window
-from stages.training import attention, flex
-from stages.training import loss as loss_module
-from stages.training.loss import PackedLoss, summed_nll
 from tests.conftest import TEXTS
 from tests.tiny_model import enlarged, make_tiny_llama
+from tuning.encoding.cutting import Window
+from tuning.language_model.device import Device
+from tuning.packing import IGNORE_INDEX
+from tuning.training import attention_cpu as attention
+from tuning.training import attention_gpu as flex
+from tuning.training import loss as loss_module
+from tuning.training.loss import PackedLoss, summed_nll
+from tuning.training.rows import PackedRows, write_windows
 
 WINDOWS = [
     Window([5, 40, 41, 42, 6], [False, True, True, True, True]),

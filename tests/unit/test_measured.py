@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.corpus.dialogue import Turn
-from stages.evaluation.curves import Curve
-from stages.evaluation.measured import (
+from tuning.dialogue import Turn
+from tuning.evaluation_set.places import Response
+from tuning.results.curves import Curve
+from tuning.results.measured import (
     Measured,
     ScoredText,
     Written,
     read_measured,
     write_measured,
 )
-from stages.evaluation.places import Response
-from stages.evaluation.samples import Sample
+from tuning.results.samples import Sample
 
 AWKWARD = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2.0]
 TEXTS = ('She said "no"\\', "na\u00efve \U0001f642\u2028", "", "\ud7ff\t\n")

@@ -9,9 +9,9 @@ import random
 import numpy as np
 import pytest
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.evaluation.ngram import BASELINES, KneserNey, Ngram, WordModel, baseline_scores
-from stages.evaluation.response_scores import bits_per_byte
+from tuning.dialogue import Dialogue, Turn
+from tuning.report.ngram_baselines import BASELINES, KneserNey, Ngram, WordModel, baseline_scores
+from tuning.results.response_scores import bits_per_byte
 
 TEXTS = ["a b c", "a b d", "b b", "a  b\nc ☺", "", "x"]
 WORDS = [text.encode() for text in ("", *"abcdx☺")]

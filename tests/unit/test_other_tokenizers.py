@@ -9,31 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn, to_line
-from stages.corpus.reading import LineRange, read_pieces
-from stages.encoding.encoder import Encoder
-from stages.encoding.preview import show_dialogue
-from stages.encoding.preview_text import as_text
-from stages.encoding.speakers import (
-    PlainText,
-    SpeakerTokens,
-    add_dialogue_tokens,
-    load_tokenizer,
-)
-from stages.evaluation.blocks import make_blocks
-from stages.evaluation.coherence import score_coherence
-from stages.evaluation.context import score_histories
-from stages.evaluation.decoding import Reply, Request, Sampling, write_replies
-from stages.evaluation.generation import context_ids, text_of
-from stages.evaluation.perplexity import last_turn, score_responses
-from stages.evaluation.places import Place
-from stages.evaluation.plain_text import rolling_nll
-from stages.evaluation.recall import score_recall
-from stages.evaluation.scoring import Scoring, score, token_nll
-from stages.evaluation.writing import people_as_seen
 from tests.conftest import TEXTS
 from tests.scored_models import distinct_dialogues, opinionated_model
 from tests.tiny_model import END_OF_TEXT, Like, make_tiny_llama
+from tools.preview_text import as_text
+from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.encoding.encoder import Encoder
+from tuning.encoding.preview import show_dialogue
+from tuning.evaluation_set.blocks import make_blocks
+from tuning.evaluation_set.places import Place
+from tuning.reading.pieces import LineRange, read_pieces
+from tuning.scoring.coherence import score_coherence
+from tuning.scoring.history import score_histories
+from tuning.scoring.nats import Scoring, score, token_nll
+from tuning.scoring.perplexity import last_turn, score_responses
+from tuning.scoring.plain_text import rolling_nll
+from tuning.scoring.recall import score_recall
+from tuning.scoring.written import people_as_seen
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.writing.continuing import first_turns, text_of
+from tuning.writing.decoding import Reply, Request, Sampling, write_replies
 
 DIALOGUES = [
     Dialogue(
@@ -50,19 +47,19 @@ DIALOGUES = [
 ]
 
 
-def plain_text(folder: Path, like: Like) -> PlainText:
+def plain_text(folder: Path, like: Like) -> PlainLines:
     make_tiny_llama(folder, [f"{text}\n" for text in (*TEXTS, "oh!", "hey!")], like=like)
-    return PlainText(load_tokenizer(folder))
+    return PlainLines(load_tokenizer(folder))
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> PlainText:
+def template(tmp_path_factory: pytest.TempPathFactory) -> PlainLines:
     """Of Llama 3's kind: a token for a punctuation mark and the end of its line."""
     return plain_text(tmp_path_factory.mktemp("llama3"), "llama3")
 
 
 @pytest.fixture(scope="module")
-def extended(template: PlainText, tmp_path_factory: pytest.TempPathFactory) -> SpeakerTokens:
+def extended(template: PlainLines, tmp_path_factory: pytest.TempPathFactory) -> SpeakerTokens:
     """As training publishes it."""
     folder = tmp_path_factory.mktemp("extended")
     tokenizer = load_tokenizer(Path(template.tokenizer.name_or_path))
@@ -72,11 +69,11 @@ def extended(template: PlainText, tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 @pytest.fixture(scope="module")
-def model(template: PlainText) -> Any:
+def model(template: PlainLines) -> Any:
     return opinionated_model(Path(template.tokenizer.name_or_path), 0)
 
 
-def is_joined(template: PlainText, dialogue: Dialogue) -> list[bool]:
+def is_joined(template: PlainLines, dialogue: Dialogue) -> list[bool]:
     return [turn.joined is not None for turn in template.encode(dialogue)]
 
 
@@ -120,7 +117,7 @@ def test_facts_that_are_asked_for_are_written_as_the_tokenizer_writes_them(
 
 
 def expected_nats(
-    model: Any, template: PlainText, dialogue: Dialogue, first: int, turn: int
+    model: Any, template: PlainLines, dialogue: Dialogue, first: int, turn: int
 ) -> tuple[float, float]:
     """From the definition: of the content and of the end of a turn, behind those from ``first``."""
     turns = template.encode(dialogue)
@@ -141,7 +138,7 @@ def expected_nats(
 @pytest.mark.parametrize("with_history", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_a_joined_token_is_content_as_far_as_its_mark(
-    model: Any, template: PlainText, with_history: bool, batch_size: int
+    model: Any, template: PlainLines, with_history: bool, batch_size: int
 ) -> None:
     scoring = score_responses(template, DIALOGUES, with_history=with_history)
     scores = score(model, scoring, batch_size=batch_size)
@@ -156,7 +153,7 @@ def test_a_joined_token_is_content_as_far_as_its_mark(
     assert scores.num_tokens.tolist() == [len(ids) for ids in contents]
 
 
-def test_a_last_turn_costs_what_the_response_costs(model: Any, template: PlainText) -> None:
+def test_a_last_turn_costs_what_the_response_costs(model: Any, template: PlainLines) -> None:
     places = [(one, turn) for one in DIALOGUES for turn in range(1, len(one.turns))]
     sequences = [last_turn(template, template.encode(one)[: turn + 1]) for one, turn in places]
     nll = token_nll(model, sequences, batch_size=2)
@@ -165,7 +162,7 @@ def test_a_last_turn_costs_what_the_response_costs(model: Any, template: PlainTe
 
 
 def test_all_that_is_scored_begins_with_the_token(
-    template: PlainText, extended: SpeakerTokens
+    template: PlainLines, extended: SpeakerTokens
 ) -> None:
     dialogues = distinct_dialogues(4, 11)
     for one in (template, extended):
@@ -187,8 +184,8 @@ def test_all_that_is_scored_begins_with_the_token(
                 assert not sequence.is_scored[0]
 
 
-def test_what_is_written_keeps_the_mark(model: Any, template: PlainText) -> None:
-    context = context_ids(template, DIALOGUES[0], 2)
+def test_what_is_written_keeps_the_mark(model: Any, template: PlainLines) -> None:
+    context = first_turns(template, DIALOGUES[0], 2)
     assert context[:1] == template.start
 
     def write(ids: list[int], speakers: tuple[int, ...], names: list[str]) -> list[list[Reply]]:
@@ -237,7 +234,7 @@ def test_every_window_begins_with_the_token_and_the_chat_template_writes_it(
 
     chat = [{"role": t.speaker, "content": t.utterance} for t in DIALOGUES[0].turns[:2]]
     assert tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) == [
-        *context_ids(extended, DIALOGUES[0], 2),
+        *first_turns(extended, DIALOGUES[0], 2),
         *extended.tag(0),
     ]
     shown = show_dialogue(

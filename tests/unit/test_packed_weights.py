@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from stages.evaluation.packed_weights import pack_weights
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
+from tuning.writing.packed_weights import pack_weights
 
 TEXTS = ["Hello! How are you?", "I am fine, thank you. And you?"] * 20
 IDS = torch.arange(5, 35).reshape(3, 10)

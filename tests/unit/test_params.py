@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.errors import UserError
-from stages.params import load_params
+from tuning.run.errors import UserError
+from tuning.run.params import load_params
 
 COMMITTED = Path(__file__).parents[2] / "params.yaml"
 TEXT = COMMITTED.read_text(encoding="utf-8")

@@ -11,19 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import (
-    PlainText,
-    SpeakerTokens,
-    Template,
-    add_dialogue_tokens,
-    load_tokenizer,
-)
-from stages.evaluation.perplexity import score_responses
-from stages.evaluation.plain_text import all_bits_per_byte, rolling_nll, text_of
-from stages.evaluation.response_scores import MAX_SPEAKERS, ResponseScores, by_speaker, by_turn
-from stages.evaluation.scoring import TokenSequence, drop_rows_without_token, score, token_nll
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
+from tuning.dialogue import Dialogue, Turn
+from tuning.results.response_scores import MAX_SPEAKERS, ResponseScores, by_speaker, by_turn
+from tuning.scoring.nats import TokenSequence, drop_rows_without_token, score, token_nll
+from tuning.scoring.perplexity import score_responses
+from tuning.scoring.plain_text import all_bits_per_byte, rolling_nll, text_of
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.template import Template
+from tuning.tokens.tokenizer import load_tokenizer
 
 NUM_NEW_ROWS = 5
 """Three speakers', the end of turn and the pad."""
@@ -82,7 +79,7 @@ def test_a_response_is_scored_as_one_left_padded_batch_per_dialogue_does(
     model: Any, speakers: SpeakerTokens, tokenizer: Any, kind: str
 ) -> None:
     """A row per response, padded on the left, as batched generation has them."""
-    template: Template = speakers if kind == "speakers" else PlainText(tokenizer)
+    template: Template = speakers if kind == "speakers" else PlainLines(tokenizer)
     expected: list[float] = []
     for dialogue in DIALOGUES:
         pairs = [response_ids(template, dialogue, turn) for turn in range(1, len(dialogue.turns))]
@@ -285,7 +282,7 @@ def test_rows_that_no_token_has_are_not_scored(
     padded.resize_token_embeddings(len(tokenizer) + num_rows, mean_resizing=False)
     with torch.no_grad():
         padded.get_output_embeddings().weight[len(tokenizer) :] = 5.0
-    template = PlainText(tokenizer)
+    template = PlainLines(tokenizer)
     expected, distorted = (
         score(one, score_responses(template, DIALOGUES), batch_size=3).content_nll
         for one in (reference, padded)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.errors import UserError
-from stages.plain_model import LENGTHS, load_plain_model, num_visible
 from tests.tiny_model import enlarged
+from tuning.language_model.loading import LENGTHS, load_plain_model, num_visible
+from tuning.run.errors import UserError
 
 SMALL = {
     "hidden_size": 16,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.params import load_params
-from stages.preflight import (
+from tools.preflight import (
     Finding,
     check_disk,
     check_files,
@@ -18,6 +17,7 @@ from stages.preflight import (
     check_params,
     float32_bytes,
 )
+from tuning.run.params import load_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ def test_data_that_only_this_folder_has_is_an_error(project: Path) -> None:
 def test_a_package_that_eval_needs_is_asked_for_before_training(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.evaluation.relevance.PACKAGE", "there_is_no_such_package")
+    monkeypatch.setattr("tuning.report.relevance.PACKAGE", "there_is_no_such_package")
     params = load_params()
     assert list(check_packages(params)) == []
     asked = params.model_copy(update={"eval": params.eval.model_copy(update={"relevance": True})})

@@ -19,21 +19,22 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from stages.corpus.dialogue import Dialogue, Turn, to_line
-from stages.encoding.examples import examples
-from stages.encoding.preview import (
+from tools.preview_text import as_text
+from tools.show import find, main
+from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.encoding.cutting import cut_windows, trained_turns
+from tuning.encoding.examples import examples
+from tuning.encoding.preview import (
     ShownDialogue,
     ShownToken,
     ShownWindow,
     show_dialogue,
 )
-from stages.encoding.preview_page import MAX_SHOWN_TOKENS, MAX_SHOWN_WINDOWS, as_html
-from stages.encoding.preview_text import as_text
-from stages.encoding.speakers import SpeakerTokens, add_dialogue_tokens, load_tokenizer
-from stages.encoding.texts import encode_texts, token_texts
-from stages.encoding.windows import cut_windows, trained_turns
-from stages.errors import UserError
-from stages.preview import find, main
+from tuning.encoding.preview_page import MAX_SHOWN_TOKENS, MAX_SHOWN_WINDOWS, as_html
+from tuning.run.errors import UserError
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.texts import encode_texts, token_texts
+from tuning.tokens.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 UTTERANCES = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.evaluation.places import Response
-from stages.evaluation.quality import (
+from tuning.evaluation_set.places import Response
+from tuning.report.quality import (
     BUDGET_WORDS,
     COPIED_WORDS,
     copied_runs,

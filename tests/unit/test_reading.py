@@ -19,9 +19,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.corpus import reading
-from stages.corpus.reading import LineRange, RawRecord, data_files, read_pieces
-from stages.errors import UserError
+from tuning.reading import pieces as reading
+from tuning.reading.pieces import LineRange, RawRecord, data_files, read_pieces
+from tuning.run.errors import UserError
 
 sizes = st.integers(1, 40)
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {

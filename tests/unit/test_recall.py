@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import (
-    PlainText,
-    SpeakerTokens,
-)
-from stages.encoding.texts import encode_texts
-from stages.evaluation.recall import (
+from tests.scored_models import CopyingModel, opinionated_model, uniform_model, word_template
+from tuning.dialogue import Dialogue, Turn
+from tuning.scoring.nats import score
+from tuning.scoring.recall import (
     DISTANCES,
     FACT_TYPES,
     RecallItems,
@@ -24,8 +21,9 @@ from stages.evaluation.recall import (
     recall_by_distance,
     score_recall,
 )
-from stages.evaluation.scoring import score
-from tests.scored_models import CopyingModel, opinionated_model, uniform_model, word_template
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.tokens.texts import encode_texts
 
 
 def dialogue(name: str, num_turns: int = 10) -> Dialogue:
@@ -83,7 +81,7 @@ def test_an_answer_equals_that_of_plain_passes(
     tiny_base: Path, speakers: SpeakerTokens, kind: str
 ) -> None:
     model = opinionated_model(tiny_base)
-    template = speakers if kind == "speakers" else PlainText(speakers.tokenizer)
+    template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
     items = score(model, score_recall(template, DIALOGUES[:1], facts_per_type=4), batch_size=3)
 
     def nats(ids: list[int], value: list[int]) -> float:

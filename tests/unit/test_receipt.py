@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.errors import UserError
-from stages.receipt import RECEIPT, differences, make_receipt
+from tuning.release.receipt import RECEIPT, differences, make_receipt
+from tuning.run.errors import UserError
 
 PARAMS = {"seed": 1, "train": {"lora": {"rank": None}, "learning_rate": 1e-4}}
 
@@ -30,7 +30,7 @@ def test_it_names_files_inputs_code_and_parameters(model: Path) -> None:
     receipt = json.loads((model / RECEIPT).read_text())
     assert receipt["files"].keys() == {"weights", "sub/vocab"}
     assert receipt["inputs"].keys() == {"data/a", "data/b/c", "lock"}
-    assert "stages/training/trainer.py" in receipt["code"]
+    assert "tuning/training/trainer.py" in receipt["code"]
     assert receipt["params"] == {"seed": 1, "train.lora.rank": None, "train.learning_rate": 1e-4}
     assert receipt["run"] == {"device": "cpu"}
     assert differences(model, PARAMS) == []

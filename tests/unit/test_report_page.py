@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from stages.corpus.dialogue import Turn
-from stages.evaluation.charts import Chart, as_svg, round_ticks
-from stages.evaluation.headlines import HEADLINES
-from stages.evaluation.measured import ScoredText
-from stages.evaluation.quality import Measures
-from stages.evaluation.report_page import SideBySide, report_page, shade
+from tuning.dialogue import Turn
+from tuning.report.charts import Chart, as_svg, round_ticks
+from tuning.report.headlines import HEADLINES
+from tuning.report.quality import Measures
+from tuning.report.report_page import SideBySide, report_page, shade
+from tuning.results.measured import ScoredText
 
 EVIL = "<script>alert('x')</script> & \"quoted\" http://example.org"
 

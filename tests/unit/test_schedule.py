@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stages.training.schedule import Schedule
 from tests.tiny_model import SMALL_TRAIN
+from tuning.training.schedule import Schedule
 
 DEFAULTS = SMALL_TRAIN.model_copy(update={"learning_rate": 0.5, "epochs": 3})
 

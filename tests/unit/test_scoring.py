@@ -10,24 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from stages.encoding.speakers import SpeakerTokens
-from stages.evaluation import scoring
-from stages.evaluation.blocks import make_blocks
-from stages.evaluation.coherence import score_coherence
-from stages.evaluation.context import score_histories
-from stages.evaluation.measured import ScoredText
-from stages.evaluation.perplexity import score_responses
-from stages.evaluation.places import Place
-from stages.evaluation.scoring import (
-    FloatArray,
-    TokenSequence,
-    merge,
-    score,
-    score_together,
-    token_nll,
-)
-from stages.evaluation.writing import people_as_seen
 from tests.scored_models import distinct_dialogues, opinionated_model
+from tuning.evaluation_set.blocks import make_blocks
+from tuning.evaluation_set.places import Place
+from tuning.results.dialogue_table import FloatArray
+from tuning.results.measured import ScoredText
+from tuning.scoring import nats as scoring
+from tuning.scoring.coherence import score_coherence
+from tuning.scoring.history import score_histories
+from tuning.scoring.nats import TokenSequence, merge, score, score_together, token_nll
+from tuning.scoring.perplexity import score_responses
+from tuning.scoring.written import people_as_seen
+from tuning.tokens.speaker_tokens import SpeakerTokens
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import (
-    EncodedTurn,
-    PlainText,
-    SpeakerTokens,
-    Template,
-    add_dialogue_tokens,
-    load_tokenizer,
-)
 from tests.tiny_model import END_OF_TEXT
+from tuning.dialogue import Dialogue, Turn
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.template import EncodedTurn, Template
+from tuning.tokens.tokenizer import load_tokenizer
 
 HELLO = Dialogue("x", (Turn("ann", "Hello! How are you?"), Turn("bob", "fine ☺\nand you?")))
 SPELLINGS = ("<|endofturn|>", "<|speaker1|>", "<|speaker9|>", "<|pad|>", END_OF_TEXT)
@@ -129,14 +125,14 @@ def test_the_base_models_template_reads_spellings_as_text_too(
     tiny_base: Path, spelling: str
 ) -> None:
     tokenizer = load_tokenizer(tiny_base)
-    [turn] = PlainText(tokenizer).encode(Dialogue("x", (Turn("ann", spelling),)))
+    [turn] = PlainLines(tokenizer).encode(Dialogue("x", (Turn("ann", spelling),)))
     assert len(turn.content) > 3
     assert decode(tokenizer, turn.content) == f" {spelling}"
 
 
 def test_plain_text_is_one_line_per_turn(tiny_base: Path, base_size: int) -> None:
     tokenizer = load_tokenizer(tiny_base)
-    turns = PlainText(tokenizer).encode(
+    turns = PlainLines(tokenizer).encode(
         Dialogue("x", (*HELLO.turns, Turn("ann", "good"), Turn("cem", "hi")))
     )
     assert [decode(tokenizer, all_ids([turn])) for turn in turns] == [
@@ -152,7 +148,7 @@ def test_plain_text_is_one_line_per_turn(tiny_base: Path, base_size: int) -> Non
 
 def test_plain_text_has_a_name_for_every_speaker(tiny_base: Path) -> None:
     tokenizer = load_tokenizer(tiny_base)
-    template = PlainText(tokenizer)
+    template = PlainLines(tokenizer)
     assert [decode(tokenizer, template.tag(n)) for n in (0, 25, 26, 27, 52)] == [
         "A:",
         "Z:",
@@ -176,12 +172,12 @@ def test_an_extended_tokenizer_survives_being_saved(
         assert SpeakerTokens(again).encode(dialogue) == SpeakerTokens(tokenizer).encode(dialogue)
 
 
-@pytest.mark.parametrize("kind", [SpeakerTokens, PlainText])
+@pytest.mark.parametrize("kind", [SpeakerTokens, PlainLines])
 def test_a_base_that_was_saved_with_truncation_and_padding_loses_and_gains_nothing(
     tiny_base: Path,
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
-    kind: type[SpeakerTokens] | type[PlainText],
+    kind: type[SpeakerTokens] | type[PlainLines],
 ) -> None:
     """Many fine-tuned models' tokenizer.json holds what their last batch was cut and padded to."""
     saved = load_tokenizer(tiny_base)

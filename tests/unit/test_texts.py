@@ -12,13 +12,14 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, PreTokenizer, Sequence, Split
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
-from stages.encoding.texts import (
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.texts import (
     MAX_MEAN_LENGTH,
     TextEncoder,
     encode_texts,
     ends_tokens_with_words,
 )
+from tuning.tokens.tokenizer import load_tokenizer
 
 GPT2 = ByteLevel(add_prefix_space=False)
 RULES: dict[str, Callable[[], PreTokenizer]] = {

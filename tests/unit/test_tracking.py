@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 CLOSED_SERVER = "http://127.0.0.1:9"
 API_KEY = "0123456789abcdef0123456789abcdef01234567"
 
-START = "from stages.training.tracking import start_run\n"
+START = "from tuning.tracking import start_run\n"
 
 LOG_A_TRAINING = (
     START
@@ -290,7 +290,7 @@ with start_run(job_type="train", config={{}}, fingerprint="f") as run:
 def test_ctrl_c_waits_for_nothing_of_wandb(tmp_path: Path) -> None:
     """Its process, stopped here until it is killed, would be waited for and its end be told."""
     script = f"""import os, pathlib, signal, subprocess
-from stages.process import run_stage
+from tuning.run.process import run_stage
 {START}
 def main():
     with start_run(job_type="train", config={{}}, fingerprint="f") as run:

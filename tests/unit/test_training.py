@@ -24,19 +24,21 @@ from transformers import (
     set_seed,
 )
 
-from stages.device import Device, choose_device
-from stages.encoding.dataset import PackedRows, write_windows
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
-from stages.encoding.windows import Window
-from stages.errors import UserError
-from stages.params import LoraParams
-from stages.training import attention, trainer
-from stages.training.checkpoint import CheckpointFolder
-from stages.training.model import add_adapters, load_for_training, publish
-from stages.training.schedule import Schedule
-from stages.training.trainer import VALIDATION_LOSS, TrainResult, fine_tune
 from tests.conftest import TEXTS
 from tests.tiny_model import SMALL_TRAIN, make_tiny_gpt2, make_tiny_llama
+from tuning.encoding.cutting import Window
+from tuning.language_model.device import Device, choose_device
+from tuning.run.errors import UserError
+from tuning.run.params import LoraParams
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training import attention_cpu as attention
+from tuning.training import trainer
+from tuning.training.checkpoint import CheckpointFolder
+from tuning.training.rows import PackedRows, write_windows
+from tuning.training.schedule import Schedule
+from tuning.training.start import add_adapters, load_for_training, publish
+from tuning.training.trainer import VALIDATION_LOSS, TrainResult, fine_tune
 
 DEFAULTS = SMALL_TRAIN.model_copy(
     update={"learning_rate": 2e-3, "epochs": 2, "warmup_steps": 2, "weight_decay": 0.5}

@@ -23,10 +23,11 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.encoding.dataset import write_windows
-from stages.encoding.speakers import add_dialogue_tokens, load_tokenizer
-from stages.encoding.windows import Window
-from stages.training.checkpoint import TENSORS
+from tuning.encoding.cutting import Window
+from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.tokenizer import load_tokenizer
+from tuning.training.checkpoint import TENSORS
+from tuning.training.rows import write_windows
 
 ROOT = Path(__file__).parents[2]
 COMMAND = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"]

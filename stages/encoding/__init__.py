@@ -1,1 +1,0 @@
-"""Text to token ids: speaker tokens, windows of whole turns, packed rows, the dataset."""

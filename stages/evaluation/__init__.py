@@ -1,1 +1,0 @@
-"""Weights to numbers: perplexity, context retention, coherence, samples, intervals."""

@@ -1,1 +1,0 @@
-"""Token ids to weights: the loss, the trainer, checkpoints, experiment tracking."""

@@ -1,0 +1,193 @@
+"""A page to talk with the base and the fine-tuned model side by side: ``make chat``.
+
+Needs the optional package gradio (``pip install gradio==6.31.0``). The page is served on this
+machine alone and sends nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from tuning.dialogue import Dialogue, Turn
+from tuning.report.report_page import TITLES
+from tuning.run.errors import UserError
+from tuning.run.process import run_stage
+from tuning.scoring.measures import load_model
+from tuning.tokens.template import Template
+from tuning.writing.continuing import first_turns, text_of
+from tuning.writing.decoding import Request, Sampling, write_replies
+
+Message = dict[str, Any]
+"""``role`` (user or assistant) and ``content``, as gradio keeps a chat. It takes text for HTML, so
+what was said is escaped in it."""
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A model that answers, in its own template."""
+
+    model: PreTrainedModel
+    template: Template
+
+    def answer(
+        self,
+        chat: Sequence[Message],
+        role: Literal["user", "assistant"],
+        sampling: Sampling,
+        max_new_tokens: int,
+    ) -> str:
+        """The next turn of one of the two, as eval would let the model write it.
+
+        Args:
+            chat: At least one turn.
+            role: Who speaks next.
+            sampling: How to choose tokens; with one seed, the same chat gets the same answer.
+            max_new_tokens: Longest answer, in tokens.
+        """
+        turns = tuple(Turn(message["role"], text_in(message)) for message in chat)
+        dialogue = Dialogue("chat", turns)
+        speakers = [*dialogue.speakers, role]
+        context = first_turns(self.template, dialogue, len(turns))
+        request = Request(
+            tuple(context), len(context), (speakers.index(role),), sampling, name=str(len(turns))
+        )
+        replies = write_replies(
+            self.model,
+            self.template,
+            [request],
+            max_new_tokens=max_new_tokens,
+            batch_size=1,
+        )
+        return text_of(self.template, replies[0][0]) if replies[0] else "(the chat is too long)"
+
+
+def load_partners(base: Path, model: Path) -> dict[str, Partner]:
+    """Both models, each with the template that eval scores it in."""
+    partners = {}
+    for name, folder in (("base", base), ("tuned", model)):
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder} is no model; get it with dvc pull, or make it: make repro.")
+        partners[name] = Partner(*load_model(folder))
+    return partners
+
+
+def text_in(message: Message) -> str:
+    """What was said; gradio may hand a message on in parts."""
+    content = message["content"]
+    if not isinstance(content, str):
+        content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    return html.unescape(content)
+
+
+def talk(
+    partners: Mapping[str, Partner],
+    text: str,
+    chats: Sequence[list[Message]],
+    temperature: float,
+    top_p: float,
+    max_new_tokens: float,
+    seed: float,
+) -> Iterator[list[list[Message]]]:
+    """The chats after the user's turn, and again after each answer.
+
+    Without a text the models write the user's turn too, each in its own chat.
+    """
+    sampling = Sampling(temperature, top_p, int(seed))
+    longest = int(max_new_tokens)
+    new = [list(chat) for chat in chats]
+    if not text.strip() and not all(new):
+        yield new  # nobody has said anything yet
+        return
+    for chat, partner in zip(new, partners.values(), strict=True):
+        turn = text.strip() or partner.answer(chat, "user", sampling, longest)
+        chat.append({"role": "user", "content": html.escape(turn)})
+        yield new
+    for chat, partner in zip(new, partners.values(), strict=True):
+        turn = partner.answer(chat, "assistant", sampling, longest)
+        chat.append({"role": "assistant", "content": html.escape(turn)})
+        yield new
+
+
+def build_page(partners: Mapping[str, Partner]) -> Any:
+    """The page, as a ``gradio.Blocks``."""
+    gradio = import_gradio()
+    with gradio.Blocks(title="Two models, one chat", analytics_enabled=False) as page:
+        gradio.Markdown(
+            "# Two models, one chat\nYou write to both; each goes on with its own chat."
+        )
+        with gradio.Row():
+            chats = [
+                gradio.Chatbot(
+                    label=TITLES[name],
+                    height=420,
+                    render_markdown=False,
+                    allow_tags=False,
+                    buttons=["copy"],
+                    feedback_options=None,
+                )
+                for name in partners
+            ]
+        text = gradio.Textbox(label="You", placeholder="Say something, and press Enter", lines=1)
+        with gradio.Row():
+            send = gradio.Button("Send", variant="primary")
+            go_on = gradio.Button("Let them go on")
+            clear = gradio.Button("Start anew")
+        with gradio.Row():
+            controls = [
+                gradio.Slider(0, 1.5, 0.7, step=0.05, label="Temperature (0: the likeliest)"),
+                gradio.Slider(0.05, 1, 0.9, step=0.05, label="Top p"),
+                gradio.Slider(5, 200, 60, step=5, label="Longest answer, tokens"),
+                gradio.Number(1337, precision=0, minimum=0, label="Seed"),
+            ]
+
+        def answer(text: str, *values: Any) -> Iterator[list[list[Message]]]:
+            yield from talk(partners, text, values[: len(chats)], *values[len(chats) :])
+
+        def go_on_alone(*values: Any) -> Iterator[list[list[Message]]]:
+            yield from answer("", *values)
+
+        inputs = [*chats, *controls]
+        for event in (send.click, text.submit):
+            event(answer, [text, *inputs], chats).then(lambda: "", None, text)
+        go_on.click(go_on_alone, inputs, chats)
+        clear.click(lambda: [[] for _ in chats], None, chats)
+    return page
+
+
+def import_gradio() -> Any:
+    """The package, which the project's lock does not hold."""
+    try:
+        return importlib.import_module("gradio")
+    except ModuleNotFoundError:
+        raise UserError("gradio is not installed: .venv/bin/pip install 'gradio==6.31.0'") from None
+
+
+def main() -> None:
+    """Serve the page until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m tools.chat", description=__doc__)
+    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
+    parser.add_argument("--model", type=Path, required=True, help="the fine-tuned model's folder")
+    parser.add_argument("--port", type=int, default=7860, help="on this machine")
+    args = parser.parse_args()
+    gradio = import_gradio()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    page = build_page(load_partners(args.base, args.model))
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    print(f"chat: http://127.0.0.1:{args.port}; Ctrl-C ends it", flush=True)
+    page.launch(
+        server_name="127.0.0.1", server_port=args.port, share=False, quiet=True, theme=theme
+    )
+
+
+if __name__ == "__main__":
+    run_stage("chat", main)

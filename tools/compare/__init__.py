@@ -1,0 +1,1 @@
+"""Two evaluated revisions side by side, with intervals."""

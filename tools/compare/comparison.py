@@ -1,0 +1,256 @@
+"""Two sides, each one run or several seeds: how they differ, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.compare.revisions import Evaluation
+from tuning.report.headlines import HEADLINES, Headline
+from tuning.results.bootstrap import Estimate, draw_counts, summarise_draws, verdict
+from tuning.results.dialogue_table import Table, in_order
+from tuning.run.errors import UserError
+
+MODEL = "tuned"
+COLUMNS = ("A", "B", "Δ", "95 % interval", "detectable Δ", "verdict")
+FEW_SEEDS = 5
+
+_SET_PARTS = {
+    "text_sha256": "the text",
+    "metric_version": "the definition of the metrics",
+    "num_dialogues": "the number of dialogues",
+    "num_responses": "the number of responses",
+    "num_bytes": "the number of bytes",
+}
+_DEFAULTS = {"metric_version": 1}
+_BLOCK_COLUMNS = {"block_bytes", "num_context_items"}
+_IDENTITY = {"tokenizer_sha256": "tokenizer", "template": "template"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One headline of the fine-tuned models."""
+
+    headline: Headline
+    a: float | None
+    """None where that side has not measured it."""
+    b: float | None
+    change: Estimate | None
+    """B − A; None where the two must not be compared."""
+    verdict: str
+    """About B; or the reason why there is no change."""
+
+    @property
+    def cells(self) -> list[str]:
+        """What is shown under each of ``COLUMNS``; a dash for what there is not."""
+        decimals = self.headline.decimals
+        a, b = ("–" if v is None else f"{v:,.{decimals}f}" for v in (self.a, self.b))
+        if self.change is None:
+            return [a, b, "–", "–", "–", self.verdict]
+        low, high = f"{self.change.low:+,.{decimals}f}", f"{self.change.high:+,.{decimals}f}"
+        change, detectable = self.change.value, self.change.detectable
+        return [
+            a,
+            b,
+            f"{change:+,.{decimals}f}",
+            f"[{low}, {high}]",
+            f"{detectable:,.{decimals}f}",
+            self.verdict,
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is shown of two sides."""
+
+    a: Sequence[Evaluation]
+    b: Sequence[Evaluation]
+    rows: Sequence[Row]
+
+    @property
+    def sides(self) -> dict[str, str]:
+        """The letter of each side and what it is."""
+        return {
+            "A": ", ".join(one.label for one in self.a),
+            "B": ", ".join(one.label for one in self.b),
+        }
+
+    @property
+    def text(self) -> str:
+        """What both were scored on."""
+        table = self.a[0].table
+        return (
+            f"{len(self.a[0].dialogue_ids):,} dialogues, {table['num_responses'].sum():,.0f} "
+            f"responses, {table['num_bytes'].sum():,.0f} bytes: the same text on both sides."
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the intervals do and do not cover."""
+        num_seeds = len(self.a), len(self.b)
+        if max(num_seeds) == 1:
+            return [
+                "One run on each side: the interval says how far these two models would differ on "
+                "other such dialogues, not whether another seed would agree."
+            ]
+        notes = [
+            f"Runs: {num_seeds[0]} on side A, {num_seeds[1]} on side B. Both runs and dialogues "
+            "are resampled."
+        ]
+        if min(num_seeds) == 1:
+            notes.append("The spread between seeds is unknown on the side with one run.")
+        if min(num_seeds) < FEW_SEEDS:
+            notes.append(
+                f"With fewer than {FEW_SEEDS} runs on a side the interval is too narrow "
+                "(docs/metrics.md says by how much)."
+            )
+        return notes
+
+
+def compare(
+    a: Sequence[Evaluation], b: Sequence[Evaluation], *, num_resamples: int, seed: int
+) -> Comparison:
+    """Every headline of the fine-tuned models on both sides, B − A, paired by dialogue.
+
+    Each resample draws D of the D dialogues with replacement, the same for every run on both
+    sides, and of a side with S > 1 runs S − 1 runs with replacement, on each side for itself. A
+    side's value is the ratio of the sums over all its drawn runs and dialogues. Drawing both is
+    the Multi-Bootstrap (Sellam et al. 2022, "The MultiBERTs"; unpaired in seeds, paired
+    in examples); S − 1 instead of S makes the variance between few runs unbiased (McCarthy &
+    Snowden 1985, "The bootstrap and finite population sampling"). A single run is kept as it is.
+
+    Raises:
+        UserError: the evaluation sets differ, or a side names one commit twice.
+    """
+    _check_distinct(a)
+    _check_distinct(b)
+    _check_same_set([*a, *b])
+    ids = a[0].dialogue_ids
+    tables_a, tables_b = (
+        [in_order(one.dialogue_ids, one.table, ids) for one in side] for side in (a, b)
+    )
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)]
+    dialogues = draw_counts(streams[0], len(ids), num_resamples=num_resamples)
+    runs_a = _run_counts(streams[1], len(a), num_resamples)
+    runs_b = _run_counts(streams[2], len(b), num_resamples)
+    rows = []
+    for headline in HEADLINES:
+        value_a, value_b = (_value(headline, tables) for tables in (tables_a, tables_b))
+        if value_a is None and value_b is None:
+            continue
+        reason = _reason_against(headline, a, b)
+        if value_a is None or value_b is None:
+            reason = f"not measured on side {'A' if value_a is None else 'B'}"
+        if reason is not None or value_a is None or value_b is None:
+            rows.append(Row(headline, value_a, value_b, None, reason or ""))
+            continue
+        draws_a = _pooled(headline, tables_a, runs_a, dialogues)
+        draws_b = _pooled(headline, tables_b, runs_b, dialogues)
+        change = summarise_draws(value_b - value_a, draws_b - draws_a)
+        num_dialogues = min(
+            headline.num_dialogues(table, MODEL) for table in (*tables_a, *tables_b)
+        )
+        meaning = verdict(
+            change.low,
+            change.high,
+            higher_is_better=headline.higher_is_better,
+            num_dialogues=num_dialogues,
+        )
+        rows.append(Row(headline, value_a, value_b, change, meaning))
+    if not rows:
+        raise UserError(f"{a[0].label} and {b[0].label} have no sums per dialogue in common.")
+    return Comparison(a, b, rows)
+
+
+def _check_distinct(side: Sequence[Evaluation]) -> None:
+    if len({one.commit for one in side}) != len(side):
+        named = ", ".join(one.label for one in side)
+        raise UserError(f"{named}: one commit twice on a side; its spread would be none.")
+
+
+def _check_same_set(evaluations: Sequence[Evaluation]) -> None:
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        ours, theirs = (_DEFAULTS | dict(one.metrics["set"]) for one in (first, other))
+        differences = [
+            f"{title} ({_shown(ours.get(key))} and {_shown(theirs.get(key))})"
+            for key, title in _SET_PARTS.items()
+            if ours.get(key) != theirs.get(key)
+        ]
+        if not differences and set(first.dialogue_ids) != set(other.dialogue_ids):
+            differences = ["the ids of the dialogues"]
+        if differences:
+            raise UserError(
+                f"{first.label} and {other.label} were not evaluated on the same set. Different: "
+                f"{'; '.join(differences)}. Evaluate one of them again with the other's data, eval "
+                "parameters and code."
+            )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f"{value[:12]}…"
+    return (
+        "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else f"{value}"
+    )
+
+
+def _reason_against(
+    headline: Headline, a: Sequence[Evaluation], b: Sequence[Evaluation]
+) -> str | None:
+    """Why a headline must not be compared: it is for one tokenizer and template, or items."""
+    if _BLOCK_COLUMNS.intersection(headline.denominator):
+        blocks = {one.metrics["set"].get("blocks_sha256") for one in (*a, *b)}
+        return "blocks differ" if len(blocks) > 1 else None
+    if "num_recall_items" in headline.denominator:
+        asked = {
+            tuple(sorted(zip(one.dialogue_ids, one.table["num_recall_items"], strict=True)))
+            for one in (*a, *b)
+            if "num_recall_items" in one.table
+        }
+        return "questions differ" if len(asked) > 1 else None
+    if not headline.one_tokenizer_only:
+        return None
+    for key, title in _IDENTITY.items():
+        found = {one.metrics[MODEL].get(key) for one in (*a, *b)}
+        if None in found:
+            return f"{title} not recorded"
+        if len(found) > 1:
+            return f"{title}s differ"
+    return None
+
+
+def _run_counts(
+    generator: np.random.Generator, num_runs: int, num_resamples: int
+) -> NDArray[np.float64]:
+    """How often each resample holds each run, ``[R, S]``."""
+    if num_runs == 1:
+        return np.ones((num_resamples, 1))
+    return draw_counts(generator, num_runs, num_draws=num_runs - 1, num_resamples=num_resamples)
+
+
+def _value(headline: Headline, tables: Sequence[Table]) -> float | None:
+    if not all(headline.is_in(table, MODEL) for table in tables):
+        return None
+    num_dialogues = len(next(iter(tables[0].values())))
+    value = _pooled(headline, tables, np.ones((1, len(tables))), np.ones((1, num_dialogues)))
+    return float(value[0])
+
+
+def _pooled(
+    headline: Headline,
+    tables: Sequence[Table],
+    runs: NDArray[np.float64],
+    dialogues: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The headline ``[R]`` over all runs, each taken ``runs[R, S]`` times."""
+    numerators = np.zeros(len(runs))
+    denominators = np.zeros(len(runs))
+    for index, table in enumerate(tables):
+        numerator, denominator = headline.sums(table, MODEL, dialogues)
+        numerators += runs[:, index] * numerator
+        denominators += runs[:, index] * denominator
+    return headline.ratio(numerators, denominators)

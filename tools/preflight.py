@@ -1,0 +1,237 @@
+"""Before an hour is spent: would this run, or this experiment, do what is meant?
+
+One line per finding; an error (exit 1) for what would fail or do nothing, a warning for the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dvc.exceptions import InvalidArgumentError
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+from hydra.errors import HydraException
+from ruamel.yaml import YAML
+
+from tuning.run.errors import UserError
+from tuning.run.params import PARAMS_FILE, Params, load_params
+from tuning.run.process import run_stage
+from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
+
+PIPELINE_FILE = Path("dvc.yaml")
+
+MODELS_WRITTEN = 3
+"""Training's, DVC's copy of it, and the released one, in the size of the base model in float32."""
+MODELS_PER_CHECKPOINT = 3
+"""Weights and AdamW's two moments."""
+CODE = (".py", ".yaml", ".lock", ".toml", ".dvc")
+NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, and what to do."""
+
+    kind: Literal["error", "warning"]
+    text: str
+
+
+def main() -> None:
+    """Check, and say."""
+    parser = argparse.ArgumentParser(prog="python -m tools.preflight", description=__doc__)
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="what dvc exp run is going to be given",
+    )
+    parser.add_argument("--base", type=Path, help="the base model's folder, for the disk's sake")
+    args = parser.parse_args()
+    params = load_params()
+    findings = [
+        *check_params(args.set_param),
+        *check_files(params.data.path),
+        *check_device(params),
+        *check_packages(params),
+    ]
+    if args.base is not None:
+        findings += check_disk(args.base, params)
+    for finding in findings:
+        print(f"{finding.kind}: {finding.text}")
+    if not findings:
+        print("preflight: nothing is in the way.")
+    sys.exit(any(finding.kind == "error" for finding in findings))
+
+
+def check_params(overrides: Sequence[str]) -> Iterator[Finding]:
+    """params.yaml as each run of the sweep would find it, by the reader that the stages use."""
+    try:
+        by_file = to_path_overrides(overrides)
+        sweeps = get_hydra_sweeps(by_file)
+    except (InvalidArgumentError, HydraException) as error:
+        cause = str(error).splitlines()[0].rstrip(".")
+        yield Finding("error", f"-S: {cause}; wanted section.key=value.")
+        return
+    for file in by_file.keys() - {PARAMS_FILE.name}:
+        yield Finding("error", f"-S: no stage reads {file}; wanted keys of {PARAMS_FILE}.")
+    said: set[str] = set()
+    for sweep in sweeps:
+        fault = _fault_of(sweep.get(PARAMS_FILE.name, []))
+        if fault and fault not in said:
+            said.add(fault)
+            yield Finding("error", fault)
+    declared = declared_params()
+    for override in by_file.get(PARAMS_FILE.name, []):
+        key = override.partition("=")[0].lstrip("+~")
+        if not said and not any(_overlap(key, name) for name in declared):
+            yield Finding("warning", f"-S {key}: it changes no result, so no stage runs for it.")
+
+
+def _fault_of(overrides: Sequence[str]) -> str | None:
+    """What the stages would say of params.yaml with these values."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / PARAMS_FILE.name
+        shutil.copyfile(PARAMS_FILE, copy)
+        try:
+            # Adds what is not there, at which dvc stops: the stages' reader knows what was meant.
+            apply_overrides(copy, [f"++{each.lstrip('+')}" for each in overrides])
+            load_params(copy)
+        except InvalidArgumentError as error:
+            return f"-S {' '.join(overrides)}: {str(error.__cause__ or error).splitlines()[0]}"
+        except UserError as error:
+            return str(error).replace(str(copy), f"-S {' '.join(overrides)}: {PARAMS_FILE}")
+    return None
+
+
+def declared_params() -> set[str]:
+    """Every parameter that a stage declares."""
+    return {name for stage in _stages() for name in stage.get("params", [])}
+
+
+def _stages() -> list[dict[str, Any]]:
+    """The pipeline's stages, as they are declared; one for several is one."""
+    pipeline = YAML(typ="safe", pure=True).load(PIPELINE_FILE.read_text(encoding="utf-8"))
+    return [stage.get("do", stage) for stage in pipeline["stages"].values()]
+
+
+def _overlap(key: str, name: str) -> bool:
+    """Whether one is the other, or a section that holds it."""
+    return f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
+
+
+def check_files(data: str) -> Iterator[Finding]:
+    """What is in the folder, and not in the commit that an experiment would be made from."""
+    others = _git("ls-files", "--others", "--exclude-standard")
+    code = [name for name in others if name.endswith(CODE)]
+    if code:
+        names = " ".join(code[:NUM_NAMED]) + (" …" if len(code) > NUM_NAMED else "")
+        yield Finding("warning", f"untracked, so experiments run without it: git add {names}")
+    if Path(data).exists() and not _is_kept(data):
+        yield Finding(
+            "error",
+            f"data.path: {data} is neither in git nor in DVC, so experiments and other clones lack "
+            f"it: dvc add {data}",
+        )
+
+
+def _is_kept(data: str) -> bool:
+    """By git, by a .dvc file of its own or of a folder above it, or as a stage's output."""
+    path = Path(data)
+    outputs = {Path(out) for stage in _stages() for out in stage["outs"]}
+    places = (path, *path.parents)
+    return (
+        bool(_git("ls-files", "--", data))
+        or any(place in outputs for place in places)
+        or any(place.with_name(f"{place.name}.dvc").is_file() for place in places if place.name)
+    )
+
+
+def _git(*arguments: str) -> list[str]:
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise UserError("git was not found; install it first.") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"git {arguments[0]}: {error.stderr.strip()}") from None
+    return result.stdout.splitlines()
+
+
+def check_device(params: Params) -> Iterator[Finding]:
+    """What this machine does not have, and training would do without."""
+    import torch
+
+    from tuning.language_model.device import choose_device
+
+    device = choose_device(
+        precision=params.train.mixed_precision,
+        compile_model=params.train.torch_compile,
+        num_threads=params.num_threads,
+    )
+    for note in device.notes:
+        yield Finding("warning", note)
+    if device.kind == "cpu" and shutil.which("nvidia-smi"):
+        how = "its driver does not answer" if torch.version.cuda else "torch is the CPU's build"
+        yield Finding(
+            "warning", f"there is an NVIDIA driver here, and {how}: training takes the CPU."
+        )
+
+
+def check_packages(params: Params) -> Iterator[Finding]:
+    """What eval asks for only after training and scoring."""
+    from tuning.report.relevance import encoder_folder
+
+    if params.eval.relevance:
+        try:
+            encoder_folder()
+        except UserError as error:
+            yield Finding("error", str(error))
+
+
+def check_disk(base: Path, params: Params) -> Iterator[Finding]:
+    """What training writes beside what is there: checkpoints, and the model three times."""
+    size = float32_bytes(base)
+    if not size:
+        return  # not fetched yet
+    checkpoints = (NUM_CHECKPOINTS_KEPT + 1) * MODELS_PER_CHECKPOINT  # one is being written
+    if params.train.lora.rank is not None:
+        checkpoints = 0  # adapters and two embeddings: far below the rest
+    least, most = MODELS_WRITTEN * size, (MODELS_WRITTEN + checkpoints) * size
+    free = shutil.disk_usage(".").free
+    if free < least:
+        yield Finding(
+            "error", f"{free / 1e9:.1f} GB of disk are free; the models take {least / 1e9:.1f} GB."
+        )
+    elif free < most:
+        yield Finding(
+            "warning",
+            f"{free / 1e9:.1f} GB of disk are free; models and checkpoints take up to "
+            f"{most / 1e9:.1f} GB, and training goes on without checkpoints on a full disk.",
+        )
+
+
+def float32_bytes(base: Path) -> int:
+    """Bytes of a model's weights in float32; 0 where there are none."""
+    from safetensors import safe_open
+
+    num_weights = 0
+    for file in base.glob("*.safetensors"):
+        with safe_open(file, framework="np") as weights:
+            for name in weights.keys():  # noqa: SIM118 # it is no dict
+                num_weights += math.prod(weights.get_slice(name).get_shape())
+    return 4 * num_weights
+
+
+if __name__ == "__main__":
+    run_stage("preflight", main)

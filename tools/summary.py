@@ -1,0 +1,54 @@
+"""The result in a few lines: base, fine-tuned, change."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuning.report.headlines import HEADLINES, meaning
+from tuning.report.page import counted
+from tuning.results.bootstrap import FEWEST_DIALOGUES
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """A table of ``metrics/eval.json``, and whether each headline's change is more than noise."""
+    base, tuned, change = metrics["base"], metrics["tuned"], metrics["change"]
+    num_dialogues = metrics["set"]["num_dialogues"]
+    one_template = base.get("template") == tuned.get("template")
+    lines = [f"{'validation':<27}{'base':>10}{'fine-tuned':>12}{'change':>10}  95 % interval"]
+    for headline in HEADLINES:
+        name, decimals = headline.name, headline.decimals
+        if name in base and name in tuned:
+            line = (
+                f"{headline.title:<27}{base[name]:>10,.{decimals}f} {tuned[name]:>11,.{decimals}f}"
+                f" {tuned[name] - base[name]:>+9,.{decimals}f}"
+            )
+            if f"{name}_low" in change:
+                low, high = change[f"{name}_low"], change[f"{name}_high"]
+                interval = f"[{low:+,.{decimals}f}, {high:+,.{decimals}f}]"
+                text = meaning(headline, change, num_dialogues, one_template)
+                line += f"  {interval:<20}  {text}"
+            lines.append(line)
+    lines.append(
+        f"{'target tokens':<27}{base['num_target_tokens']:>10,} {tuned['num_target_tokens']:>11,}"
+        f" {tuned['num_target_tokens'] - base['num_target_tokens']:>+9,}"
+    )
+    over = counted(num_dialogues, "dialogue")
+    if num_dialogues < FEWEST_DIALOGUES:
+        lines.append(f"over {over}: fewer than {FEWEST_DIALOGUES} say little")
+    else:
+        lines.append(f"over {over}, resampled whole")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table of the file that is named on the command line."""
+    path = Path(sys.argv[1])
+    print(format_table(json.loads(path.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()

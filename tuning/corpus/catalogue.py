@@ -1,0 +1,101 @@
+"""All dialogues of the input: their text in a file, and in memory only a row of facts for each."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from tuning.corpus.cleaning import MAX_FAULTS, ROW, CleanPiece
+from tuning.corpus.duplicates import Ints, UInts, jaccard, normalised_words
+from tuning.dialogue import Dialogue, from_line
+
+
+class Catalogue:
+    """Filled piece by piece, then read. Its folder of scratch files goes when it is closed."""
+
+    def __init__(self, folder: Path, num_bands: int) -> None:
+        """Begin an empty one in a new folder."""
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._lines = (folder / "lines").open("w+b")
+        self._rows = (folder / "rows").open("w+b")
+        self._speakers = (folder / "speakers").open("w+b")
+        self._bands = [(folder / f"band-{n}").open("w+b") for n in range(num_bands)]
+        self.num_records = 0
+        self.num_raw_turns = 0
+        self.num_raw_characters = 0
+        self.invalid: Counter[str] = Counter()
+        self.faults: list[tuple[str, str]] = []
+        self._text_of = lru_cache(maxsize=4096)(self._read_words)
+
+    def __enter__(self) -> Self:
+        """The catalogue."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the scratch files."""
+        for file in (self._lines, self._rows, self._speakers, *self._bands):
+            file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, piece: CleanPiece) -> None:
+        """Append a piece's dialogues and counts."""
+        self._lines.write(piece.lines)
+        piece.rows.tofile(self._rows)
+        piece.speakers.tofile(self._speakers)
+        for file, column in zip(self._bands, piece.bands.T, strict=True):
+            np.ascontiguousarray(column).tofile(file)
+        self.num_records += piece.num_records
+        self.num_raw_turns += piece.num_raw_turns
+        self.num_raw_characters += piece.num_raw_characters
+        self.invalid += piece.invalid
+        self.faults += piece.faults[: MAX_FAULTS - len(self.faults)]
+
+    def finish(self) -> None:
+        """All has been added: load the rows."""
+        for file in (self._lines, self._rows, self._speakers, *self._bands):
+            file.flush()
+            file.seek(0)
+        self.rows = np.fromfile(self._rows, ROW)
+        self._offsets: Ints = np.concatenate([[0], np.cumsum(self.rows["length"], dtype=np.int64)])
+
+    def __len__(self) -> int:
+        """Dialogues, not counting invalid records."""
+        return len(self.rows)
+
+    @property
+    def num_bands(self) -> int:
+        """Columns of the near-duplicate index."""
+        return len(self._bands)
+
+    def band(self, number: int) -> UInts:
+        """``[D]``: one band's hash of every dialogue."""
+        self._bands[number].seek(0)
+        return np.fromfile(self._bands[number], np.uint64)
+
+    def speakers(self) -> UInts:
+        """Hashed names of all dialogues' speakers, ``rows["num_speakers"]`` for each."""
+        self._speakers.seek(0)
+        return np.fromfile(self._speakers, np.uint64)
+
+    def line(self, index: int) -> tuple[str, bytes]:
+        """One dialogue's place in the input, and its line with the line end."""
+        self._lines.seek(self._offsets[index])
+        where, _, line = self._lines.read(int(self.rows["length"][index])).partition(b"\0")
+        return where.decode(), line
+
+    def dialogue(self, index: int) -> Dialogue:
+        """One dialogue."""
+        return from_line(self.line(index)[1])
+
+    def similarity(self, one: int, other: int) -> float:
+        """The share of five-word runs that two dialogues have in common."""
+        return jaccard(self._text_of(one), self._text_of(other))
+
+    def _read_words(self, index: int) -> list[str]:
+        return [word for turn in normalised_words(self.dialogue(index)) for word in turn]

@@ -1,0 +1,149 @@
+"""A piece of the input -> its clean dialogues, and what must be known of each to decide its fate.
+
+This is the part that runs on every core: decoding, checking, cleaning, hashing. What is decided
+about a dialogue here depends on that dialogue alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tuning.corpus.duplicates import UInts, band_hashes, content_hash, normalised_words
+from tuning.corpus.formats import SPEAKERS, Record, parse_record
+from tuning.corpus.split import draw, side_of
+from tuning.dialogue import Dialogue, to_line
+from tuning.reading.pieces import Piece
+from tuning.run.params import DataParams, Layout
+
+FEW_SPEAKERS = 1
+FEW_TURNS = 2
+MAX_FAULTS = 20
+
+ROW = np.dtype(
+    [
+        ("length", np.uint32),  # bytes of its line
+        ("side", np.uint8),  # of the split
+        ("too_few", np.uint8),  # FEW_SPEAKERS, FEW_TURNS or 0
+        ("num_speakers", np.uint32),
+        ("num_turns", np.uint32),
+        ("num_characters", np.uint64),
+        ("content", np.uint64, (2,)),  # half of its content_hash
+        ("text", np.uint64),  # of its utterances to the letter
+        ("id", np.uint64),  # of its dialogue_id
+        ("order", np.uint64),  # its place in the fixed random order
+    ]
+)
+Rows = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanPiece:
+    """The dialogues of one piece, in order, and what it held besides."""
+
+    lines: bytes
+    r"""For each: its place in the input, a NUL, ``to_line``, a line end."""
+    rows: Rows
+    """``[D]`` of ``ROW``."""
+    bands: UInts
+    """``[D, bands]``."""
+    speakers: UInts
+    """Hashes of speaker names, ``num_speakers`` for each dialogue."""
+    num_raw_turns: int
+    """Before empty ones are left out."""
+    num_raw_characters: int
+    """Before white space is stripped."""
+    num_records: int
+    invalid: Counter[str]
+    """Records that are not dialogues, by reason."""
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    """The first of them: place, and what was found and wanted."""
+
+
+class Cleaner:
+    """Cleans pieces of one file."""
+
+    def __init__(self, data: DataParams, layout: Layout) -> None:
+        """Take the settings and the file's layout."""
+        self._data = data
+        self._layout = layout
+
+    def __call__(self, piece: Piece) -> CleanPiece:
+        """Decode, check, clean and hash one piece."""
+        records = [parse_record(raw, self._layout, self._data.group_by) for raw in piece.records()]
+        good = [(r, r.dialogue) for r in records if r.dialogue is not None]
+        dialogues = [dialogue for _, dialogue in good]
+        words = [normalised_words(dialogue) for dialogue in dialogues]
+        lines = [f"{r.where}\0{to_line(dialogue)}\n".encode() for r, dialogue in good]
+        faults = [(r.where, r.fault) for r in records if r.fault]
+        return CleanPiece(
+            lines=b"".join(lines),
+            rows=np.array(
+                [
+                    (len(line), *self._row(record, dialogue, of_dialogue))
+                    for line, (record, dialogue), of_dialogue in zip(
+                        lines, good, words, strict=True
+                    )
+                ],
+                ROW,
+            ),
+            bands=band_hashes(
+                [[word for turn in of_dialogue for word in turn] for of_dialogue in words],
+                self._data.near_duplicate_threshold,
+            ),
+            speakers=np.array(
+                [draw(s.encode(), "speaker") for d in dialogues for s in d.speakers], np.uint64
+            ),
+            num_raw_turns=sum(r.num_raw_turns for r, _ in good),
+            num_raw_characters=sum(r.num_raw_characters for r, _ in good),
+            num_records=len(records),
+            invalid=Counter(r.reason for r in records if r.fault),
+            faults=faults[:MAX_FAULTS],
+        )
+
+    def _row(
+        self, record: Record, dialogue: Dialogue, words: list[list[str]]
+    ) -> tuple[object, ...]:
+        """All of ``ROW`` but the length."""
+        content = content_hash(dialogue, words)
+        num_speakers = len(dialogue.speakers)
+        too_few = 0
+        if num_speakers < self._data.min_speakers:
+            too_few = FEW_SPEAKERS
+        elif len(dialogue.turns) < self._data.min_turns:
+            too_few = FEW_TURNS
+        side = side_of(
+            content,
+            record.groups,
+            validation_fraction=self._data.validation_fraction,
+            test_fraction=self._data.test_fraction,
+            groups_per_dialogue=2 if self._data.group_by == SPEAKERS else 1,
+        )
+        return (
+            side,
+            too_few,
+            num_speakers,
+            len(dialogue.turns),
+            dialogue.num_characters,
+            (int.from_bytes(content[:8], "big"), int.from_bytes(content[8:16], "big")),
+            draw("\0".join(turn.utterance for turn in dialogue.turns).encode(), "text"),
+            draw(dialogue.dialogue_id.encode(), "id"),
+            draw(content, "order"),
+        )
+
+
+def faults_message(
+    path: object, num_records: int, faults: Sequence[tuple[str, str]], num_faults: int
+) -> str:
+    """The faults that were kept, a count of the rest, and what to do."""
+    shown = "\n".join(f"  {where}: {fault}" for where, fault in faults[:MAX_FAULTS])
+    more = num_faults - min(len(faults), MAX_FAULTS)
+    rest = f"\n  … and {more:,} more" if more > 0 else ""
+    return (
+        f"{path}: {num_faults:,} of {num_records:,} records are not dialogues:\n{shown}{rest}\n"
+        "Mend them, or drop and count them with data.on_invalid: skip."
+    )

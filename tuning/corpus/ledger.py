@@ -1,0 +1,67 @@
+"""Where every dialogue, turn and character of the input went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tuning.corpus.catalogue import Catalogue
+from tuning.corpus.selection import FATES, Selection
+from tuning.reading.accounts import bucket, percentiles
+
+
+def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, int]]:
+    """Count each bucket's dialogues, turns and characters; each count's sum is its ``input``.
+
+    ``dropped_invalid`` are records that are not dialogues, so they have no turns or characters.
+    ``dropped_empty`` are turns of white space alone, ``dropped_white_space`` the characters that
+    were stripped from the others' ends and from between their messages.
+    """
+    rows = catalogue.rows
+    ledger: dict[str, dict[str, int]] = {}
+    for name, weights in (
+        ("num_dialogues", np.ones(len(rows), np.int64)),
+        ("num_turns", rows["num_turns"].astype(np.int64)),
+        ("num_characters", rows["num_characters"].astype(np.int64)),
+    ):
+        ledger[name] = {
+            bucket(fate): int(weights[selection.fates == number].sum())
+            for number, fate in enumerate(FATES)
+        }
+    num_turns, num_characters = (int(rows[n].sum()) for n in ("num_turns", "num_characters"))
+    ledger["num_dialogues"] |= {
+        "dropped_invalid": catalogue.invalid.total(),
+        "input": catalogue.num_records,
+    }
+    ledger["num_turns"] |= {
+        "dropped_empty": catalogue.num_raw_turns - num_turns,
+        "input": catalogue.num_raw_turns,
+    }
+    ledger["num_characters"] |= {
+        "dropped_white_space": catalogue.num_raw_characters - num_characters,
+        "input": catalogue.num_raw_characters,
+    }
+    for name, buckets in ledger.items():
+        total = sum(count for fate, count in buckets.items() if fate != "input")
+        assert total == buckets["input"], f"{name}: something is in no bucket, or in two"
+    return ledger
+
+
+def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:
+    """Lengths and speakers of the dialogues that were kept, and the duplicates found."""
+    kept = catalogue.rows[selection.kept]
+    is_kept = np.isin(np.arange(len(catalogue)), selection.kept)
+    names = catalogue.speakers()[np.repeat(is_kept, catalogue.rows["num_speakers"])]
+    _, sizes = np.unique(selection.clusters, return_counts=True)
+    return {
+        "duplicates": {
+            "num_clusters": int((sizes > 1).sum()),
+            "largest_cluster": int(sizes.max(initial=0)),
+            "num_straddling": selection.num_straddling,
+        },
+        "num_speakers": len(np.unique(names)),
+        "num_speakers_per_dialogue": percentiles(kept["num_speakers"]),
+        "num_turns_per_dialogue": percentiles(kept["num_turns"]),
+        "num_characters_per_dialogue": percentiles(kept["num_characters"]),
+    }

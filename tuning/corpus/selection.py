@@ -1,0 +1,147 @@
+"""The fate of every dialogue: a side of the split, or a reason to leave it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tuning.corpus.catalogue import Catalogue
+from tuning.corpus.cleaning import FEW_SPEAKERS, FEW_TURNS, Rows
+from tuning.corpus.duplicates import Clusters, Ints
+from tuning.reading.accounts import SIDES, TRAIN, VALIDATION
+from tuning.run.params import DataParams
+
+FATES: Final = (
+    *SIDES,
+    "few_speakers",
+    "few_turns",
+    "repeated_id",
+    "duplicate",
+    "near_duplicate",
+    "over_max_dialogues",
+)
+"""A fate is an index into these; the sides come first, at the numbers that ``split`` gives them."""
+_OPEN: Final = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What became of the dialogues of a catalogue."""
+
+    fates: npt.NDArray[np.uint8]
+    """``[D]`` of indices into ``FATES``."""
+    kept: Ints
+    """The dialogues on some side, in the fixed random order."""
+    clusters: Ints
+    """``[D]``: equal for dialogues that say the same or nearly the same."""
+    num_straddling: int
+    """Dialogues left out because one that says the same is held out."""
+
+
+def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
+    """Dialogues whose id another one has: with the same content, and with a different one.
+
+    Of each id, the first in the fixed random order is in neither.
+    """
+    order = _canonical(rows, rows["id"])
+    ids, contents = rows["id"][order], rows["content"][order]
+    begins = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: len(ids)])
+    first = np.repeat(begins, np.diff(np.append(begins, len(rows))))
+    later = first != np.arange(len(rows))
+    same = (contents == contents[first]).all(axis=1)
+    return order[later & same], order[later & ~same]
+
+
+def select(catalogue: Catalogue, data: DataParams) -> Selection:
+    """Decide, in this order: too few speakers or turns, repeated ids, duplicates, the maximum.
+
+    A larger ``max_dialogues`` keeps all that a smaller one keeps.
+    """
+    rows = catalogue.rows
+    fates = np.full(len(rows), _OPEN, np.uint8)
+    same_record, other_record = repeated_ids(rows)
+    fates[same_record] = FATES.index("duplicate")
+    fates[other_record] = FATES.index("repeated_id")
+    fates[rows["too_few"] == FEW_SPEAKERS] = FATES.index("few_speakers")
+    fates[rows["too_few"] == FEW_TURNS] = FATES.index("few_turns")
+
+    open_ones = np.flatnonzero(fates == _OPEN)
+    open_ones = open_ones[_canonical(rows[open_ones])]
+    exact, clusters = _clusters(catalogue, open_ones, data.near_duplicate_threshold)
+    # Within a cluster, held-out dialogues first, then by the fixed random order
+    held_out_first = VALIDATION - rows["side"][open_ones]
+    ranked = open_ones[np.lexsort([held_out_first, clusters[open_ones]])]
+    is_first = np.append(True, clusters[ranked][1:] != clusters[ranked][:-1])[: len(ranked)]
+    first = ranked[is_first]
+    sizes = np.diff(np.append(np.flatnonzero(is_first), len(ranked)))
+    sides = rows["side"]
+    loses_side = sides[ranked] < np.repeat(sides[first], sizes)
+    stays = is_first if data.deduplicate == "keep_one" else ~loses_side
+    leaves = ranked[~stays]
+    says_the_same = np.isin(exact[leaves], exact[ranked[stays]])
+    fates[leaves] = np.where(says_the_same, FATES.index("duplicate"), FATES.index("near_duplicate"))
+
+    kept = ranked[stays]
+    kept = kept[_canonical(rows[kept])]
+    end = len(kept) if data.max_dialogues is None else data.max_dialogues
+    fates[kept[end:]] = FATES.index("over_max_dialogues")
+    kept = kept[:end]
+    fates[kept] = sides[kept]
+    return Selection(
+        fates=fates, kept=kept, clusters=clusters, num_straddling=int(loses_side.sum())
+    )
+
+
+def _clusters(catalogue: Catalogue, open_ones: Ints, threshold: float) -> tuple[Ints, Ints]:
+    """``[D]`` twice: clusters of equal content, and of equal or nearly equal content."""
+    content = catalogue.rows["content"]
+    clusters = Clusters(len(catalogue))
+    clusters.join_equal(
+        content[open_ones, 0], open_ones, lambda one, other: content[one, 1] == content[other, 1]
+    )
+    exact = clusters.roots().copy()
+    one_of_each = open_ones[exact[open_ones] == open_ones]
+    verdicts: dict[tuple[int, int], bool] = {}
+
+    def is_near(one: int, other: int) -> bool:
+        pair = (one, other)
+        if pair not in verdicts:
+            verdicts[pair] = catalogue.similarity(one, other) >= threshold
+        return verdicts[pair]
+
+    for number in range(catalogue.num_bands):
+        clusters.join_equal(catalogue.band(number)[one_of_each], one_of_each, is_near)
+    return exact, clusters.roots()
+
+
+def _canonical(rows: Rows, *first: npt.NDArray[np.uint64]) -> Ints:
+    """Indices that sort rows by other keys, then in a fixed random order of their contents."""
+    return np.lexsort([rows["id"], rows["text"], rows["order"], *first])
+
+
+def shared_between_sides(selection: Selection, catalogue: Catalogue) -> dict[str, float]:
+    """What the sides have in common: contents and clusters, which must be none, and speakers.
+
+    ``any_speaker_seen`` and ``all_speakers_seen`` are shares of the validation dialogues whose
+    speakers' names stand in training too.
+    """
+    fates, rows = selection.fates, catalogue.rows
+    held_out = (fates != TRAIN) & (fates < len(SIDES))
+    train = fates == TRAIN
+    contents, clusters = rows["content"][:, 0], selection.clusters
+    counts = rows["num_speakers"].astype(np.int64)
+    names = catalogue.speakers()
+    seen = np.isin(names, names[np.repeat(train, counts)])
+    starts = np.cumsum(counts) - counts
+    num_seen = np.add.reduceat(np.append(seen.astype(np.int64), 0), starts) if len(rows) else counts
+    validation = fates == VALIDATION
+    num_validation = max(1, int(validation.sum()))
+    return {
+        "num_shared_contents": len(np.intersect1d(contents[train], contents[held_out])),
+        "num_shared_clusters": len(np.intersect1d(clusters[train], clusters[held_out])),
+        "any_speaker_seen": int((num_seen[validation] > 0).sum()) / num_validation,
+        "all_speakers_seen": int((num_seen == counts)[validation].sum()) / num_validation,
+    }

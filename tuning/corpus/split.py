@@ -1,0 +1,55 @@
+"""Which side of the split a dialogue is on: a property of its own content and of nothing else.
+
+Adding, removing, shuffling or renaming dialogues moves none of the others, and two dialogues with
+the same content are always on the same side. The seed plays no part, so that runs with different
+seeds are measured on the same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from tuning.reading.accounts import TEST, TRAIN, VALIDATION
+
+
+def draw(content: bytes, key: str) -> int:
+    """A number in [0, 2^64), uniform over contents and independent between keys."""
+    digest = hashlib.blake2b(content, key=key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def side_of(
+    content: bytes,
+    groups: Sequence[str] = (),
+    *,
+    validation_fraction: float,
+    test_fraction: float = 0.0,
+    groups_per_dialogue: int = 1,
+) -> int:
+    """``TRAIN``, ``VALIDATION`` or ``TEST``.
+
+    Without groups, the dialogue's content draws. With one group, the group draws, and all of its
+    dialogues go with it. With several (its speakers, say), each of them draws, and the dialogue is
+    held out if any of them is: one who is held out is nowhere in training, while a partner who is
+    not may be on both sides. So no chain of shared partners pulls the whole corpus onto one side,
+    and one who speaks with everybody (a hub) draws like everyone else; prep reports how many
+    validation dialogues have speakers who were seen in training.
+
+    Args:
+        content: The dialogue's ``content_hash``.
+        groups: Values of the field that must not straddle.
+        validation_fraction: Probability of the validation side, whatever the test fraction.
+        test_fraction: Probability of the test side.
+        groups_per_dialogue: How many groups a dialogue has as a rule. Each is held out with
+            probability 1 - (1 - fraction)^(1 / this), so that dialogues are with the fraction.
+    """
+    least = min(draw(group.encode(), "split") for group in groups) if groups else None
+    drawn = (draw(content, "split") if least is None else least) / 2**64
+    validation, held_out = (
+        1 - (1 - fraction) ** (1 / groups_per_dialogue)
+        for fraction in (validation_fraction, validation_fraction + test_fraction)
+    )
+    if drawn < validation:
+        return VALIDATION
+    return TEST if drawn < held_out else TRAIN

@@ -1,0 +1,195 @@
+"""A dialogue as the tokens that the model sees, for a person to look at.
+
+A training dialogue is shown window by window, made by the same functions as what is trained. One
+that is held out or dropped is shown as one run of tokens, since none of it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tuning.dialogue import Dialogue
+from tuning.encoding.cutting import Window, cut_windows, trained_turns
+from tuning.reading.accounts import SIDES, bucket
+from tuning.tokens.template import Template
+from tuning.tokens.texts import encode_texts, token_texts
+
+Kind = Literal["speaker", "trained", "context", "held_out", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """One token, or several that only together make up a character."""
+
+    text: str
+    kind: Kind
+    num_tokens: int = 1
+    is_special: bool = False
+    """A speaker token or an end of turn; text that spells one is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownWindow:
+    """Tokens in order; a turn begins at each of kind ``speaker``."""
+
+    tokens: tuple[ShownToken, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the window, repeated context included."""
+        return sum(token.num_tokens for token in self.tokens)
+
+    @property
+    def num_trained(self) -> int:
+        """Target tokens."""
+        return sum(token.num_tokens for token in self.tokens if token.kind == "trained")
+
+    @property
+    def turns(self) -> list[list[ShownToken]]:
+        """Its tokens by turn; each turn begins with its speaker token."""
+        turns: list[list[ShownToken]] = []
+        for token in self.tokens:
+            if token.kind == "speaker":
+                turns.append([])
+            turns[-1].append(token)
+        return turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownDialogue:
+    """A dialogue and what became of it."""
+
+    dialogue_id: str
+    bucket: str
+    """As in the ledgers: ``train``, ``validation``, ``test`` or ``dropped_…``."""
+    windows: tuple[ShownWindow, ...]
+    num_tokens: int
+    """Tokens of its turns, each counted once however many windows repeat it."""
+    num_truncated: int = 0
+    """Of them in no window."""
+
+    @property
+    def title(self) -> str:
+        """What became of it, in words."""
+        if self.bucket == "train":
+            return "Training dialogue"
+        if self.bucket.startswith("dropped_"):
+            return f"Dropped: {self.bucket.removeprefix('dropped_').replace('_', ' ')}"
+        return f"{self.bucket.capitalize()} dialogue, held out"
+
+    @property
+    def counts(self) -> str:
+        """How many tokens, and what the ledger counts them as."""
+        if self.bucket != "train":
+            return f"{counted(self.num_tokens, 'token')}, not trained"
+        trained = sum(window.num_trained for window in self.windows)
+        context = self.num_tokens - trained - self.num_truncated
+        truncated = f", {self.num_truncated:,} truncated" if self.num_truncated else ""
+        return (
+            f"{counted(self.num_tokens, 'token')} ({trained:,} trained, {context:,} context"
+            f"{truncated}) in {counted(len(self.windows), 'window')}"
+        )
+
+
+def show_dialogue(
+    dialogue: Dialogue,
+    fate: str,
+    template: Template,
+    *,
+    max_length: int,
+    context_turns: int,
+    loss_on: str,
+) -> ShownDialogue:
+    """A dialogue as tokens.
+
+    Args:
+        dialogue: What prep wrote.
+        fate: Its side (``train``, ``val``, ``test``), or the reason that it was dropped.
+        template: With the tags of as many speakers as dialogues on a side have.
+        max_length: Tokens that a window may have.
+        context_turns: Turns that a later window repeats.
+        loss_on: Which turns are trained.
+    """
+    if fate != "train":
+        kind: Kind = "held_out" if fate in SIDES else "dropped"
+        window = _show_whole(dialogue, template, kind)
+        return ShownDialogue(
+            dialogue_id=dialogue.dialogue_id,
+            bucket=bucket(fate),
+            windows=(window,),
+            num_tokens=window.num_tokens,
+        )
+    turns = template.encode(dialogue)
+    trained = trained_turns(turns, loss_on)
+    cut = cut_windows(
+        turns,
+        trained,
+        max_length=max_length,
+        context_turns=context_turns,
+        start_ids=template.start,
+    )
+    windows = (_show_window(window, template) for window in cut.windows)
+    return ShownDialogue(
+        dialogue_id=dialogue.dialogue_id,
+        bucket=bucket(fate),
+        windows=tuple(windows),
+        num_tokens=sum(len(turn) for turn in turns),
+        num_truncated=cut.num_truncated,
+    )
+
+
+def visible(text: str) -> Iterator[tuple[str, bool]]:
+    """What to print for each character, and whether it stands in for one that cannot be seen."""
+    for character in text:
+        if character.isprintable():
+            yield character, False
+        else:
+            yield {"\n": "↵", "\t": "⇥"}.get(character) or ascii(character)[1:-1], True
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 window``, ``1,200 windows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWindow:
+    """All turns; a dropped dialogue may have more speakers than the template has tags for."""
+    tags = {name: template.spelled_tag(index) for index, name in enumerate(dialogue.speakers)}
+    tokens: list[ShownToken] = []
+    contents = encode_texts(template.tokenizer, [turn.utterance for turn in dialogue.turns])
+    for turn, content in zip(dialogue.turns, contents, strict=True):
+        tokens.append(ShownToken(tags[turn.speaker], "speaker", is_special=True))
+        tokens += _content(content, kind, template)
+        tokens.append(_special(template.end, kind, template))
+    return ShownWindow(tuple(tokens))
+
+
+def _show_window(window: Window, template: Template) -> ShownWindow:
+    """Its tokens; what the tokenizer begins it with is shown as one with the first tag."""
+    tokens: list[ShownToken] = []
+    before = "".join(template.tokenizer.convert_ids_to_tokens(template.start))
+    place = len(template.start)
+    for part in window.parts:
+        tag = _special(part.tag, "speaker", template)
+        if not tokens:
+            tag = replace(tag, text=before + tag.text, num_tokens=tag.num_tokens + place)
+        tokens.append(tag)
+        place += len(part.tag)
+        kind: Kind = "trained" if window.is_target[place] else "context"
+        tokens += _content(part.content, kind, template)
+        if part.end:
+            tokens.append(_special(part.end, kind, template))
+        place += len(part.content) + len(part.end)
+    return ShownWindow(tuple(tokens))
+
+
+def _content(input_ids: Sequence[int], kind: Kind, template: Template) -> Iterator[ShownToken]:
+    return (ShownToken(text, kind, num) for text, num in token_texts(template.tokenizer, input_ids))
+
+
+def _special(input_ids: Sequence[int], kind: Kind, template: Template) -> ShownToken:
+    """A tag or an end, as one."""
+    text = template.tokenizer.decode(list(input_ids), skip_special_tokens=False)
+    return ShownToken(str(text), kind, len(input_ids), is_special=True)

@@ -1,0 +1,77 @@
+"""Places of the evaluation set where models write, and what is said there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuning.dialogue import Dialogue
+from tuning.evaluation_set.text import text_sha256
+
+
+@dataclass(frozen=True)
+class Place:
+    """A response of the evaluation set."""
+
+    dialogue: int
+    """Index of the dialogue in the evaluation set."""
+    turn: int
+    """Index of the response in its dialogue."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model or a person said in a place of the evaluation set."""
+
+    dialogue: int
+    """Index of the dialogue in the evaluation set."""
+    text: str
+    context: tuple[str, ...]
+    """The turns before."""
+    reference: str
+    """What a person said in this place."""
+    has_ended: bool = True
+    """With an end of turn."""
+    has_tag: bool = False
+    """It went on as another speaker."""
+
+
+def choose_places(
+    dialogues: Sequence[Dialogue], *, prompt_turns: int, num_places: int
+) -> list[Place]:
+    """The earliest places at multiples of ``prompt_turns``, of equally early ones by a hash.
+
+    A dialogue that is too short has one at its last turn.
+    """
+    places = [
+        (turn, text_sha256([dialogue]), Place(index, turn))
+        for index, dialogue in enumerate(dialogues)
+        for turn in range(
+            min(prompt_turns, len(dialogue.turns) - 1), len(dialogue.turns), prompt_turns
+        )
+    ]
+    return [place for _, _, place in sorted(places, key=lambda one: one[:2])[:num_places]]
+
+
+def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> list[Response]:
+    """What people said there."""
+    return [
+        response_of(
+            dialogues[place.dialogue], place, dialogues[place.dialogue].turns[place.turn].utterance
+        )
+        for place in places
+    ]
+
+
+def response_of(
+    dialogue: Dialogue, place: Place, text: str, *, has_ended: bool = True, has_tag: bool = False
+) -> Response:
+    """A response in its place, beside what a person said there."""
+    return Response(
+        dialogue=place.dialogue,
+        text=text,
+        context=tuple(turn.utterance for turn in dialogue.turns[: place.turn]),
+        reference=dialogue.turns[place.turn].utterance,
+        has_ended=has_ended,
+        has_tag=has_tag,
+    )

@@ -1,0 +1,66 @@
+"""What the models are measured on: the same for all of them, from the validation dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning.dialogue import Dialogue, read_dialogues
+from tuning.evaluation_set.amounts import PROFILES
+from tuning.evaluation_set.blocks import Block, make_blocks
+from tuning.evaluation_set.places import Place, choose_places
+from tuning.evaluation_set.text import cut_evaluation_set
+from tuning.run.errors import UserError
+from tuning.run.params import ScoreParams
+
+NUM_SHOWN = 6
+"""Places that the report shows side by side."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The evaluation set, and what is chosen of it."""
+
+    dialogues: list[Dialogue]
+    num_left_out: int
+    """Validation dialogues without a response that fits."""
+    blocks: list[Block]
+    """What coherence is measured on."""
+    places: list[Place]
+    """Where the models write."""
+
+    @property
+    def shown(self) -> Sequence[Place]:
+        """The places that the report shows."""
+        return self.places[:NUM_SHOWN]
+
+
+def make_plan(validation: Path, settings: ScoreParams) -> Plan:
+    """Cut and choose, by hashes of the text alone.
+
+    Raises:
+        UserError: no dialogue has a response that fits.
+    """
+    dialogues, num_left_out = cut_evaluation_set(
+        read_dialogues(validation),
+        max_dialogues=settings.max_dialogues,
+        max_turns=settings.max_turns,
+        max_bytes=settings.max_bytes,
+    )
+    if not dialogues:
+        raise UserError(
+            f"{validation}: no dialogue has a response within eval.max_turns and eval.max_bytes; "
+            "raise them."
+        )
+    profile = PROFILES[settings.profile]
+    return Plan(
+        dialogues,
+        num_left_out,
+        make_blocks(
+            dialogues,
+            num_candidates=settings.coherence_candidates,
+            max_blocks=profile.coherence_blocks,
+        ),
+        choose_places(dialogues, prompt_turns=settings.prompt_turns, num_places=profile.num_places),
+    )

@@ -1,0 +1,49 @@
+"""The text that every model is scored on: cut in turns and bytes, never in tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from tuning.dialogue import Dialogue
+
+
+def cut_evaluation_set(
+    dialogues: Iterable[Dialogue], *, max_dialogues: int | None, max_turns: int, max_bytes: int
+) -> tuple[list[Dialogue], int]:
+    """The first turns of the first dialogues, the same for every tokenizer.
+
+    Each dialogue keeps as many whole turns as there are in ``max_turns`` and ``max_bytes`` (UTF-8,
+    utterances only). A dialogue with no response left (fewer than two turns) is left out.
+
+    Returns:
+        The cut dialogues, and how many were left out.
+    """
+    cut: list[Dialogue] = []
+    num_left_out = 0
+    for dialogue in dialogues:
+        if max_dialogues is not None and len(cut) == max_dialogues:
+            break
+        num_bytes = 0
+        num_turns = 0
+        for turn in dialogue.turns[:max_turns]:
+            num_bytes += len(turn.utterance.encode())
+            if num_bytes > max_bytes:
+                break
+            num_turns += 1
+        if num_turns < 2:
+            num_left_out += 1
+        else:
+            cut.append(Dialogue(dialogue.dialogue_id, dialogue.turns[:num_turns]))
+    return cut, num_left_out
+
+
+def text_sha256(dialogues: Iterable[Dialogue]) -> str:
+    """One hash over all texts in order: equal where two evaluations scored the same text."""
+    digest = hashlib.sha256()
+    for dialogue in dialogues:
+        order = {speaker: index for index, speaker in enumerate(dialogue.speakers)}
+        for turn in dialogue.turns:
+            digest.update(f"{order[turn.speaker]}\x1f{turn.utterance}\x1e".encode())
+        digest.update(b"\x1d")
+    return digest.hexdigest()

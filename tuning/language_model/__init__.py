@@ -1,0 +1,1 @@
+"""A causal language model: loaded, checked, on the device that there is."""

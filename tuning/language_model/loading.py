@@ -1,0 +1,89 @@
+"""A language model as training and scoring take it: a token sees what a mask shows it, no more.
+
+Both put several texts into one row and hide them from each other by a mask. Some models have layers
+(state spaces, linear attention, convolutions) that read a row from left to right whatever the mask
+says: each text would be trained and scored as if its neighbour stood before it, without any error.
+So a model is asked, before anything is made of it, whether it keeps two texts apart.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from tuning.run.errors import UserError
+
+LENGTHS = (7, 11)
+"""Tokens of the two texts."""
+TOLERANCE = 1e-3
+"""Of the logits' standard deviation. Rounding moves them by at most 1e-5 of it, what is carried
+over from the other text by 5e-2 and more (small random models of 40 kinds)."""
+
+
+def load_plain_model(folder: Path, *, device_map: str | None = None) -> PreTrainedModel:
+    """The model in float32, ready to score.
+
+    Args:
+        folder: Of transformers' form.
+        device_map: Where its weights go; the CPU by default.
+
+    Raises:
+        UserError: not every token sees just what a mask shows it.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            device_map=device_map,
+        )
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        fault = "transformers has no scaled_dot_product_attention for them"
+        raise _refusal(folder, fault) from error
+    if not keeps_apart(model):
+        raise _refusal(folder, "some of their layers mix what a mask keeps apart")
+    return model
+
+
+@torch.no_grad()
+def keeps_apart(model: PreTrainedModel) -> bool:
+    """Whether two texts in one row, hidden from each other, get the logits that each gets alone."""
+    num_ids = model.config.get_text_config().vocab_size
+    texts = [torch.arange(1, length + 1) * 97 % num_ids for length in LENGTHS]
+    positions = [torch.arange(length) for length in LENGTHS]
+    owner = torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))
+    mask = (owner[:, None] == owner).tril()
+
+    def logits(**inputs: torch.Tensor) -> torch.Tensor:
+        inputs = {name: one[None].to(model.device) for name, one in inputs.items()}
+        result: torch.Tensor = model(**inputs, use_cache=False).logits[0]
+        return result
+
+    together = logits(
+        input_ids=torch.cat(texts), position_ids=torch.cat(positions), attention_mask=mask[None]
+    )
+    alone = torch.cat([logits(input_ids=text) for text in texts])
+    is_mixed = (together - alone).abs().max() > TOLERANCE * alone.std()
+    return not is_mixed  # not a number: for the loss to find
+
+
+def num_visible(config: PreTrainedConfig) -> int:
+    """How many tokens one sees at most, itself included: all positions, or a sliding window."""
+    config = config.get_text_config()
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
+    return min((limit for limit in limits if limit), default=sys.maxsize)
+
+
+def _refusal(folder: Path, fault: str) -> UserError:
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    return UserError(
+        f"model.name: {kind} models cannot be trained here, for their attention is not the plain "
+        f"one: {fault}."
+    )

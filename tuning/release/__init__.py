@@ -1,0 +1,1 @@
+"""The published model's card and receipt."""

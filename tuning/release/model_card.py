@@ -1,0 +1,182 @@
+"""The fine-tuned model's README.md, in the form of Hugging Face's model cards.
+
+Source of the form: https://huggingface.co/docs/hub/model-cards. Every figure comes from the run's
+own metrics and receipt; what the pipeline cannot know (licences of other people's data, what the
+model is for) is said to be unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from tuning.report.headlines import HEADLINES, headline_rows
+from tuning.sources.pinned import Source
+
+_USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+chat = [{"role": "user", "content": "Hi! How was your weekend?"}]
+inputs = tokenizer.apply_chat_template(
+    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+written = model.generate(**inputs, max_new_tokens=60, do_sample=True, temperature=0.7, top_p=0.9)
+print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```"""
+
+
+def model_card(
+    *,
+    base: Source,
+    corpus: Source,
+    params: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    tokens: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> str:
+    """The card.
+
+    Args:
+        base: Where the base model is from.
+        corpus: Where the dialogues are from.
+        params: Nested sections of parameters.
+        scores: ``metrics/eval.json``.
+        generation: ``metrics/generation.json``.
+        ledger: ``metrics/prep.json``.
+        tokens: ``metrics/encode.json``.
+        training: ``metrics/train.json``.
+    """
+    dialogues = ledger["num_dialogues"]
+    train, about = params["train"], scores["set"]
+    num_speakers = tokens["num_speaker_tokens"]
+    adapters = train["lora"]["rank"]
+    tuned = "low-rank adapters, merged" if adapters else "all weights"
+    return f"""---
+{_metadata(base, corpus, scores)}
+---
+
+# {base.title}, fine-tuned on dialogues
+
+{base.title} after {training["num_steps"]:,} optimizer steps on {dialogues["train"]:,} dialogues of
+{corpus.title}. It writes the next turn of a chat between {num_speakers} speakers.
+
+## Use
+
+`folder` is the folder of this file. Speakers get their tokens in the order in which they first
+speak; a message's `name`, if it has one, stands before its `role`.
+
+{_USE}
+
+Generation ends at `<|endofturn|>`. Text that spells a special token (`<|endofturn|>`,
+`<|speaker1|>`) becomes that token in a chat template: remove it from what users type.
+
+## Data
+
+| | |
+|---|---|
+| source | {corpus.title} |
+| licence of the data | {corpus.licence or "not known to the pipeline: see its source"} |
+| training | {dialogues["train"]:,} dialogues, {tokens["num_tokens"]["trained"]:,} tokens |
+| validation | {dialogues["validation"]:,} dialogues, \
+{tokens["num_tokens"]["validation"]:,} tokens |
+| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |
+
+## Training
+
+| | |
+|---|---|
+| base model | {base.title}{base.detail} |
+| licence of the base model | {base.licence or "not known to the pipeline: see its source"} |
+| trained | {tuned} |
+| optimizer | AdamW, learning rate {train["learning_rate"]:g}, {train["lr_scheduler_type"]} |
+| batch | {train["batch_size"]} rows x {train["gradient_accumulation_steps"]} accumulated, of \
+{params["encoding"]["max_length"]} tokens |
+| epochs | {train["epochs"]} |
+| device, precision | {training["device"]}, {training["precision"]} |
+| loss, first step and last epoch | {training["first_loss"]:.3f}, \
+{training["last_epoch_loss"]:.3f} nats per token |
+| seed | {params["seed"]} |
+
+## Numbers
+
+{about["num_responses"]:,} responses ({about["num_bytes"]:,} bytes) of {about["num_dialogues"]:,}
+validation dialogues that were not trained on. Intervals (95 %) from resampling whole dialogues.
+
+{_headlines(scores)}
+
+What it writes, beside what people wrote in the same {generation["counted"]["num_places"]:,} places:
+
+{_writing(generation)}
+
+Evaluation text `{about["text_sha256"][:12]}`, metric version {about["metric_version"]}.
+
+## Intended use and limits
+
+- Made to study fine-tuning on dialogues and to continue chats like those of its data. It was not
+  aligned or filtered for safety: what it says can be false, rude or harmful.
+- It knows what its base model knows, and talks like its data; {dialogues["train"]:,} dialogues
+  stand for few people and few subjects. The numbers above say nothing about other data.
+- Turns beyond {params["encoding"]["max_length"]} tokens were seen only in windows of that length.
+- More than {num_speakers} speakers in one chat are refused by its chat template.
+
+## Receipt
+
+`receipt.json` holds the SHA-256 of every file of this folder, of the data, base weights, code and
+parameters that it was made from. In the project, `make verify` takes them all again.
+"""
+
+
+def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:
+    """The YAML that hubs read."""
+    about = scores["set"]
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="dialogues",
+            dataset_name=f"validation dialogues {about['text_sha256'][:12]}",
+            metric_type=headline.name,
+            metric_value=round(scores["tuned"][headline.name], headline.decimals),
+        )
+        for headline in HEADLINES
+        if headline.name in scores["tuned"]
+    ]
+    data = ModelCardData(
+        base_model=base.hub_id,
+        language=corpus.language,
+        library_name="transformers",
+        license=base.licence.lower() if base.licence else None,
+        model_name="fine-tuned on dialogues",
+        pipeline_tag="text-generation",
+        tags=["dialogue", "conversational"],
+        eval_results=results,
+    )
+    return str(data.to_yaml())
+
+
+def _headlines(scores: Mapping[str, Any]) -> str:
+    lines = ["| | base | fine-tuned | change | verdict |", "|---|---|---|---|---|"]
+    for row in headline_rows(scores):
+        cells = " | ".join(f"{value} ({low} … {high})" for value, low, high in row.cells)
+        lines.append(f"| {row.title} | {cells} | {row.meaning} |")
+    return "\n".join(lines)
+
+
+def _writing(generation: Mapping[str, Any]) -> str:
+    columns = {
+        "base, sampled": generation["base"]["sampled"],
+        "fine-tuned, sampled": generation["tuned"]["sampled"],
+        "people": generation["people"]["said"],
+    }
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    rows = [f"| | {' | '.join(columns)} |", "|---|---|---|---|"]
+    for name in names:
+        values = (column.get(name) for column in columns.values())
+        cells = " | ".join("–" if value is None else f"{value:.3f}" for value in values)
+        rows.append(f"| {name.replace('_', ' ')} | {cells} |")
+    return "\n".join(rows)

@@ -1,0 +1,121 @@
+"""What a model was made from and what it is, as SHA-256 hashes that can be taken again.
+
+The receipt holds nothing that differs between two equal runs (no time, host, path outside the
+project, or commit: those are in ``metrics/timing.json``), so equal runs give equal receipts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuning.run.errors import UserError
+from tuning.run.files import sha256_of
+from tuning.run.pipeline import CODE, ROOT
+
+RECEIPT = "receipt.json"
+VERSION = 1
+
+
+def make_receipt(
+    model: Path, inputs: Iterable[Path], params: Mapping[str, Any], run: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The receipt of a model folder that is otherwise complete.
+
+    Args:
+        model: Every file in it is hashed, but for a receipt.
+        inputs: Files, and folders with all files below them, relative to the project.
+        params: Nested sections of parameters.
+        run: What it ran on, as far as that can change a result.
+    """
+    return {
+        "version": VERSION,
+        "files": hashes_below(model, but=RECEIPT),
+        "inputs": {name: sha256 for path in inputs for name, sha256 in _hashes(path)},
+        "code": code_hashes(),
+        "params": dict(_flattened(params)),
+        "run": dict(run),
+    }
+
+
+def differences(model: Path, params: Mapping[str, Any]) -> list[str]:
+    """What of a model's receipt does not hold here and now, one line each.
+
+    Raises:
+        UserError: the folder has no receipt, or one that cannot be read.
+    """
+    receipt = _read(model / RECEIPT)
+    found = {name: sha256_of(Path(name)) for name in receipt["inputs"] if Path(name).is_file()}
+    return [
+        *_compare("model file", receipt["files"], hashes_below(model, but=RECEIPT)),
+        *_compare("input", receipt["inputs"], found),
+        *_compare("code", receipt["code"], code_hashes()),
+        *_compare("parameter", receipt["params"], dict(_flattened(params))),
+    ]
+
+
+def hashes_below(folder: Path, *, but: str = "") -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path in it."""
+    return {
+        file.relative_to(folder).as_posix(): sha256_of(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.relative_to(folder).as_posix() != but
+    }
+
+
+def code_hashes() -> dict[str, str]:
+    """SHA-256 of each module that can change a result."""
+    files = sorted(file for folder in CODE for file in (ROOT / folder).rglob("*.py"))
+    return {file.relative_to(ROOT).as_posix(): sha256_of(file) for file in files}
+
+
+def _hashes(path: Path) -> Iterator[tuple[str, str]]:
+    if not path.is_dir():
+        yield path.as_posix(), sha256_of(path)
+        return
+    for name, sha256 in hashes_below(path).items():
+        yield (path / name).as_posix(), sha256
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not there: that folder was not made by this pipeline, or only in part. Get "
+            "it with dvc pull, or make it with dvc repro."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is no receipt: {error}. Get it again with dvc checkout.") from None
+    if not isinstance(receipt, dict) or receipt.get("version") != VERSION:
+        raise UserError(
+            f"{path} is no receipt of version {VERSION}; use the code of the commit that made it."
+        )
+    return receipt
+
+
+def _compare(kind: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    """A line per name that is not the same on both sides."""
+    for name in sorted(recorded.keys() | found.keys()):
+        if name not in recorded:
+            yield f"{kind} {name}: not in the receipt"
+        elif name not in found:
+            yield f"{kind} {name}: not here"
+        elif recorded[name] != found[name]:
+            then, now = (_shown(values[name]) for values in (recorded, found))
+            yield f"{kind} {name}: was {then}, is {now}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else text
+
+
+def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,1 @@
+"""What follows from the scores: headlines, quality of writing, pages to look at."""

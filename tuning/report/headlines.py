@@ -1,0 +1,251 @@
+"""The headline metrics: each a ratio of sums over dialogues, so that dialogues can be resampled."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuning.results.bootstrap import summarise_draws, verdict
+from tuning.results.dialogue_table import FloatArray, Table
+
+METRIC_VERSION = 2
+"""Raise it when the same models on the same text would get other numbers: another formula, another
+template, another way to score or to choose what is scored. A new headline is no reason. Evaluations
+of different versions are not compared; those from before there were versions are of version 1."""
+
+
+def _as_is(values: FloatArray) -> FloatArray:
+    return values
+
+
+def _in_bits(values: FloatArray) -> FloatArray:
+    return values / math.log(2)
+
+
+def _finite_exp(values: FloatArray) -> FloatArray:
+    """JSON has no infinity: the largest float stands for all above it."""
+    return np.exp(np.minimum(values, math.log(sys.float_info.max)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """``transform(Σ (numerator − subtracted) / Σ denominator)``, Σ over columns and dialogues.
+
+    Columns are those of the table of sums per dialogue; ``{m}`` stands for the model's name.
+    """
+
+    name: str
+    """Its key in ``metrics/eval.json``."""
+    title: str
+    numerator: tuple[str, ...]
+    subtracted: tuple[str, ...] = ()
+    denominator: tuple[str, ...]
+    transform: Callable[[FloatArray], FloatArray]
+    """Of the divided sums; applied once, to the whole set."""
+    higher_is_better: bool
+    one_tokenizer_only: bool
+    """Comparable only between models with one tokenizer and template."""
+    decimals: int
+
+    def is_in(self, table: Table, model: str) -> bool:
+        """Whether the table has all columns that this takes, with something to divide by."""
+        names = (*self.numerator, *self.subtracted, *self.denominator)
+        return all(name.format(m=model) in table for name in names) and bool(
+            self.num_dialogues(table, model)
+        )
+
+    def num_dialogues(self, table: Table, model: str) -> int:
+        """Dialogues that have a share in it."""
+        return int((self._total(table, model, self.denominator) > 0).sum())
+
+    def sums(self, table: Table, model: str, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Both sums ``[R]``, with dialogue d taken ``counts[R, D]`` times."""
+        numerator = self._total(table, model, self.numerator)
+        numerator = numerator - self._total(table, model, self.subtracted)
+        denominator = self._total(table, model, self.denominator)
+        # Not a matrix product: its last bits would depend on the number of threads.
+        return np.einsum("rd,d->r", counts, numerator), np.einsum("rd,d->r", counts, denominator)
+
+    def ratio(self, numerators: FloatArray, denominators: FloatArray) -> FloatArray:
+        """The metric from its sums ``[R]``; NaN where nothing was counted."""
+        nothing = np.full(numerators.shape, np.nan)
+        return self.transform(
+            np.divide(numerators, denominators, out=nothing, where=denominators > 0)
+        )
+
+    def values(self, table: Table, model: str, counts: FloatArray) -> FloatArray:
+        """The metric ``[R]``, with dialogue d taken ``counts[R, D]`` times."""
+        return self.ratio(*self.sums(table, model, counts))
+
+    def _total(self, table: Table, model: str, names: tuple[str, ...]) -> FloatArray:
+        total = np.zeros(num_dialogues_of(table))
+        for name in names:
+            total = total + table[name.format(m=model)]
+        return total
+
+
+HEADLINES = (
+    Headline(
+        name="bits_per_byte",
+        title="bits per byte",
+        numerator=("{m}_content_nll",),
+        denominator=("num_bytes",),
+        transform=_in_bits,
+        higher_is_better=False,
+        one_tokenizer_only=False,
+        decimals=4,
+    ),
+    Headline(
+        name="perplexity",
+        title="perplexity",
+        numerator=("{m}_content_nll", "{m}_end_nll"),
+        denominator=("{m}_num_tokens", "num_responses"),
+        transform=_finite_exp,
+        higher_is_better=False,
+        one_tokenizer_only=True,
+        decimals=2,
+    ),
+    Headline(
+        name="word_perplexity",
+        title="word perplexity",
+        numerator=("{m}_content_nll",),
+        denominator=("num_words",),
+        transform=_finite_exp,
+        higher_is_better=False,
+        one_tokenizer_only=False,
+        decimals=1,
+    ),
+    Headline(
+        name="end_of_turn_nll",
+        title="end of turn, nats",
+        numerator=("{m}_end_nll",),
+        denominator=("num_responses",),
+        transform=_as_is,
+        higher_is_better=False,
+        one_tokenizer_only=True,
+        decimals=3,
+    ),
+    Headline(
+        name="history_gain",
+        title="history gain, bits/byte",
+        numerator=("{m}_alone_nll",),
+        subtracted=("{m}_content_nll",),
+        denominator=("num_bytes",),
+        transform=_in_bits,
+        higher_is_better=True,
+        one_tokenizer_only=False,
+        decimals=4,
+    ),
+    Headline(
+        name="foreign_history_gain",
+        title="foreign history, bits/byte",
+        numerator=("{m}_foreign_nll",),
+        subtracted=("{m}_own_nll",),
+        denominator=("block_bytes",),
+        transform=_in_bits,
+        higher_is_better=True,
+        one_tokenizer_only=False,
+        decimals=4,
+    ),
+    Headline(
+        name="context_identification",
+        title="context identification",
+        numerator=("{m}_context_hits",),
+        denominator=("num_context_items",),
+        transform=_as_is,
+        higher_is_better=True,
+        one_tokenizer_only=False,
+        decimals=3,
+    ),
+    Headline(
+        name="recall",
+        title="recall of planted facts",
+        numerator=("{m}_recall_hits",),
+        denominator=("num_recall_items",),
+        transform=_as_is,
+        higher_is_better=True,
+        one_tokenizer_only=False,
+        decimals=3,
+    ),
+)
+
+
+def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, float]]:
+    """Every headline of ``base``, of ``tuned``, and their ``change`` (tuned − base, paired).
+
+    Each as ``name``, ``name_low`` and ``name_high`` (95 %). One matrix of resamples serves all, so
+    a change's interval is that of the difference within each resample, and equal models differ by
+    exactly 0. A headline whose columns are not in the table is left out.
+
+    Args:
+        table: The sums per dialogue of both models.
+        counts: ``[R, D]`` How often each resample holds each dialogue.
+    """
+    once = np.ones((1, num_dialogues_of(table)))
+    found: dict[str, dict[str, float]] = {"base": {}, "tuned": {}, "change": {}}
+    for headline in HEADLINES:
+        if not all(headline.is_in(table, model) for model in ("base", "tuned")):
+            continue
+        value = {model: headline.values(table, model, once) for model in ("base", "tuned")}
+        draws = {model: headline.values(table, model, counts) for model in ("base", "tuned")}
+        value["change"] = value["tuned"] - value["base"]
+        draws["change"] = draws["tuned"] - draws["base"]
+        for section, numbers in found.items():
+            estimate = summarise_draws(float(value[section][0]), draws[section])
+            numbers[headline.name] = estimate.value
+            numbers[f"{headline.name}_low"] = estimate.low
+            numbers[f"{headline.name}_high"] = estimate.high
+    return found
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """A headline as people read it."""
+
+    title: str
+    cells: tuple[tuple[str, str, str], ...]
+    """Of base, fine-tuned and change: the value, the interval's low and high end."""
+    meaning: str
+    """The verdict, or why there is none."""
+
+
+def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
+    """The headlines of ``metrics/eval.json`` that have intervals."""
+    sections = [metrics["base"], metrics["tuned"], metrics["change"]]
+    one_template = metrics["base"].get("template") == metrics["tuned"].get("template")
+    rows = []
+    for headline in HEADLINES:
+        if not all(f"{headline.name}_low" in section for section in sections):
+            continue
+        cells = []
+        for section in sections:
+            form = f"{'+' if section is sections[-1] else ''},.{headline.decimals}f"
+            value, low, high = (section[f"{headline.name}{end}"] for end in ("", "_low", "_high"))
+            cells.append((f"{value:{form}}", f"{low:{form}}", f"{high:{form}}"))
+        text = meaning(headline, sections[-1], metrics["set"]["num_dialogues"], one_template)
+        rows.append(HeadlineRow(headline.title, tuple(cells), text))
+    return rows
+
+
+def num_dialogues_of(table: Table) -> int:
+    """Rows of the table."""
+    return len(next(iter(table.values())))
+
+
+def meaning(
+    headline: Headline, change: Mapping[str, float], num_dialogues: int, one_template: bool
+) -> str:
+    """The verdict, or why there is none: two templates end a turn in different ways."""
+    if headline.one_tokenizer_only and not one_template:
+        return "not comparable: two templates"
+    return verdict(
+        change[f"{headline.name}_low"],
+        change[f"{headline.name}_high"],
+        higher_is_better=headline.higher_is_better,
+        num_dialogues=num_dialogues,
+    )

@@ -1,0 +1,1 @@
+"""What was measured: sums per dialogue, curves, samples, and their intervals."""

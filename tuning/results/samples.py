@@ -1,0 +1,56 @@
+"""Dialogues as a model went on with them, and the file in which people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tuning.dialogue import Turn
+
+SAMPLE_COLUMNS = ("dialogue_id", "prompt", "model", "people")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt, the model's turns after it, and what the people really said."""
+
+    dialogue_id: str
+    prompt: tuple[Turn, ...]
+    reply: tuple[Turn, ...]
+    human: tuple[Turn, ...]
+
+    def beginning(self, num_turns: int) -> Sample:
+        """The sample with so many turns behind the prompt."""
+        return replace(self, reply=self.reply[:num_turns], human=self.human[:num_turns])
+
+
+def samples_as_rows(samples: Sequence[Sample]) -> list[list[str]]:
+    """Samples as a table of texts, ``SAMPLE_COLUMNS``, for the tracker."""
+
+    def text(turns: tuple[Turn, ...]) -> str:
+        return "\n".join(f"{turn.speaker}: {turn.utterance}" for turn in turns)
+
+    return [[s.dialogue_id, text(s.prompt), text(s.reply), text(s.human)] for s in samples]
+
+
+def samples_as_markdown(samples: Sequence[Sample]) -> str:
+    """A page with each prompt, the model's continuation, and the human one."""
+    lines = ["# Validation dialogues, continued by the fine-tuned model", ""]
+    for sample in samples:
+        shown = (*sample.prompt, *sample.human, *sample.reply)
+        names = {
+            speaker: f"speaker {number}"
+            for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in shown), start=1)
+        }
+        lines += [f"## {sample.dialogue_id}", ""]
+        for title, turns in (
+            ("Prompt", sample.prompt),
+            ("Model", sample.reply),
+            ("People", sample.human),
+        ):
+            lines += [f"**{title}**", ""]
+            for turn in turns:
+                text = " / ".join(turn.utterance.splitlines()) or "(says nothing)"
+                lines.append(f"- {names[turn.speaker]}: `{text.replace('`', chr(39))}`")
+            lines.append("")
+    return "\n".join(lines)

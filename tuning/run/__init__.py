@@ -1,0 +1,1 @@
+"""What the run of every stage rests on: errors, files, inputs, parameters, the process."""

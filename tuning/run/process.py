@@ -1,0 +1,67 @@
+"""A stage as a process: the exit code that DVC must see, and no life after dvc."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from tuning import PARENT
+from tuning.run.errors import UserError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_stage(name: str, main: Callable[[], None]) -> None:
+    """Run one stage's ``main``; end the process with the exit code DVC must see.
+
+    A user's mistake prints its message alone and exits 1. SIGINT and SIGTERM exit 128 + n: after a
+    caught signal, exit code 0 would make DVC cache a partial model as if it were final.
+    """
+    gc.freeze()  # what the imports made stays
+    gc.enable()
+    die_with_parent()
+    if os.getppid() != PARENT:  # dvc has ended while this process was importing
+        sys.exit(1)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no failure
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        main()
+    except UserError as error:
+        print(f"\n{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; run the same command again to continue.", file=sys.stderr)
+        _leave(128 + signal.SIGINT)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"\n{name}: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done, whatever libraries still wait for
+        signal.signal(number, lambda *_: _leave(0))
+
+
+def die_with_parent() -> None:
+    """Be killed when dvc is (Linux): an orphan would keep writing beside the next run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _exit_on_signal(number: int, _frame: object) -> None:
+    """Leave at once: a checkpoint is either complete on disk or it is ignored."""
+    print(f"\nstopped by signal {number}; run the same command again to continue.", file=sys.stderr)
+    _leave(128 + number)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: what libraries do at an exit may wait for what the signal has broken."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,126 @@
+"""Context retention: how much the history helps a model to predict a response."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuning.dialogue import Dialogue
+from tuning.evaluation_set.text import text_sha256
+from tuning.results.curves import Curve, curve_of
+from tuning.results.dialogue_table import FloatArray, IntArray
+from tuning.results.response_scores import bits_per_byte
+from tuning.scoring.measure import Findings, Subject
+from tuning.scoring.nats import Scoring, TokenSequence, sums
+from tuning.scoring.perplexity import last_turn
+from tuning.tokens.template import Template
+
+HISTORY_TURNS = (0, 1, 2, 4, 8)
+"""How many of the last turns a response is scored after."""
+
+
+@dataclass(frozen=True)
+class HistoryScores:
+    """Nats of the same R responses after more and more of their last turns."""
+
+    dialogue: IntArray
+    """``[R]`` Index of the dialogue in the evaluation set."""
+    turn: IntArray
+    """``[R]`` Index of the turn in its dialogue, from 1."""
+    num_bytes: IntArray
+    """``[R]`` Content bytes in UTF-8."""
+    nll: FloatArray
+    """``[R, K]`` After the last ``HISTORY_TURNS[k]`` turns, or all if there are fewer."""
+    shuffled_nll: FloatArray
+    """``[R]`` After the turns of the last column, in another order."""
+
+
+def measure_histories(subject: Subject) -> Scoring[Findings]:
+    """Score responses after more and more of their last turns."""
+    scores = yield from score_histories(
+        subject.template, subject.dialogues, num_responses=subject.amounts.history_responses
+    )
+    return Findings(
+        figures={"shuffled_history_gain": shuffled_history_gain(scores)},
+        curves={"num_turns": history_gain_by_turns(scores, len(subject.dialogues))},
+    )
+
+
+def score_histories(
+    template: Template, dialogues: Sequence[Dialogue], *, num_responses: int
+) -> Scoring[HistoryScores]:
+    """Score responses after their last 0, 1, 2, 4 and 8 turns, and after those 8 shuffled.
+
+    Of each dialogue one response, then of each another, until there are ``num_responses``: turns of
+    one dialogue are alike, so the more dialogues have a share, the surer is the curve.
+    """
+    chosen = _choose_responses(dialogues, num_responses)
+    encoded = {index: template.encode(dialogues[index]) for index, _ in chosen}
+    sequences: list[TokenSequence] = []
+    for index, turn in chosen:
+        turns = encoded[index]
+        sequences += [
+            last_turn(template, turns[max(0, turn - k) : turn + 1]) for k in HISTORY_TURNS
+        ]
+        shuffled = [turns[i] for i in _other_order(dialogues[index], turn)]
+        sequences.append(last_turn(template, [*shuffled, turns[turn]]))
+    nll = yield sequences
+
+    table = sums(nll).reshape(-1, len(HISTORY_TURNS) + 1)
+    return HistoryScores(
+        dialogue=np.array([index for index, _ in chosen], dtype=np.int64),
+        turn=np.array([turn for _, turn in chosen], dtype=np.int64),
+        num_bytes=np.array(
+            [len(dialogues[index].turns[turn].utterance.encode()) for index, turn in chosen],
+            dtype=np.int64,
+        ),
+        nll=table[:, :-1],
+        shuffled_nll=table[:, -1],
+    )
+
+
+def history_gain_by_turns(scores: HistoryScores, num_dialogues: int) -> Curve:
+    """``history_gain`` for k = 0, 1, 2, 4, 8 last turns, on the same responses for every k.
+
+    Σ [NLL(r | nothing) − NLL(r | last k turns)] / (ln 2 · Σ bytes); 0 for k = 0 by definition.
+    """
+    num_responses, num_columns = scores.nll.shape
+    return curve_of(
+        np.repeat(HISTORY_TURNS, num_responses),
+        np.tile(scores.dialogue, num_columns),
+        ((scores.nll[:, :1] - scores.nll) / math.log(2)).T.ravel(),
+        np.tile(scores.num_bytes, num_columns),
+        num_dialogues,
+    )
+
+
+def shuffled_history_gain(scores: HistoryScores) -> float:
+    """The gain of the last 8 turns in another order: below the true order's if order matters."""
+    return bits_per_byte(scores.nll[:, 0] - scores.shuffled_nll, scores.num_bytes)
+
+
+def _choose_responses(dialogues: Sequence[Dialogue], count: int) -> list[tuple[int, int]]:
+    """Dialogues' indices with one turn each, by hashes of the text."""
+    possible: list[tuple[int, str, int, int]] = []
+    for index, dialogue in enumerate(dialogues):
+        text = text_sha256([dialogue])
+        turns = _by_hash(range(1, len(dialogue.turns)), text)
+        possible += [(place, text, index, turn) for place, turn in enumerate(turns)]
+    return [(index, turn) for _, _, index, turn in sorted(possible)[:count]]
+
+
+def _other_order(dialogue: Dialogue, turn: int) -> list[int]:
+    """The last turns before a response by a hash; never the true order if there are two."""
+    history = list(range(max(0, turn - HISTORY_TURNS[-1]), turn))
+    text = text_sha256([Dialogue(dialogue.dialogue_id, dialogue.turns[:turn])])
+    order = _by_hash(history, text)
+    return order if order != history else order[::-1]
+
+
+def _by_hash(turns: Sequence[int], text: str) -> list[int]:
+    """The turns in an order that follows from the text and nothing else."""
+    return sorted(turns, key=lambda turn: hashlib.sha256(f"{text}\x1f{turn}".encode()).digest())

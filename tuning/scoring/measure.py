@@ -1,0 +1,53 @@
+"""The form of a measure: what it is given, and what it finds.
+
+A measure is one module and one row of ``tuning.scoring.measures``. It asks for the nats of token
+sequences, which those of all measures are read together with, and returns its own columns, figures
+and curves. What becomes a headline of them is said in ``tuning.report.headlines``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tuning.dialogue import Dialogue
+from tuning.evaluation_set.amounts import Amounts
+from tuning.evaluation_set.plan import Plan
+from tuning.results.curves import Curve
+from tuning.results.dialogue_table import Column
+from tuning.scoring.nats import Scoring
+from tuning.tokens.template import Template
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One model, and what it is measured on."""
+
+    name: str
+    """Begins the names of its own columns: ``base`` or ``tuned``."""
+    template: Template
+    """How it reads turns."""
+    num_visible: int
+    """Tokens that one sees at most."""
+    plan: Plan
+    amounts: Amounts
+
+    @property
+    def dialogues(self) -> list[Dialogue]:
+        """The evaluation set."""
+        return self.plan.dialogues
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one measure says of one model."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    """Sums per dialogue, ``[D]``; a model's own begin with its name, the others are the text's."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What is no headline, by its key in ``metrics/eval.json``."""
+    curves: dict[str, Curve] = field(default_factory=dict)
+    """By the name of their axis."""
+
+
+Measure = Callable[[Subject], Scoring[Findings]]

@@ -1,0 +1,120 @@
+"""All that is measured of one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tuning.evaluation_set.amounts import PROFILES
+from tuning.evaluation_set.places import Place
+from tuning.evaluation_set.plan import Plan
+from tuning.language_model.loading import load_plain_model, num_visible
+from tuning.results.measured import Measured
+from tuning.run.files import sha256_of, weights_sha256
+from tuning.run.params import ScoreParams
+from tuning.scoring.coherence import measure_coherence
+from tuning.scoring.history import measure_histories
+from tuning.scoring.measure import Findings, Measure, Subject
+from tuning.scoring.nats import both, score, together
+from tuning.scoring.perplexity import measure_responses
+from tuning.scoring.plain_text import measure_plain_text
+from tuning.scoring.recall import measure_recall
+from tuning.scoring.written import people_as_seen, write_out
+from tuning.tokens.template import Template
+from tuning.tokens.templates import template_of
+
+MEASURES: Final[tuple[Measure, ...]] = (
+    measure_responses,
+    measure_plain_text,
+    measure_histories,
+    measure_recall,
+    measure_coherence,
+)
+"""Every measure of what a model predicts; another one is another row."""
+
+
+def measure(
+    name: str,
+    folder: Path,
+    plan: Plan,
+    settings: ScoreParams,
+    *,
+    shown: list[Place],
+    seed: int,
+) -> Measured:
+    """Perplexity, context retention, coherence and writing of one model.
+
+    Args:
+        name: Begins the names of its columns.
+        folder: The model's.
+        plan: What it is measured on.
+        settings: How.
+        shown: Places where people's turns are wanted as the model reads them.
+        seed: Of the first sampling.
+    """
+    model, template = load_model(folder)
+    subject = Subject(
+        name=name,
+        template=template,
+        num_visible=num_visible(model.config),
+        plan=plan,
+        amounts=PROFILES[settings.profile],
+    )
+    found, people = score(
+        model,
+        both(
+            together([ask(subject) for ask in MEASURES]),
+            people_as_seen(template, plan.dialogues, shown),
+        ),
+        batch_size=settings.batch_size,
+    )
+    everything = Findings()
+    for one in found:
+        everything.columns.update(one.columns)
+        everything.figures.update(one.figures)
+        everything.curves.update(one.curves)
+    written, chats = write_out(model, subject, settings, seed=seed)
+    return Measured(
+        columns=everything.columns,
+        figures={
+            "template": template.name,
+            "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
+            **everything.figures,
+        },
+        curves=everything.curves,
+        written=written,
+        chats=chats,
+        people=people,
+        weights_sha256=weights_sha256(folder),
+    )
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, Template]:
+    """Load a model in float32 on the GPU if there is one, ready to score, and how it reads turns.
+
+    Raises:
+        UserError: a token of the model sees more than a mask shows it.
+    """
+    template = template_of(folder)
+    model = load_plain_model(folder, device_map="cuda" if torch.cuda.is_available() else "cpu")
+    drop_rows_without_token(model, template.tokenizer)
+    return model, template
+
+
+def drop_rows_without_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Cut the vocabulary of a model, in place, to the ids that its tokenizer has.
+
+    Some models pad it to a round number (Qwen 2.5: 151,936 rows for 151,665 tokens). No text holds
+    the other ids, so what the softmax gives them, trained or not, would be missing from the real
+    ones. The tokenizer's own stay, dialogue tokens that were added included: they only widen the
+    softmax, so they can make a text dearer, never cheaper.
+    """
+    num_ids = max(tokenizer.get_vocab().values()) + 1
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    if num_ids < len(weight):
+        model.resize_token_embeddings(num_ids)

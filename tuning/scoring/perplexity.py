@@ -1,0 +1,102 @@
+"""Perplexity and bits per byte: how well a model predicts the responses of the evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tuning.dialogue import Dialogue
+from tuning.results.dialogue_table import (
+    FloatArray,
+    IntArray,
+    count_per_dialogue,
+    sum_per_dialogue,
+)
+from tuning.results.response_scores import ResponseScores, by_speaker, by_turn, make_scores
+from tuning.scoring.measure import Findings, Subject
+from tuning.scoring.nats import Scoring, TokenSequence, both, sums
+from tuning.tokens.template import EncodedTurn, Template, context_ids
+
+
+def measure_responses(subject: Subject) -> Scoring[Findings]:
+    """Score every response after its history, and alone after its own speaker's tag."""
+    name, num_dialogues = subject.name, len(subject.dialogues)
+    scores, alone = yield from both(
+        score_responses(subject.template, subject.dialogues),
+        score_responses(subject.template, subject.dialogues, with_history=False),
+    )
+    assert (scores.num_bytes == alone.num_bytes).all()
+
+    def total(values: FloatArray) -> FloatArray:
+        return sum_per_dialogue(scores.dialogue, values, num_dialogues)
+
+    def count(values: IntArray) -> IntArray:
+        return count_per_dialogue(scores.dialogue, values, num_dialogues)
+
+    by_speaker_index = by_speaker(scores, num_dialogues).items()
+    return Findings(
+        columns={
+            "num_responses": np.bincount(scores.dialogue, minlength=num_dialogues),
+            "num_words": count(scores.num_words),
+            "num_bytes": count(scores.num_bytes),
+            f"{name}_content_nll": total(scores.content_nll),
+            f"{name}_end_nll": total(scores.end_nll),
+            f"{name}_num_tokens": count(scores.num_tokens),
+            f"{name}_alone_nll": total(alone.content_nll),
+        },
+        figures={
+            "num_target_tokens": int(scores.num_tokens.sum()) + len(scores.turn),
+            **{f"bits_per_byte_speaker{index + 1}": bits for index, bits in by_speaker_index},
+        },
+        curves={"turn": by_turn(scores, num_dialogues)},
+    )
+
+
+def score_responses(
+    template: Template, dialogues: Sequence[Dialogue], *, with_history: bool = True
+) -> Scoring[ResponseScores]:
+    """Score every response once, in one causal pass per dialogue.
+
+    Without history each response stands alone after its own speaker's tag.
+    """
+    sequences: list[TokenSequence] = []
+    spans: list[tuple[int, slice, slice]] = []
+    lasts: dict[int, TokenSequence] = {}  # of contents that are joined with their end, by response
+    num_tokens: list[int] = []
+    for dialogue in dialogues:
+        for number, turn in enumerate(template.encode(dialogue)):
+            if number == 0 and not with_history:
+                continue  # nothing of it is scored
+            if number == 0 or not with_history:
+                sequences.append(TokenSequence())
+                sequences[-1].append(template.start, scored=False)
+            own = turn.content if turn.joined is None else turn.content[:-1]
+            sequence = sequences[-1]
+            sequence.append(turn.tag, scored=False)
+            content = sequence.append(own, scored=number > 0)
+            end = sequence.append(turn.ids[len(turn.tag) + len(own) :], scored=number > 0)
+            if number == 0:
+                continue
+            if turn.joined is not None:
+                last = TokenSequence.after(sequence.ids[: end.start], turn.content[-1:])
+                lasts[len(spans)] = replace(last, or_last=turn.joined)
+            spans.append((len(sequences) - 1, content, end))
+            num_tokens.append(len(turn.content))
+    nll = yield [*sequences, *lasts.values()]
+    last_nll = np.zeros(len(spans))
+    last_nll[list(lasts)] = sums(nll[len(sequences) :])
+    return make_scores(
+        dialogues,
+        content_nll=[nll[number][content].sum() for number, content, _ in spans] + last_nll,
+        end_nll=[nll[number][end].sum() for number, _, end in spans] - last_nll,
+        num_tokens=num_tokens,
+    )
+
+
+def last_turn(template: Template, turns: Sequence[EncodedTurn]) -> TokenSequence:
+    """The last turn's content, to be scored after its tag and the turns before."""
+    *before, last = turns
+    sequence = TokenSequence.after([*context_ids(template, before), *last.tag], last.content)
+    return replace(sequence, or_last=last.joined)

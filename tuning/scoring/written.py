@@ -1,0 +1,139 @@
+"""What a model writes in places of the evaluation set where people wrote too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from tuning.dialogue import Dialogue
+from tuning.evaluation_set.places import Place, response_of
+from tuning.evaluation_set.text import text_sha256
+from tuning.results.measured import ScoredText, Written
+from tuning.results.samples import Sample
+from tuning.run.params import ScoreParams
+from tuning.scoring.measure import Subject
+from tuning.scoring.nats import Scoring
+from tuning.scoring.perplexity import last_turn
+from tuning.tokens.template import Template
+from tuning.tokens.texts import token_texts
+from tuning.writing.continuing import first_turns, plan_continuations, samples_of, text_of
+from tuning.writing.decoding import GREEDY, Reply, Request, Sampling, write_replies
+from tuning.writing.packed_weights import pack_weights
+
+ROWS_PER_DIALOGUE = 8
+"""Rows that write beside each other, per row of ``score.batch_size``: one token of each fits
+where a dialogue is scored."""
+
+
+def write_out(
+    model: PreTrainedModel, subject: Subject, settings: ScoreParams, *, seed: int
+) -> tuple[Written, list[Sample]]:
+    """Let a model write in the places and go on with dialogues; from then on it can only infer."""
+    template, dialogues, places = subject.template, subject.dialogues, subject.plan.places
+    amounts = subject.amounts
+    samplings = [
+        Sampling(settings.temperature, settings.top_p, seed=seed + number)
+        for number in range(amounts.num_samplings)
+    ]
+    in_places = plan_places(template, dialogues, places, samplings)
+    chats = plan_continuations(
+        template,
+        dialogues,
+        num_samples=amounts.num_chats,
+        prompt_turns=settings.prompt_turns,
+        reply_turns=amounts.chat_turns,
+        sampling=samplings[0],
+    )
+    # Not before: scoring would be a twelfth faster and take 2 GB more, between whose logits of many
+    # sizes the heap keeps what oneDNN stores for each shape.
+    pack_weights(model)
+    # Chats take many passes of few rows: all that is written side by side fills them.
+    replies = write_replies(
+        model,
+        template,
+        [*in_places, *(chat.request for chat in chats)],
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=ROWS_PER_DIALOGUE * settings.batch_size,
+    )
+    written = written_in(template, dialogues, places, replies[: len(in_places)])
+    return written, samples_of(template, chats, replies[len(in_places) :])
+
+
+def plan_places(
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    places: Sequence[Place],
+    samplings: Sequence[Sampling],
+) -> list[Request]:
+    """Each place once greedily, then each once with every one of the samplings."""
+    contexts: dict[int, tuple[int, ...]] = {}
+    for index in {place.dialogue for place in places}:
+        last = max(place.turn for place in places if place.dialogue == index)
+        contexts[index] = tuple(first_turns(template, dialogues[index], last))
+    return [
+        Request(
+            context=contexts[place.dialogue],
+            length=len(first_turns(template, dialogues[place.dialogue], place.turn)),
+            speakers=(_speaker(dialogues[place.dialogue], place.turn),),
+            sampling=sampling,
+            name=text_sha256([dialogues[place.dialogue]]) + f" {place.turn}",
+        )
+        for sampling in (GREEDY, *samplings)
+        for place in places
+    ]
+
+
+def written_in(
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    places: Sequence[Place],
+    written: Sequence[Sequence[Reply]],
+) -> Written:
+    """What was written where ``plan_places`` asked for it, in its order."""
+    replies = [turns[0] if turns else Reply((), (), "cut") for turns in written]
+    responses = [
+        response_of(
+            dialogues[place.dialogue],
+            place,
+            text_of(template, reply),
+            has_ended=reply.ending == "end_of_turn",
+            has_tag=reply.ending == "tag",
+        )
+        for reply, place in zip(replies, cycle(places), strict=False)
+    ]
+    return Written(
+        greedy=responses[: len(places)],
+        sampled=responses[len(places) :],
+        shown=[scored_text(template, one.ids, one.nats) for one in replies[: len(places)]],
+    )
+
+
+def people_as_seen(
+    template: Template, dialogues: Sequence[Dialogue], places: Sequence[Place]
+) -> Scoring[list[ScoredText]]:
+    """What people said there, and how it surprises the model."""
+    turns = [template.encode(dialogues[place.dialogue])[: place.turn + 1] for place in places]
+    nll = yield [last_turn(template, some) for some in turns]
+    return [
+        scored_text(template, some[-1].content, scores[~np.isnan(scores)].tolist())
+        for some, scores in zip(turns, nll, strict=True)
+    ]
+
+
+def scored_text(template: Template, ids: Sequence[int], nats: Sequence[float]) -> ScoredText:
+    """Tokens as the texts that they stand for; those of one character are shown as one."""
+    pieces: list[str] = []
+    sums: list[float] = []
+    start = 0
+    for text, count in token_texts(template.tokenizer, ids):
+        pieces.append(text)
+        sums.append(sum(nats[start : start + count]))
+        start += count
+    return ScoredText(tuple(pieces), tuple(sums))
+
+
+def _speaker(dialogue: Dialogue, turn: int) -> int:
+    return dialogue.speakers.index(dialogue.turns[turn].speaker)

@@ -1,0 +1,1 @@
+"""Where the base model and the dialogues come from."""

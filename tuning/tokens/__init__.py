@@ -1,0 +1,1 @@
+"""Tokenizers and templates: how turns become token ids, and ids text."""

@@ -1,0 +1,72 @@
+r"""The template of a model that knows no dialogue tokens: a line per turn.
+
+    A: Hello!\nB: Hi.\n
+
+It lets a pretrained model be scored on equal terms. A part of a line is written as it stands there,
+with one token for a full stop and the line's end where the tokenizer has such (Llama 3's, Qwen's).
+"""
+
+from __future__ import annotations
+
+import string
+
+from transformers import PreTrainedTokenizerFast
+
+from tuning.dialogue import Dialogue
+from tuning.tokens.template import EncodedTurn, Ending
+from tuning.tokens.texts import encode_behind
+from tuning.tokens.tokenizer import first_token, special_ids
+
+
+class PlainLines:
+    """``A: text``, one turn a line."""
+
+    name = "plain"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Take the base model's own tokenizer."""
+        self.tokenizer = tokenizer
+        self.start = first_token(tokenizer)
+        self.end = encode_behind(tokenizer, "A", ["\n"])[0]
+        self.stop_ids = frozenset(self.end[-1:])
+        self.untrained_ids = frozenset(self.start)
+        self._special = set(special_ids(tokenizer))
+
+    def tag(self, index: int) -> list[int]:
+        """``A:`` for the first speaker, …, ``Z:``, ``A1:``."""
+        return encode_behind(self.tokenizer, "\n", [self.spelled_tag(index)])[0]
+
+    def ending_of(self, token_id: int) -> Ending | None:
+        """A token that holds the end of a line ends the turn, as does the end of the text."""
+        is_end = token_id in self._special or "\n" in self.tokenizer.decode([token_id])
+        return "end_of_turn" if is_end else None
+
+    def is_joined(self, token_id: int) -> bool:
+        """A token of the text that has more than white space before the end of a line."""
+        text, line_end, _ = str(self.tokenizer.decode([token_id])).partition("\n")
+        return bool(line_end and text.strip()) and token_id not in self._special
+
+    def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
+        r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
+        texts = [" " + turn.utterance for turn in dialogue.turns]
+        contents = encode_behind(self.tokenizer, "A:", texts)
+        lines = encode_behind(self.tokenizer, "A:", [text + "\n" for text in texts])
+        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        return [
+            EncodedTurn(
+                turn.speaker,
+                tags[turn.speaker],
+                content,
+                self.end,
+                joined=line[-1] if line[:-1] == content[:-1] else None,
+            )
+            for turn, content, line in zip(dialogue.turns, contents, lines, strict=True)
+        ]
+
+    def num_tokens(self, dialogue: Dialogue) -> int:
+        """Count the tokens of all lines."""
+        return sum(map(len, self.encode(dialogue)))
+
+    def spelled_tag(self, index: int) -> str:
+        """Spell the letter, with a number from the 27th speaker on, and a colon."""
+        return f"{string.ascii_uppercase[index % 26]}{index // 26 or ''}:"

@@ -1,0 +1,186 @@
+"""The seed's template: one token per speaker, by first appearance, and one that ends a turn.
+
+    <|speaker1|>Hello!<|endofturn|><|speaker2|>Hi.<|endofturn|>
+
+The tokens are added to the base model's tokenizer, with a chat template that writes the same.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import count, takewhile
+
+from transformers import AddedToken, PreTrainedTokenizerFast
+
+from tuning.dialogue import Dialogue
+from tuning.template_record import TemplateRecord
+from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.template import EncodedTurn, Ending
+from tuning.tokens.texts import TextEncoder
+from tuning.tokens.tokenizer import first_token, special_ids
+
+END_OF_TURN = "<|endofturn|>"
+PAD = "<|pad|>"
+
+_USAGE = """\
+It writes the next turn of a chat between up to {num_speakers} speakers. Speakers get their tokens
+in the order in which they first speak; a message's `name`, if it has one, stands before its `role`.
+More speakers in one chat are refused by its chat template.
+
+Generation ends at `<|endofturn|>`. Text that spells a special token (`<|endofturn|>`,
+`<|speaker1|>`) becomes that token in a chat template: remove it from what users type.
+"""
+
+_CHAT_TEMPLATE = """\
+{#- Speakers get their tokens in the order in which they first speak, as in training. -#}
+START
+{%- set tags = TAGS -%}
+{%- set chat = namespace(speakers=[], last="", other="") -%}
+{%- macro tag(speaker) -%}
+  {%- for known in chat.speakers -%}
+    {%- if known == speaker -%}
+      {%- if loop.index > tags | length -%}
+        {{- raise_exception("this model knows " ~ loop.index0 ~ " speakers; the chat has more") -}}
+      {%- endif -%}
+      {{- tags[loop.index0] -}}
+    {%- endif -%}
+  {%- endfor -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+  {%- set speaker = message.name or message.role -%}
+  {%- if speaker not in chat.speakers -%}
+    {%- set chat.speakers = chat.speakers + [speaker] -%}
+  {%- endif -%}
+  {%- if speaker != chat.last -%}
+    {%- set chat.other = chat.last -%}
+  {%- endif -%}
+  {%- set chat.last = speaker -%}
+  {{- tag(speaker) -}}
+  {%- if message.content is string -%}
+    {{- message.content -}}
+  {%- else -%}
+    {%- for part in message.content -%}{{- part.text -}}{%- endfor -%}
+  {%- endif -%}
+  {{- "END_OF_TURN" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {%- if "user" in chat.speakers or "assistant" in chat.speakers or not chat.other -%}
+    {%- set chat.other = "assistant" -%}
+  {%- endif -%}
+  {%- if chat.other not in chat.speakers -%}
+    {%- set chat.speakers = chat.speakers + [chat.other] -%}
+  {%- endif -%}
+  {{- tag(chat.other) -}}
+{%- endif -%}
+"""
+
+
+def speaker_token(index: int) -> str:
+    """``<|speaker1|>`` for the first speaker of a dialogue (index 0), and so on."""
+    return f"<|speaker{index + 1}|>"
+
+
+def chat_template(num_speakers: int, *, has_start: bool) -> str:
+    """What writes messages as ``SpeakerTokens`` writes turns, for whoever loads the tokenizer.
+
+    A message's speaker is its ``name``, else its ``role``. ``assistant`` answers a ``user``; among
+    other speakers, the one who spoke before the last. Text that spells a special token becomes that
+    token, as in every chat template: keep it out.
+    """
+    tags = json.dumps([speaker_token(index) for index in range(num_speakers)])
+    start = "{{- bos_token -}}\n" if has_start else ""
+    template = _CHAT_TEMPLATE.replace("TAGS", tags).replace("END_OF_TURN", END_OF_TURN)
+    return template.replace("START\n", start)
+
+
+def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -> TemplateRecord:
+    """Add the speaker tokens, the end of turn, and a pad token that is nothing else.
+
+    The chat template becomes ``chat_template``. An embedding of a new token is to begin as that of
+    what it stands for in plain text: ``<|speaker1|>`` as ``A:``, ``<|endofturn|>`` as a line's end,
+    ``<|pad|>`` as the whole vocabulary. The mean of the vocabulary for all of them would make the
+    end of a turn so unlikely (14 nats after the seed recipe's first 15 steps) that a short
+    fine-tuning never learns to stop.
+    """
+    plain = PlainLines(tokenizer)
+    stands_for = {PAD: [], END_OF_TURN: plain.end}
+    stands_for |= {speaker_token(index): plain.tag(index) for index in range(num_speakers)}
+    num_base_tokens = len(tokenizer)
+    names = [speaker_token(index) for index in range(num_speakers)] + [END_OF_TURN, PAD]
+    tokenizer.add_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
+    )
+    tokenizer.pad_token = PAD
+    has_start = bool(first_token(tokenizer))
+    tokenizer.chat_template = chat_template(num_speakers, has_start=has_start)
+    new_ids = range(num_base_tokens, len(tokenizer))
+    end_of_turn, pad = (_single_id(tokenizer, name) for name in (END_OF_TURN, PAD))
+    return TemplateRecord(
+        name=SpeakerTokens.name,
+        num_base_tokens=num_base_tokens,
+        new_rows=[stands_for[str(tokenizer.convert_ids_to_tokens(id_))] for id_ in new_ids],
+        # No turn holds another special token, so a model that writes one has ended its turn, too.
+        stop_ids=[end_of_turn, *sorted(set(special_ids(tokenizer)) - {end_of_turn})],
+        pad_id=pad,
+        usage=_USAGE.format(num_speakers=num_speakers),
+    )
+
+
+class SpeakerTokens:
+    """The template of a model that was tuned with speaker tokens."""
+
+    name = "speakers"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Take a tokenizer that ``add_dialogue_tokens`` has extended."""
+        self.tokenizer = tokenizer
+        self.start = first_token(tokenizer)
+        self.end = [_single_id(tokenizer, END_OF_TURN)]
+        self.stop_ids = frozenset(self.end)
+        self._tags: dict[int, list[int]] = {}
+        self._special = set(special_ids(tokenizer))
+        self._encode_text = TextEncoder(tokenizer)
+        vocabulary = tokenizer.get_vocab()
+        known = takewhile(vocabulary.__contains__, map(speaker_token, count()))
+        tags = (vocabulary[token] for token in known)
+        self.untrained_ids = frozenset({*tags, _single_id(tokenizer, PAD), *self.start})
+
+    def tag(self, index: int) -> list[int]:
+        """The token of a dialogue's speaker ``index``."""
+        if index not in self._tags:
+            self._tags[index] = [_single_id(self.tokenizer, speaker_token(index))]
+        return self._tags[index]
+
+    def ending_of(self, token_id: int) -> Ending | None:
+        """All special tokens end a turn; ``<|endofturn|>`` alone rightly."""
+        if token_id in self.stop_ids:
+            return "end_of_turn"
+        return "tag" if token_id in self._special else None
+
+    def is_joined(self, token_id: int) -> bool:
+        """None is: special tokens hold no text."""
+        return False
+
+    def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
+        """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
+        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        return [
+            EncodedTurn(
+                turn.speaker, tags[turn.speaker], self._encode_text(turn.utterance), self.end
+            )
+            for turn in dialogue.turns
+        ]
+
+    def num_tokens(self, dialogue: Dialogue) -> int:
+        """Count a tag, the content and an end per turn."""
+        return sum(len(self._encode_text(turn.utterance)) + 2 for turn in dialogue.turns)
+
+    def spelled_tag(self, index: int) -> str:
+        """Spell the speaker's token."""
+        return speaker_token(index)
+
+
+def _single_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int) and token_id != tokenizer.unk_token_id, f"{token} not added"
+    return token_id

@@ -1,0 +1,1 @@
+"""The training loop, its objective, and what it starts from and leaves."""

@@ -1,0 +1,25 @@
+"""What a training lowers: the one thing that the loop does not know.
+
+Another objective is another module of this form. It says of a batch what it costs; the loop divides
+by the count of the whole optimizer step, over all batches and processes, so that accumulation and
+the number of processes change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class Objective(nn.Module):
+    """A batch in, the sum of its costs and their number out."""
+
+    model: PreTrainedModel
+    """Whose parameters are trained."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+            """Take a batch as the rows are collated; return the sum and the count, scalars."""

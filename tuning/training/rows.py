@@ -1,0 +1,106 @@
+"""The PyTorch dataset of packed rows, on the windows that encode wrote."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tuning.packing import IGNORE_INDEX, PAD_SEGMENT, pack
+from tuning.windows import read_windows
+
+
+class PackedRows(Dataset[dict[str, Tensor]]):
+    """Rows of ``max_length`` tokens, each of several windows (or of one, without packing)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_length: int,
+        packing: bool,
+        pad_token_id: int,
+        num_windows: int | None = None,
+    ) -> None:
+        """Map the arrays into memory and lay out the rows.
+
+        Args:
+            folder: Holds the three arrays.
+            max_length: Tokens per row.
+            packing: Several windows per row, or one.
+            pad_token_id: Fills the rows.
+            num_windows: Take only so many windows, spread evenly over all; None takes all.
+        """
+        self.windows = read_windows(folder)
+        self.max_length = max_length
+        self.pad_token_id = pad_token_id
+        lengths = np.diff(self.windows.window_starts)
+        wanted = len(lengths) if num_windows is None else min(num_windows, len(lengths))
+        windows = [index * len(lengths) // wanted for index in range(wanted)]
+        places = (
+            pack(lengths[windows].tolist(), max_length) if packing else [[i] for i in range(wanted)]
+        )
+        self.rows = [[windows[place] for place in row] for row in places]
+        self._num_tokens = int(lengths[windows].sum())
+
+    @cached_property
+    def num_target_tokens(self) -> int:
+        """Tokens trained once per epoch."""
+        return sum(self.num_targets(index) for index in range(len(self)))
+
+    def num_targets(self, index: int) -> int:
+        """Tokens of one row that are trained."""
+        starts, is_target = self.windows.window_starts, self.windows.is_target
+        return sum(int(is_target[starts[w] : starts[w + 1]].sum()) for w in self.rows[index])
+
+    @property
+    def packing_efficiency(self) -> float:
+        """Real tokens over row capacity; 0 without a row."""
+        return self._num_tokens / max(1, len(self.rows) * self.max_length)
+
+    def __len__(self) -> int:
+        """Rows per epoch."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``input_ids``, ``labels``, ``position_ids``, ``segment_ids``, each int64 ``[T]``.
+
+        Labels are unshifted: ``labels[i]`` is ``input_ids[i]`` or ``IGNORE_INDEX``.
+        """
+        row = self.empty_row()
+        start = 0
+        for segment, window in enumerate(self.rows[index], start=1):
+            starts = self.windows.window_starts
+            span = slice(starts[window], starts[window + 1])
+            ids = torch.from_numpy(self.windows.input_ids[span].astype(np.int64))
+            is_target = torch.from_numpy(self.windows.is_target[span].astype(np.bool_))
+            end = start + len(ids)
+            row["input_ids"][start:end] = ids
+            row["labels"][start:end] = torch.where(is_target, ids, IGNORE_INDEX)
+            row["position_ids"][start:end] = torch.arange(len(ids))
+            row["segment_ids"][start:end] = segment
+            start = end
+        return row
+
+    def empty_row(self) -> dict[str, Tensor]:
+        """A row of pad tokens without a target."""
+        zeros = torch.zeros(self.max_length, dtype=torch.int64)
+        return {
+            "input_ids": torch.full_like(zeros, self.pad_token_id),
+            "labels": torch.full_like(zeros, IGNORE_INDEX),
+            "position_ids": zeros,
+            "segment_ids": torch.full_like(zeros, PAD_SEGMENT),
+        }
+
+    def collate(self, rows: list[dict[str, Tensor]], batch_size: int) -> dict[str, Tensor]:
+        """Stack rows to ``[batch_size, T]``; a short last batch is filled with empty rows.
+
+        One shape for every batch means that compiled code is compiled once. Empty rows hold no
+        target, so they change no loss.
+        """
+        rows = rows + [self.empty_row()] * (batch_size - len(rows))
+        return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}

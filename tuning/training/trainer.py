@@ -1,0 +1,323 @@
+"""The training loop: AdamW on packed rows, continued from the newest checkpoint.
+
+A step is a function of the weights, the moments, the seed and its number; so a run that was killed
+ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from tuning.language_model.device import Device, peak_memory_gb
+from tuning.run.errors import UserError
+from tuning.run.params import TrainParams
+from tuning.training import snapshot
+from tuning.training.checkpoint import CheckpointFolder
+from tuning.training.objective import Objective
+from tuning.training.processes import Processes, whole
+from tuning.training.progress import Progress, Timing
+from tuning.training.rows import PackedRows
+from tuning.training.schedule import Schedule
+from tuning.training.start import embedding_weights
+
+LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
+VALIDATION_LOSS = "validation_loss"
+TOKENS_PER_PASS = 2048
+"""A CPU takes a batch in passes of so many tokens, or of one row: with more its products are no
+faster, and what a pass keeps for its gradients takes the more memory."""
+_NOT_FINITE = (
+    "Nothing was published. Lower train.learning_rate, add train.warmup_steps, or set "
+    "train.mixed_precision to no."
+)
+Log = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What one run of training leaves."""
+
+    log: Log
+    """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step.
+    Where the validation loss was measured, also that; no norm where fp16 overflowed."""
+    best_step: int | None
+    """The step of the lowest validation loss."""
+    timing: Timing
+
+
+def fine_tune(
+    objective: Objective,
+    rows: PackedRows,
+    train: TrainParams,
+    *,
+    seed: int,
+    device: Device,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
+    checkpoints: CheckpointFolder | None,
+    checkpoint_minutes: float,
+    validation: PackedRows | None = None,
+    on_step: Callable[[int, dict[str, float]], None] = lambda _step, _metrics: None,
+) -> TrainResult:
+    """Train the objective's model in place, from the newest checkpoint if there is one.
+
+    Args:
+        objective: What is lowered; its model is in float32, on its device.
+        rows: The training set.
+        train: Hyperparameters.
+        seed: Of row order and dropout.
+        device: From ``choose_device``.
+        processes: This process among those of the run; each takes a part of every step's rows.
+        checkpoints: Where to save and what to continue from; None in all but the main process.
+        checkpoint_minutes: Longest time between two saves.
+        validation: For the validation loss, every ``train.eval_steps``.
+        on_step: Called in the main process after each step with its number and its metrics.
+
+    Raises:
+        UserError: the loss or the gradient is no longer finite, or memory ran out.
+    """
+    objective.train()
+    trainer = _Trainer(objective, rows, train, seed=seed, device=device, processes=processes)
+    try:
+        return trainer.run(checkpoints, checkpoint_minutes, validation, on_step)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(trainer.rows_per_pass) from error
+    except RuntimeError as error:
+        if "alloc" in str(error) and "memory" in str(error):
+            raise _out_of_memory(trainer.rows_per_pass) from error
+        raise
+
+
+class _Trainer:
+    def __init__(
+        self,
+        objective: Objective,
+        rows: PackedRows,
+        train: TrainParams,
+        *,
+        seed: int,
+        device: Device,
+        processes: Processes,
+    ) -> None:
+        self.objective = objective
+        self.rows = rows
+        self.train = train
+        self.device = device
+        self.processes = processes
+        self.schedule = Schedule(train, num_rows=len(rows), seed=seed)
+        self.parameters = [each for each in objective.parameters() if each.requires_grad]
+        self.optimizer = AdamW(self._groups(), fused=True)
+        self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
+        self.log: Log = []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Matrices decay; biases and norms do not, nor embeddings of which only new rows train."""
+        only_new_rows = self.train.lora.rank is not None
+        exempt = embedding_weights(self.objective.model) if only_new_rows else set()
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for each in self.parameters:
+            groups[each.ndim >= 2 and each not in exempt].append(each)
+        return [
+            {"params": parameters, "weight_decay": self.train.weight_decay if decays else 0.0}
+            for decays, parameters in groups.items()
+            if parameters
+        ]
+
+    def run(
+        self,
+        checkpoints: CheckpointFolder | None,
+        checkpoint_minutes: float,
+        validation: PackedRows | None,
+        on_step: Callable[[int, dict[str, float]], None],
+    ) -> TrainResult:
+        """All steps that no earlier process has made and saved."""
+        first_step = self._continue(checkpoints)
+        num_steps = self.schedule.num_steps
+        progress = Progress(
+            first_step=first_step,
+            num_steps=num_steps,
+            shown=self.processes.is_main,
+            peak_memory=partial(peak_memory_gb, self.device.kind),
+        )
+        last_save = time.monotonic()
+        for step in range(first_step, num_steps):
+            if self._has_stopped_early():
+                break
+            entry = self._step(step)
+            self.log.append(entry)
+            progress.step(
+                entry["loss"],
+                int(entry["num_target_tokens"]),
+                len(self.schedule.rows(step)) * self.rows.max_length,
+            )
+            number = step + 1
+            is_best = False
+            if validation is not None and self._validates(number):
+                entry[VALIDATION_LOSS] = self._validation_loss(validation)
+                is_best = self._best_step() == number
+                progress.say(f"step {number}: validation loss {entry[VALIDATION_LOSS]:.4f}")
+            if self.processes.is_main:
+                on_step(number, entry | {"tokens_per_second": progress.timing.tokens_per_second})
+            is_due = time.monotonic() - last_save > 60 * checkpoint_minutes
+            needs_best = is_best and self.train.load_best_model_at_end
+            if self.processes.share(is_due or needs_best):
+                self._save(number, checkpoints)
+                last_save = time.monotonic()
+        progress.close()
+        best_step = self._best_step()
+        if self.train.load_best_model_at_end and best_step not in (None, len(self.log)):
+            self._load_weights(best_step, checkpoints)
+        return TrainResult(self.log, best_step, progress.timing)
+
+    @property
+    def rows_per_pass(self) -> int:
+        """Splits this process's rows of a step into the fewest equal batches that fit a pass."""
+        most = self.train.batch_size
+        if self.device.kind == "cpu":
+            most = min(most, max(1, TOKENS_PER_PASS // self.rows.max_length))
+        rows_per_step = self.train.batch_size * self.train.gradient_accumulation_steps
+        rows_here = math.ceil(rows_per_step / self.processes.size)
+        return math.ceil(rows_here / math.ceil(rows_here / most))
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One optimizer step (from 0)."""
+        indices = self.schedule.rows(step)
+        num_targets = sum(self.rows.num_targets(index) for index in indices)  # of all processes
+        torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
+        summed = torch.zeros((), device=self.objective.model.device)
+        for batch in self._batches(self.rows, indices):
+            with self._autocast():
+                total, _ = self.objective(**batch)
+            loss = total / num_targets
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            summed += loss.detach()
+        self.processes.sum_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
+        loss_of_step = self.processes.total(summed)
+        grad_norm = float(whole(norm))
+        may_skip = self.device.precision == "fp16"  # loss scaling leaves out a step that overflows
+        if not math.isfinite(loss_of_step) or not (math.isfinite(grad_norm) or may_skip):
+            raise UserError(
+                f"step {step + 1}: the loss is {loss_of_step} and the gradient's norm "
+                f"{grad_norm}. {_NOT_FINITE}"
+            )
+        rate = self.schedule.learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        entry = {
+            "step": step + 1,
+            "epoch": self.schedule.epoch(step),
+            "loss": loss_of_step,
+            "num_target_tokens": num_targets,
+            "learning_rate": rate,
+        }
+        return entry | {"grad_norm": grad_norm} if math.isfinite(grad_norm) else entry
+
+    def _batches(self, rows: PackedRows, indices: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+        """This process's part of some rows, in equally many batches in every process."""
+        mine = indices[self.processes.rank :: self.processes.size]
+        most = math.ceil(len(indices) / self.processes.size)
+        size = self.rows_per_pass
+        for start in range(0, most, size):
+            batch = rows.collate([rows[index] for index in mine[start : start + size]], size)
+            yield {name: tensor.to(self.objective.model.device) for name, tensor in batch.items()}
+
+    @torch.no_grad()
+    def _validation_loss(self, validation: PackedRows) -> float:
+        """The loss per target over the rows, summed and divided once."""
+        self.objective.eval()
+        summed = torch.zeros((), dtype=torch.float64, device=self.objective.model.device)
+        num_targets = torch.zeros_like(summed)
+        for batch in self._batches(validation, range(len(validation))):
+            with self._autocast():
+                total, count = self.objective(**batch)
+            summed += total
+            num_targets += count
+        self.objective.train()
+        loss = self.processes.total(summed) / self.processes.total(num_targets)
+        if not math.isfinite(loss):
+            raise UserError(f"step {len(self.log)}: the validation loss is {loss}. {_NOT_FINITE}")
+        return loss
+
+    def _validates(self, number: int) -> bool:
+        every = self.train.eval_steps
+        return every is not None and (number % every == 0 or number == self.schedule.num_steps)
+
+    def _best_step(self) -> int | None:
+        measured = [entry for entry in self.log if VALIDATION_LOSS in entry]
+        if not measured:
+            return None
+        return int(min(measured, key=lambda entry: entry[VALIDATION_LOSS])["step"])
+
+    def _has_stopped_early(self) -> bool:
+        patience = self.train.early_stopping_patience
+        if patience is None:
+            return False
+        best_step = self._best_step()
+        if best_step is None:
+            return False
+        later = [entry for entry in self.log[best_step:] if VALIDATION_LOSS in entry]
+        return len(later) >= patience
+
+    def _continue(self, checkpoints: CheckpointFolder | None) -> int:
+        """Take up the newest checkpoint; return the number of steps that are made."""
+        newest = checkpoints.newest() if checkpoints is not None else None
+        step, state = self.processes.share((newest.step, newest.state) if newest else (0, {}))
+        if step:
+            if self.processes.is_main:
+                print(f"train: continuing from checkpoint-{step}", flush=True)
+            tensors = newest.tensors if newest else None
+            snapshot.restore(self.objective, self.optimizer, tensors, self.processes)
+            self.scaler.load_state_dict(state["scaler"])
+            self.log = state["log"]
+        return int(step)
+
+    def _save(self, step: int, checkpoints: CheckpointFolder | None) -> None:
+        tensors = snapshot.take(self.objective, self.optimizer, self.processes)
+        if checkpoints is not None:
+            best_step = self._best_step() if self.train.load_best_model_at_end else None
+            state: dict[str, Any] = {"log": self.log, "scaler": self.scaler.state_dict()}
+            saved = checkpoints.save(step, tensors, state, keep=[best_step] if best_step else [])
+            if not saved and best_step == step:
+                raise UserError(
+                    f"the best weights so far (step {step}) could not be saved, and "
+                    "train.load_best_model_at_end needs them. Free some space and run the same "
+                    "command again."
+                )
+
+    def _load_weights(self, step: int | None, checkpoints: CheckpointFolder | None) -> None:
+        assert step is not None
+        checkpoint = checkpoints.load(step) if checkpoints is not None else None
+        tensors = checkpoint.tensors if checkpoint else None
+        snapshot.restore_weights(self.objective, tensors, self.processes)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.device.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.kind, dtype=self.device.dtype)
+
+
+def _out_of_memory(rows_per_pass: int) -> UserError:
+    fewer = (
+        f"Lower train.batch_size to {rows_per_pass // 2} (and raise "
+        "train.gradient_accumulation_steps so that their product stays: the result is the same but "
+        "for rounding). If that is not enough, lower"
+        if rows_per_pass > 1
+        else "Lower"
+    )
+    return UserError(
+        f"out of memory. {fewer} encoding.max_length, or set train.gradient_checkpointing. "
+        "Nothing was published."
+    )

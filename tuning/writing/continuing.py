@@ -1,0 +1,92 @@
+"""Dialogues that a model continues with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuning.dialogue import Dialogue, Turn
+from tuning.results.samples import Sample
+from tuning.tokens.template import Template, context_ids
+from tuning.writing.decoding import Reply, Request, Sampling
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A dialogue that a model is to go on with."""
+
+    dialogue: Dialogue
+    prompt_turns: int
+    """Turns that the model gets to see."""
+    speakers: tuple[str, ...]
+    """Who is to speak then, turn by turn."""
+    request: Request
+
+
+def plan_continuations(
+    template: Template,
+    dialogues: Sequence[Dialogue],
+    *,
+    num_samples: int,
+    prompt_turns: int,
+    reply_turns: int,
+    sampling: Sampling,
+) -> list[Continuation]:
+    """The next turns of the first dialogues, if it can be those long enough.
+
+    Speakers alternate as they did in the human dialogue; behind its end, the last two take turns. A
+    dialogue with no more turns than the prompt has is continued in place of its last one; one of a
+    single turn has nothing to continue and is left out.
+    """
+    answered = [one for one in dialogues if len(one.turns) > 1]
+    chosen = sorted(answered, key=lambda one: len(one.turns) <= prompt_turns)[:num_samples]
+    plans = []
+    for dialogue in chosen:
+        first = min(prompt_turns, len(dialogue.turns) - 1)
+        names = _next_speakers(dialogue, first, reply_turns)
+        context = first_turns(template, dialogue, first)
+        request = Request(
+            context=tuple(context),
+            length=len(context),
+            speakers=tuple(dialogue.speakers.index(name) for name in names),
+            sampling=sampling,
+            name=dialogue.dialogue_id,
+        )
+        plans.append(Continuation(dialogue, first, tuple(names), request))
+    return plans
+
+
+def samples_of(
+    template: Template, plans: Sequence[Continuation], written: Sequence[Sequence[Reply]]
+) -> list[Sample]:
+    """What was written, beside what people said."""
+    return [
+        Sample(
+            plan.dialogue.dialogue_id,
+            plan.dialogue.turns[: plan.prompt_turns],
+            tuple(
+                Turn(name, text_of(template, reply))
+                for name, reply in zip(plan.speakers, replies, strict=False)
+            ),
+            plan.dialogue.turns[plan.prompt_turns : plan.prompt_turns + len(plan.speakers)],
+        )
+        for plan, replies in zip(plans, written, strict=True)
+    ]
+
+
+def first_turns(template: Template, dialogue: Dialogue, num_turns: int) -> list[int]:
+    """Return the first turns as the model reads them, before the next speaker's tag."""
+    return context_ids(template, template.encode(dialogue)[:num_turns])
+
+
+def text_of(template: Template, reply: Reply) -> str:
+    """What a reply says."""
+    return str(template.tokenizer.decode(list(reply.ids))).strip()
+
+
+def _next_speakers(dialogue: Dialogue, first: int, count: int) -> list[str]:
+    names = [turn.speaker for turn in dialogue.turns]
+    while len(names) < first + count:
+        others = [name for name in names[::-1] if name != names[-1]]
+        names.append(others[0] if others else names[-1])
+    return names[first : first + count]

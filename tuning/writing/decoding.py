@@ -1,0 +1,230 @@
+"""What a model writes: many replies side by side, each as if it were alone.
+
+Rows share the forward passes of one batch and nothing else. A row's random draws follow from a hash
+of its name, so neither the order of the rows nor the batch size changes what is drawn. Rows that
+continue the same dialogue share its pass, at whatever turn they leave it; the place of a row that
+has finished is taken by the next request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from tuning.language_model.loading import num_visible
+from tuning.tokens.template import Ending, Template
+from tuning.writing.row_cache import RowCache
+
+FIRST_TRY = 256
+"""Likeliest tokens among which the nucleus is looked for first: sorting all of them is slow."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw from the nucleus (Holtzman et al. 2020); a temperature of 0 takes the likeliest."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Request:
+    """The turns that a model is to write behind the first tokens of a context."""
+
+    context: tuple[int, ...]
+    """Token ids; equal ones are read once."""
+    length: int
+    """Of them, how many the model sees, from the first; at least 1."""
+    speakers: tuple[int, ...]
+    """Index of who speaks, turn by turn."""
+    sampling: Sampling
+    name: str
+    """Names the draws."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One turn as it was written, without its speaker's tag and its end."""
+
+    ids: tuple[int, ...]
+    """The last may be joined with the turn's end."""
+    nats: tuple[float, ...]
+    """Of each token under the model, whatever the sampling."""
+    ending: Ending | Literal["cut"]
+    """How it ended: ``cut`` by ``max_new_tokens``."""
+
+
+@dataclass
+class _Row:
+    """A request on its way: ``pending`` tokens are given to the model, the others are its own."""
+
+    number: int
+    """Of the request."""
+    request: Request
+    pending: list[int]
+    position: int
+    ids: list[int] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    is_done: bool = False
+
+
+@torch.inference_mode()
+def write_replies(
+    model: PreTrainedModel,
+    template: Template,
+    requests: Sequence[Request],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[list[Reply]]:
+    """Let the model write.
+
+    Args:
+        model: Any causal language model whose attention is plain.
+        template: How it reads turns, and which tokens end one.
+        requests: ``[N]`` What to write.
+        max_new_tokens: Longest turn, in tokens.
+        batch_size: Rows per forward pass.
+
+    Returns:
+        ``[N]`` The replies of each request, one per speaker that it names; fewer where the model
+        has no positions left.
+    """
+    num_positions = num_visible(model.config)
+    replies: list[list[Reply]] = [[] for _ in requests]
+    waiting = deque(_in_order(requests, num_positions))
+    cache = RowCache(min(batch_size, len(waiting)))
+    contexts = _Contexts(model, [requests[number] for number in waiting])
+    rows: list[_Row] = []
+    while waiting or rows:
+        while waiting and len(rows) < batch_size:
+            number = waiting.popleft()
+            request = requests[number]
+            cache.put(len(rows), contexts.read(request.context), request.length)
+            first = list(template.tag(request.speakers[0]))
+            rows.append(_Row(number, request, pending=first, position=request.length))
+        logits = model(
+            input_ids=torch.tensor([[row.pending.pop(0)] for row in rows], device=model.device),
+            attention_mask=cache.expect([row.position for row in rows]),
+            position_ids=torch.tensor([[row.position] for row in rows], device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+        writing = [index for index, row in enumerate(rows) if not row.pending]
+        if writing:
+            chosen, nats = choose_tokens(logits[writing].float(), [rows[i] for i in writing])
+            for index, token, nat in zip(writing, chosen, nats, strict=True):
+                _take(rows[index], token, nat, template, max_new_tokens)
+        for index in reversed(range(len(rows))):
+            row = rows[index]
+            row.position += 1
+            if row.is_done or row.position == num_positions:
+                replies[row.number] = row.replies
+                last = rows.pop()
+                if last is not row:
+                    cache.move(len(rows), to=index, length=last.position)
+                    rows[index] = last
+    return replies
+
+
+def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:
+    """Those with most turns first, for they take longest; those of one context one after another.
+
+    Neighbours have contexts of nearly one length, and so see few slots that are not their own.
+    """
+    possible = (i for i, request in enumerate(requests) if request.length < num_positions)
+    keys = {i: (-len(requests[i].speakers), len(requests[i].context)) for i in possible}
+    return sorted(keys, key=lambda i: (keys[i], requests[i].context))
+
+
+class _Contexts:
+    """Reads each context once, as far as any request sees it."""
+
+    def __init__(self, model: PreTrainedModel, requests: Sequence[Request]) -> None:
+        """Take all requests, in the order in which they begin."""
+        self._model = model
+        self._lengths: dict[tuple[int, ...], int] = {}
+        for request in requests:
+            seen = self._lengths.get(request.context, 0)
+            self._lengths[request.context] = max(seen, request.length)
+        self._context: tuple[int, ...] = ()
+
+    def read(self, context: tuple[int, ...]) -> DynamicCache:
+        """Its keys and values; the last context's are kept."""
+        if context != self._context:
+            self._context = context
+            self._cache = DynamicCache(config=self._model.config)
+            self._model(
+                input_ids=torch.tensor(
+                    [context[: self._lengths[context]]], device=self._model.device
+                ),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return self._cache
+
+
+def choose_tokens(logits: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
+    """Each row's next token and its nats, from float32 ``logits[N, V]``."""
+    chosen = logits.argmax(dim=-1)
+    drawing = [index for index, row in enumerate(rows) if row.request.sampling.temperature > 0]
+    for index in drawing:
+        chosen[index] = draw(logits[index], rows[index].request.sampling, _uniform(rows[index]))
+    nats = logits.logsumexp(dim=-1) - logits.gather(1, chosen[:, None])[:, 0]
+    return chosen.tolist(), nats.tolist()
+
+
+def draw(logits: Tensor, sampling: Sampling, uniform: float) -> int:
+    """The token at ``uniform`` in [0, 1) of the nucleus, likeliest first, from ``logits[V]``."""
+    probabilities = (logits / sampling.temperature).softmax(dim=-1).double()
+    for size in (min(FIRST_TRY, len(logits)), len(logits)):
+        likeliest, tokens = probabilities.topk(size)
+        cumulative = likeliest.cumsum(dim=-1)
+        if cumulative[-1] >= sampling.top_p:
+            break
+    num_kept = min(int((cumulative < sampling.top_p).sum()) + 1, size)
+    num_passed = int((cumulative[:num_kept] <= uniform * cumulative[num_kept - 1]).sum())
+    return int(tokens[min(num_passed, num_kept - 1)])
+
+
+def _uniform(row: _Row) -> float:
+    """A number in [0, 1) that belongs to this token of this request alone."""
+    sampling = row.request.sampling
+    place = (sampling.seed, row.request.name, len(row.replies), len(row.ids))
+    digest = hashlib.sha256("\x1f".join(map(str, place)).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _take(row: _Row, token: int, nat: float, template: Template, max_new_tokens: int) -> None:
+    """Add a written token to its row: it goes on with the turn, ends it, or begins the next."""
+    ending: Ending | Literal["cut"] | None = template.ending_of(token)
+    row.pending = []
+    if ending is None or template.is_joined(token):
+        row.ids.append(token)
+        row.nats.append(nat)
+        row.pending.append(token)
+    if ending is None:
+        if len(row.ids) < max_new_tokens:
+            return
+        ending = "cut"
+    end = template.end if ending == "cut" or not row.pending else []
+    row.replies.append(Reply(tuple(row.ids), tuple(row.nats), ending))
+    row.ids, row.nats = [], []
+    if len(row.replies) < len(row.request.speakers):
+        speaker = row.request.speakers[len(row.replies)]
+        row.pending += [*end, *template.tag(speaker)]
+    else:
+        row.is_done = True
