@@ -48,23 +48,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="a base model's folder")
     parser.add_argument("--validation", type=Path, required=True, help="as prep writes it, JSONL")
-    parser.add_argument("--dialogues", type=int, help="how many; eval.max_dialogues if not given")
+    parser.add_argument("--dialogues", type=int, help="how many; score.max_dialogues if not given")
     parser.add_argument("--window", type=int, default=256, help="tokens per rolling window")
     args = parser.parse_args()
     keep_freed_memory()
     params = load_params()
-    set_threads(params.train.num_threads)
+    set_threads(params.num_threads)
     dialogues, _ = cut_evaluation_set(
         read_dialogues(args.validation),
-        max_dialogues=args.dialogues or params.eval.max_dialogues,
-        max_turns=params.eval.max_turns,
-        max_bytes=params.eval.max_bytes,
+        max_dialogues=args.dialogues or params.score.max_dialogues,
+        max_turns=params.score.max_turns,
+        max_bytes=params.score.max_bytes,
     )
     tokenizer = load_tokenizer(args.model)
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
     )
-    size = params.eval.batch_size
+    size = params.score.batch_size
     harness = importlib.import_module("lm_eval.models.huggingface")
     instance = importlib.import_module("lm_eval.api.instance").Instance
 

@@ -26,9 +26,7 @@ from tuning.language_model.device import set_threads
 from tuning.results.dialogue_table import FloatArray, IntArray
 from tuning.scoring.coherence import score_candidates
 from tuning.scoring.nats import score
-from tuning.tokens.plain_lines import PlainLines
-from tuning.tokens.speaker_tokens import END_OF_TURN, SpeakerTokens
-from tuning.tokens.tokenizer import load_tokenizer
+from tuning.tokens.templates import template_of
 
 DIMENSIONS = ("overall", "coherence")
 NUM_FOREIGN_CONTEXTS = 2
@@ -46,9 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     set_threads(args.num_threads)
     records = json.loads(args.ratings.read_text(encoding="utf-8"))
-    tokenizer = load_tokenizer(args.model)
-    is_tuned = END_OF_TURN in tokenizer.get_vocab()
-    template = SpeakerTokens(tokenizer) if is_tuned else PlainLines(tokenizer)
+    template = template_of(args.model)
     contexts = sorted(
         {record["source"] for record in records}, key=lambda text: (text.count("\n"), text)
     )

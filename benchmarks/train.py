@@ -30,6 +30,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.train_report import CONTENDERS, Figures, Settings, print_tables
+from tuning.run.pipeline import own_stages
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = """
@@ -163,15 +164,14 @@ def write_params(folder: Path, corpus: Path, settings: Settings) -> None:
         "epochs": 1,
         "max_steps": settings.steps,
         "mixed_precision": "bf16",
-        "num_threads": len(os.sched_getaffinity(0)),
     }
+    params["num_threads"] = len(os.sched_getaffinity(0))
     yaml.dump(params, folder / "params.yaml")
 
 
 def stage_command(stage: str, corpus: Path | None = None) -> list[str]:
     """What dvc.yaml runs for a stage, by this interpreter."""
-    pipeline = YAML(typ="safe").load(ROOT / "dvc.yaml")
-    command = shlex.split(pipeline["stages"][stage]["cmd"].removeprefix("exec "))
+    command = shlex.split(own_stages()[stage]["cmd"].removeprefix("exec "))
     return [sys.executable, *(str(corpus) if a == "${data.path}" else a for a in command[1:])]
 
 

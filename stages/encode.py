@@ -27,10 +27,9 @@ from tuning.run.errors import UserError
 from tuning.run.files import new_folder, write_json, write_text
 from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
+from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.template_record import write_record
-from tuning.tokens.templates import prepare, template_of
-from tuning.tokens.tokenizer import load_tokenizer
+from tuning.tokens.templates import extend_tokenizer, template_of
 from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
@@ -53,7 +52,9 @@ def main() -> None:
     encoding = load_params().encoding
     # The weights change nothing here, and are most of what could be hashed.
     base = [file for file in args.base.iterdir() if file.suffix != ".safetensors"]
-    inputs = Inputs([args.prepared, args.ledger, *base, args.lock], "encode")
+    inputs = Inputs(
+        [args.prepared, args.ledger, *base, args.lock], partial(declared_params, "encode")
+    )
     prep = json.loads(args.ledger.read_bytes())
     num_speakers = max(2, int(prep["num_speakers_per_dialogue"]["max"]))
 
@@ -86,14 +87,11 @@ def encode(
         The ledger: every token of the valid input in one bucket, and the shape of the training
         windows.
     """
-    tokenizer = load_tokenizer(base)
-    record = prepare(tokenizer, num_speakers)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    write_record(folder / "tokenizer", record)
+    template = extend_tokenizer(base, folder / "tokenizer", num_speakers)
     make = partial(
         Encoder,
-        record.name,
-        tokenizer,
+        template.name,
+        template.tokenizer,
         max_length=encoding.max_length,
         context_turns=encoding.context_turns,
         loss_on=encoding.loss_on,

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,7 @@ from tuning.run.errors import UserError
 from tuning.run.files import new_folder, sha256_of
 from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
+from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.sources.base_model import (
     HOW_TO_GET_A_REVISION,
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--base-model", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
     model = load_params().model
-    inputs = Inputs([], "fetch")
+    inputs = Inputs([], partial(declared_params, "fetch"))
 
     fetch_base_model(model.name, model.revision, arguments.base_model)
     num_bytes = sum(path.stat().st_size for path in arguments.base_model.iterdir())

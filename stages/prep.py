@@ -25,6 +25,7 @@ from tuning.run.errors import UserError
 from tuning.run.files import new_folder, write_json
 from tuning.run.inputs import Inputs
 from tuning.run.params import DataParams, load_params
+from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     data = load_params().data
     data_files(args.data)  # before it is hashed: a pipe would hang
-    inputs = Inputs([args.data, args.lock], "prep")
+    inputs = Inputs([args.data, args.lock], partial(declared_params, "prep"))
 
     with new_folder(args.prepared) as folder:
         try:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
-from tuning.release.model_card import model_card
+from tuning.release.model_card import Facts, model_card
 from tuning.release.receipt import RECEIPT, make_receipt
 from tuning.run.files import new_folder, write_json, write_text
 from tuning.run.inputs import Inputs
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.sources.pinned import source_of_data, source_of_model
+from tuning.template_record import read_record
 
 CARD = "README.md"
 
@@ -36,13 +38,16 @@ def main() -> None:
     params = declared_params("release")
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
     paths = [args.data, args.prepared, args.base, args.lock, *metrics]
-    inputs = Inputs([*paths, args.trained], "release")
+    inputs = Inputs([*paths, args.trained], partial(declared_params, "release"))
     ledger, tokens, training, scores, generation = (
         json.loads(path.read_text(encoding="utf-8")) for path in metrics
     )
-    card = model_card(
+    template = read_record(args.trained)
+    assert template is not None, "train writes it"
+    facts = Facts(
         base=source_of_model(params["model"]["name"], params["model"]["revision"]),
         corpus=source_of_data(args.data),
+        usage=template.usage,
         params=params,
         scores=scores,
         generation=generation,
@@ -54,7 +59,7 @@ def main() -> None:
     with new_folder(args.model) as folder:
         for file in sorted(args.trained.iterdir()):
             shutil.copyfile(file, folder / file.name)
-        write_text(folder / CARD, card)
+        write_text(folder / CARD, model_card(facts))
         write_json(folder / RECEIPT, make_receipt(folder, paths, params, run))
         inputs.check_unchanged()
     print(f"release: {args.model} is complete; what it is and what it can do: {args.model / CARD}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from functools import partial
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
@@ -14,6 +15,7 @@ from tuning.language_model.device import keep_freed_memory, set_threads
 from tuning.results.measured import write_measured
 from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
+from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.scoring.measures import measure
 from tuning.timing import record_timing
@@ -35,7 +37,7 @@ def main() -> None:
     started = time.monotonic()
 
     params = load_params()
-    inputs = Inputs([args.validation, args.model, args.lock], "score")
+    inputs = Inputs([args.validation, args.model, args.lock], partial(declared_params, "score"))
     set_threads(params.num_threads)
     plan = make_plan(args.validation, params.score)
     print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from tuning.language_model.device import (
@@ -27,8 +27,9 @@ from tuning.run.errors import UserError
 from tuning.run.files import weights_sha256, write_csv, write_json
 from tuning.run.inputs import Inputs
 from tuning.run.params import Params, load_params
+from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.template_record import TemplateRecord, read_record
+from tuning.template_record import read_record
 from tuning.timing import record_timing
 from tuning.tracking import head_commit, start_run
 from tuning.training.checkpoint import CheckpointFolder
@@ -36,6 +37,7 @@ from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
 from tuning.training.lora import add_adapters
 from tuning.training.loss import PackedLoss, decoder_blocks
 from tuning.training.processes import Processes, shard
+from tuning.training.progress import Timing
 from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
 from tuning.training.start import load_for_training
@@ -50,7 +52,6 @@ class Setup:
     rows: PackedRows
     validation: PackedRows | None
     """For the validation loss, if it is to be measured."""
-    template: TemplateRecord
     objective: PackedLoss
     adapters: PeftModel | None
     """Merged into the model when it is trained."""
@@ -65,7 +66,7 @@ def main(processes: Processes) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     params = load_params()
-    inputs = Inputs([args.encoded, args.base, args.lock], "train")
+    inputs = Inputs([args.encoded, args.base, args.lock], partial(declared_params, "train"))
     if processes.share(inputs.fingerprint) != inputs.fingerprint:
         raise UserError("code, parameters or inputs on this host are not those of the first host.")
     device = choose_device(
@@ -73,7 +74,8 @@ def main(processes: Processes) -> None:
         compile_model=params.train.torch_compile,
         num_threads=params.num_threads,
     )
-    set_threads(max(1, params.num_threads // processes.num_on_this_host))
+    num_threads = max(1, params.num_threads // processes.num_on_this_host)
+    set_threads(num_threads)
     set_seed(params.seed)
     setup = build(args.encoded, args.base, params, device, processes)
     if processes.is_main:
@@ -117,32 +119,24 @@ def main(processes: Processes) -> None:
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
-        memory = peak_memory_gb(device.kind)
         peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
-        per_row_token, per_target = flops_per_token(model)
-        used = per_row_token * result.timing.row_tokens_per_second
-        used += per_target * result.timing.tokens_per_second
+        figures = {
+            **vars(result.timing),
+            **use_of_matmul_peak(model, result.timing, peak),
+            "peak_memory_gb": peak_memory_gb(device.kind),
+            "num_processes": processes.size,
+            "num_threads": num_threads,
+            "last_step": len(result.log),
+            "wandb_run_id": run.run_id,
+            "git_commit": head_commit(),
+            "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
+        }
         if setup.adapters is not None:
             setup.adapters.merge_and_unload()
-        publish(model, args.encoded / "tokenizer", setup.template, args.model, weights)
-        record_result(args.log, args.metrics, result, setup.rows, device)
-        record_timing(
-            args.timing,
-            "train",
-            {
-                **vars(result.timing),
-                "matmul_peak_gflops": peak / 1e9,
-                "share_of_matmul_peak": used / peak,
-                "peak_memory_gb": memory,
-                "num_processes": processes.size,
-                "num_threads": max(1, params.num_threads // processes.num_on_this_host),
-                "model_sha256": weights_sha256(args.model),
-                "last_step": len(result.log),
-                "wandb_run_id": run.run_id,
-                "git_commit": head_commit(),
-                "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
-            },
-        )
+        publish(model, args.encoded / "tokenizer", args.model, weights)
+        record(args.log, args.metrics, result, setup.rows, device)
+        model_sha256 = weights_sha256(args.model)
+        record_timing(args.timing, "train", figures | {"model_sha256": model_sha256})
         run.finish()  # it may take a while, and be killed: as long there is something to continue
         checkpoints.finish()
 
@@ -169,7 +163,8 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
             go together.
     """
     train = params.train
-    template = read_record(encoded / "tokenizer")
+    tokenizer = encoded / "tokenizer"
+    template = read_record(tokenizer)
     assert template is not None, "encode writes it"
     read_rows = partial(
         PackedRows,
@@ -190,7 +185,7 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
                 "train.eval_steps is set, and there is nothing to validate on: no validation "
                 "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
             )
-    model = load_for_training(base, template, params.encoding.max_length)
+    model = load_for_training(base, tokenizer, params.encoding.max_length)
     is_sharded = params.runtime.shard_model and processes.size > 1
     if not is_sharded:  # else each process moves its part
         nn.Module.to(model, device.kind)
@@ -199,15 +194,12 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
         if params.runtime.shard_model:
             raise UserError("runtime.shard_model and train.lora.rank do not go together; set one.")
         adapters = add_adapters(model, train.lora, template.num_base_tokens)
-    if train.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    objective = PackedLoss(model, device)
+    objective = PackedLoss(model, device, gradient_checkpointing=train.gradient_checkpointing)
     if is_sharded:
         shard(objective, decoder_blocks(model))
     return Setup(
         rows=rows,
         validation=validation,
-        template=template,
         objective=objective,
         adapters=adapters,
         is_sharded=is_sharded,
@@ -229,9 +221,7 @@ def announce(setup: Setup, device: Device, num_processes: int) -> None:
     )
 
 
-def record_result(
-    log: Path, metrics: Path, result: TrainResult, rows: PackedRows, device: Device
-) -> None:
+def record(log: Path, metrics: Path, result: TrainResult, rows: PackedRows, device: Device) -> None:
     """Write a row per step, and the figures of the whole."""
     columns = [*LOG_COLUMNS, VALIDATION_LOSS]
     write_csv(log, columns, ([row.get(c, "") for c in columns] for row in result.log))
@@ -252,6 +242,13 @@ def record_result(
         figures["best_step"] = result.best_step
         figures["best_validation_loss"] = result.log[result.best_step - 1][VALIDATION_LOSS]
     write_json(metrics, figures)
+
+
+def use_of_matmul_peak(model: PreTrainedModel, timing: Timing, peak: float) -> dict[str, float]:
+    """Compare what the training multiplied per second with what the machine can at most."""
+    per_row_token, per_target = flops_per_token(model)
+    used = per_row_token * timing.row_tokens_per_second + per_target * timing.tokens_per_second
+    return {"matmul_peak_gflops": peak / 1e9, "share_of_matmul_peak": used / peak}
 
 
 def mean_loss(log: list[dict[str, float]]) -> float:

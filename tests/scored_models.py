@@ -19,8 +19,8 @@ from tuning.dialogue import Dialogue, Turn
 from tuning.report.headlines import HEADLINES, num_dialogues_of
 from tuning.results.dialogue_table import Table
 from tuning.results.response_scores import ResponseScores
-from tuning.scoring.coherence import CoherenceItems
-from tuning.scoring.per_dialogue import block_columns, model_columns, text_columns
+from tuning.scoring.coherence import CoherenceItems, coherence_findings
+from tuning.scoring.perplexity import response_findings
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.tokenizer import read_all_as_text
 
@@ -107,14 +107,12 @@ def distinct_dialogues(num_dialogues: int, num_turns: int) -> list[Dialogue]:
 def headlines_of(scores: ResponseScores, alone: ResponseScores | None = None) -> dict[str, float]:
     """The headlines that follow from a model's responses, without ``alone`` as if it gained 0."""
     size = int(scores.dialogue.max()) + 1
-    return _headlines(
-        text_columns(scores, size) | model_columns("m", scores, alone or scores, size)
-    )
+    return _headlines(response_findings("m", scores, alone or scores, size).columns)
 
 
 def block_headlines_of(items: CoherenceItems) -> dict[str, float]:
     """The headlines that follow from coherence blocks."""
-    return _headlines(block_columns("m", items, int(items.dialogue.max()) + 1))
+    return _headlines(coherence_findings("m", items, int(items.dialogue.max()) + 1).columns)
 
 
 def _headlines(table: Table) -> dict[str, float]:

@@ -22,7 +22,8 @@ from torch import Tensor
 from tuning.language_model.device import Device
 from tuning.run.params import TrainParams
 from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.processes import Processes
+from tuning.training.loss import PackedLoss, decoder_blocks
+from tuning.training.processes import Processes, shard
 from tuning.training.rows import PackedRows
 from tuning.training.start import load_for_training
 from tuning.training.trainer import TrainResult, fine_tune
@@ -49,16 +50,19 @@ def train(case: Case, processes: Processes) -> tuple[dict[str, Tensor], TrainRes
         if processes.is_main:
             folder = CheckpointFolder(Path(case.checkpoints), "fingerprint")
             checkpoints = stack.enter_context(folder)
+        device = Device(kind="cpu", precision="no", compiled=False, notes=())
+        objective = PackedLoss(model, device)
+        if case.shard_model:
+            shard(objective, decoder_blocks(model))
         result = fine_tune(
-            model,
+            objective,
             rows,
             TrainParams.model_validate(case.train),
             seed=7,
-            device=Device(kind="cpu", precision="no", compiled=False, notes=()),
+            device=device,
             processes=processes,
             checkpoints=checkpoints,
             checkpoint_minutes=1e-9,
-            shard_model=case.shard_model,
             validation=rows,
         )
     return processes.gather(model.state_dict(keep_vars=True)), result

@@ -49,7 +49,6 @@ SMALL_TRAIN = TrainParams(
     early_stopping_patience=None,
     lora=LoraParams(rank=None, alpha=32, targets="all-linear"),
     torch_compile=False,
-    num_threads=1,
 )
 """Hyperparameters for them, which a test changes where it matters."""
 

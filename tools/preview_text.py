@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuning.encoding.preview import Kind, ShownDialogue, ShownToken, counted, visible
+from tuning.encoding.preview import Kind, ShownDialogue, ShownToken, visible
+from tuning.pages.words import counted
 
 _MARKS: dict[Kind, str] = {"trained": "+", "context": ".", "held_out": "=", "dropped": "-"}
 _COLOURS: dict[Kind, str] = {

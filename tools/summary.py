@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuning.pages.words import counted
 from tuning.report.headlines import HEADLINES, meaning
-from tuning.report.page import counted
 from tuning.results.bootstrap import FEWEST_DIALOGUES
 
 
@@ -20,15 +20,15 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     one_template = base.get("template") == tuned.get("template")
     lines = [f"{'validation':<27}{'base':>10}{'fine-tuned':>12}{'change':>10}  95 % interval"]
     for headline in HEADLINES:
-        name, decimals = headline.name, headline.decimals
+        name = headline.name
         if name in base and name in tuned:
+            difference = headline.shown(tuned[name] - base[name], signed=True)
             line = (
-                f"{headline.title:<27}{base[name]:>10,.{decimals}f} {tuned[name]:>11,.{decimals}f}"
-                f" {tuned[name] - base[name]:>+9,.{decimals}f}"
+                f"{headline.title:<27}{headline.shown(base[name]):>10}"
+                f" {headline.shown(tuned[name]):>11} {difference:>9}"
             )
             if f"{name}_low" in change:
-                low, high = change[f"{name}_low"], change[f"{name}_high"]
-                interval = f"[{low:+,.{decimals}f}, {high:+,.{decimals}f}]"
+                interval = headline.shown_interval(change[f"{name}_low"], change[f"{name}_high"])
                 text = meaning(headline, change, num_dialogues, one_template)
                 line += f"  {interval:<20}  {text}"
             lines.append(line)

@@ -26,6 +26,8 @@ from tuning.dialogue import read_dialogues
 ROOT = Path(__file__).parents[2]
 COPIED = (
     "stages",
+    "tools",
+    "tuning",
     "dvc.yaml",
     "params.yaml",
     "requirements.lock",
@@ -34,6 +36,7 @@ COPIED = (
     ".gitignore",
 )
 CHANGES: dict[str, dict[str, Any]] = {
+    "": {"num_threads": 1},
     "data": {"max_dialogues": 30},
     "model": {"name": "tiny_base"},
     "train": {
@@ -42,9 +45,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "epochs": 1,
         "mixed_precision": "no",
         "torch_compile": False,
-        "num_threads": 1,
     },
-    "eval": {"max_bytes": 600, "profile": "smoke", "coherence_candidates": 3},
+    "score": {"max_bytes": 600, "profile": "smoke", "coherence_candidates": 3},
 }
 STAGES = ["fetch", "prep", "encode", "train", "score@base", "score@tuned", "eval", "release"]
 AFTER_TRAINING = ["train", "score@tuned", "eval", "release"]
@@ -82,9 +84,10 @@ class Repository:
         return stages_that_ran(self.run("dvc", "repro", *arguments).stdout)
 
     def change(self, section: str, **values: Any) -> None:
+        """Set keys of a section, or of the top level."""
         yaml = YAML()
         params = yaml.load(self.path / "params.yaml")
-        params[section].update(values)
+        (params[section] if section else params).update(values)
         yaml.dump(params, self.path / "params.yaml")
 
     def json(self, name: str) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         if path.is_file()
     }
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
-    extended = tokenizer | {"chat_template.jinja"}
+    extended = tokenizer | {"chat_template.jinja", "template.json"}
     arrays = {"input_ids", "is_target", "window_starts"}
     weights = {"config.json", "generation_config.json", "model.safetensors"}
     assert found == {
@@ -291,13 +294,14 @@ def test_a_runtime_parameter_reruns_nothing(repository: Repository) -> None:
 def test_an_eval_parameter_trains_nothing(repository: Repository) -> None:
     repository.change("eval", bootstrap_resamples=200)
     assert repository.repro() == ["eval", "release"]
-    repository.change("eval", bootstrap_resamples=1000, max_turns=8)
+    repository.change("eval", bootstrap_resamples=1000)
+    repository.change("score", max_turns=8)
     assert repository.repro() == ["score@base", "score@tuned", "eval", "release"]
 
 
 def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) -> None:
     after = (repository.path / "metrics/eval.json").read_bytes()
-    repository.change("eval", max_turns=16)
+    repository.change("score", max_turns=16)
     assert repository.repro() == []
     assert (repository.path / "metrics/eval.json").read_bytes() != after
     repository.run("git", "diff", "--exit-code", "metrics/eval.json", "metrics/eval_by_turn.csv")

@@ -22,14 +22,12 @@ from torch import Tensor
 
 from tests.several_processes import Case, train
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
-from tuning.dialogue import Dialogue, Turn, to_line
+from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.run.errors import UserError
 from tuning.run.params import load_params
-from tuning.tokens.speaker_tokens import add_dialogue_tokens
-from tuning.tokens.tokenizer import load_tokenizer
+from tuning.tokens.templates import extend_tokenizer
 from tuning.training.processes import Processes
-from tuning.training.rows import write_windows
 from tuning.training.torchrun import TORCHRUN, run_in_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -96,11 +94,9 @@ def start(
 def write_data(
     folder: Path, *, num_rows: int, make_model: Callable[[Path, list[str]], None] = make_tiny_gpt2
 ) -> None:
-    """``base``, ``encoded`` with windows of many lengths, and ``val.jsonl``."""
+    """``base``, and ``encoded`` with windows of many lengths."""
     make_model(folder / "base", TEXTS)
-    tokenizer = load_tokenizer(folder / "base")
-    add_dialogue_tokens(tokenizer, 2)
-    tokenizer.save_pretrained(folder / "encoded/tokenizer")
+    extend_tokenizer(folder / "base", folder / "encoded/tokenizer", 2)
     windows = [
         Window([i, *range(20, 24 + i % 9), 9], [False] + [True] * (5 + i % 9))
         for i in range(num_rows)
@@ -108,9 +104,6 @@ def write_data(
     for part in (folder / "encoded", folder / "encoded/validation"):
         part.mkdir(exist_ok=True)
         write_windows(part, windows)
-    turns = tuple(Turn(f"speaker {index % 2}", text) for index, text in enumerate(TEXTS[:6]))
-    lines = [to_line(Dialogue(f"dialogue {index}", turns)) for index in range(2)]
-    (folder / "val.jsonl").write_text("\n".join(line.rstrip("\n") for line in lines) + "\n")
 
 
 # --- the same results -----------------------------------------------------------------------------
@@ -284,14 +277,13 @@ def write_stage_folder(folder: Path) -> None:
     params = yaml.load(ROOT / "params.yaml")
     params["encoding"]["max_length"] = 32
     params["train"] = SMALL_TRAIN | {"epochs": 12, "eval_steps": 9}
-    params["runtime"].update(checkpoint_minutes=1e-9, num_train_samples=1)
+    params["runtime"]["checkpoint_minutes"] = 1e-9
     yaml.dump(params, folder / "params.yaml")
 
 
 def start_stage(folder: Path, num_processes: int, *, checkpoints: str) -> subprocess.Popen[str]:
     names = {
         "--encoded": "encoded",
-        "--validation": "val.jsonl",
         "--base": "base",
         "--lock": "lock",
         "--checkpoints": checkpoints,

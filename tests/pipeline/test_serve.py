@@ -26,13 +26,17 @@ from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tests.tiny_model import SMALL_TRAIN, make_tiny_llama
+from tests.windows import write_windows
 from tuning.dialogue import Dialogue, Turn
 from tuning.encoding.cutting import cut_windows
 from tuning.language_model.device import Device
-from tuning.tokens.speaker_tokens import END_OF_TURN, SpeakerTokens, add_dialogue_tokens
-from tuning.tokens.tokenizer import load_tokenizer, special_ids
-from tuning.training.rows import PackedRows, write_windows
-from tuning.training.start import load_for_training, publish
+from tuning.tokens.speaker_tokens import END_OF_TURN
+from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.tokenizer import special_ids
+from tuning.training.loss import PackedLoss
+from tuning.training.publishing import publish
+from tuning.training.rows import PackedRows
+from tuning.training.start import load_for_training
 from tuning.training.trainer import fine_tune
 
 PAGE = (Path(__file__).parents[2] / "docs/using-the-model.md").read_text(encoding="utf-8")
@@ -58,10 +62,7 @@ def teach(folder: Path) -> None:
     """Train ``folder / MODEL`` until it knows ``TALKS``."""
     base, extended, windows = (folder / name for name in ("base", "tokenizer", "windows"))
     make_tiny_llama(base, [text for talk in TALKS for text in talk])
-    tokenizer = load_tokenizer(base)
-    add_dialogue_tokens(tokenizer, 2)
-    tokenizer.save_pretrained(extended)
-    template = SpeakerTokens(tokenizer)
+    template = extend_tokenizer(base, extended, 2)
     windows.mkdir()
     cuts = [
         cut_windows(
@@ -73,15 +74,16 @@ def teach(folder: Path) -> None:
         for talk in TALKS
     ]
     write_windows(windows, [window for cut in cuts for window in cut.windows])
-    pad = tokenizer.pad_token_id
+    pad = template.tokenizer.pad_token_id
+    device = Device(kind="cpu", precision="no", compiled=False, notes=())
     set_seed(7)
     model = load_for_training(base, extended, MAX_LENGTH)
     fine_tune(
-        model,
+        PackedLoss(model, device),
         PackedRows(windows, max_length=MAX_LENGTH, packing=False, pad_token_id=pad),
         SMALL_TRAIN.model_copy(update={"learning_rate": 2e-2, "max_steps": 100}),
         seed=7,
-        device=Device(kind="cpu", precision="no", compiled=False, notes=()),
+        device=device,
         checkpoints=None,
         checkpoint_minutes=60,
     )

@@ -94,7 +94,7 @@ def test_the_sums_match_the_input(
             for file in prepared.iterdir()
         }
         rows = PackedRows(encoded, max_length=max_length, packing=True, pad_token_id=0)
-        num_target_tokens, num_row_tokens = rows.num_target_tokens, len(rows.input_ids)
+        num_target_tokens, num_row_tokens = rows.num_target_tokens, len(rows.windows.input_ids)
         num_validation_targets = int(np.load(encoded / "validation" / "is_target.npy").sum())
         tokenizer = load_tokenizer(encoded / "tokenizer")
 
@@ -175,5 +175,5 @@ def test_packing_leaves_little_room(tiny_base: Path, tmp_path: Path, with_tokens
     metrics = encode(prepared, tiny_base, encoded, encoding, num_speakers=2)
     rows = PackedRows(encoded, max_length=512, packing=True, pad_token_id=0)
     assert metrics["packing_efficiency"] == rows.packing_efficiency
-    assert metrics["num_windows"] == len(rows.window_starts) - 1
+    assert metrics["num_windows"] == len(rows.windows.window_starts) - 1
     assert metrics["num_tokens_per_window"]["max"] <= 512

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.packing import IGNORE_INDEX, PAD_SEGMENT, attention_mask, pack
-from tuning.training.rows import PackedRows, write_windows
+from tuning.training.rows import PackedRows
 
 MAX_LENGTH = 16
 PAD_ID = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,6 +153,46 @@ def test_what_begins_a_window_takes_its_room_and_changes_nothing_else(
         Window([7, 8, *window.input_ids], [False, False, *window.is_target])
         for window in plain.windows
     ]
+
+
+@st.composite
+def wide_dialogues(draw: st.DrawFn) -> list[EncodedTurn]:
+    """Tags of one to four tokens and ends of one to three, as chat templates have them."""
+    content = count(FIRST_CONTENT_ID)
+    tags = {name: [100 + 10 * n] * draw(st.integers(1, 4)) for n, name in enumerate("ab")}
+    end = [-1, -2, -3][: draw(st.integers(1, 3))]
+    drawn = draw(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 60)), max_size=8))
+    return [
+        EncodedTurn(name, tags[name], [1000 + next(content) for _ in range(length)], end)
+        for name, length in drawn
+    ]
+
+
+@given(wide_dialogues(), st.sampled_from(["all", "last", "a"]), st.integers(16, 30))
+@settings(max_examples=150)
+def test_tags_and_ends_may_have_several_tokens(
+    turns: list[EncodedTurn], loss_on: str, max_length: int
+) -> None:
+    """None is cut in two, and a window says which turns and parts it is made of."""
+    windows = cut(turns, loss_on, max_length, 2)
+    trained = trained_turns(turns, loss_on)
+    wanted = [i for turn, own in zip(turns, trained, strict=True) if own for i in text(turn)]
+    tags = {i for turn in turns for i in turn.tag}
+    assert [i for window in windows for i in targets(window)] == [
+        i for i in wanted if i not in tags
+    ]
+    ends = {tuple(turn.end) for turn in turns}
+    for window in windows:
+        assert len(window.input_ids) <= max_length
+        assert window.input_ids == [i for part in window.parts for i in text(part)]
+        assert all(not part.end or tuple(part.end) in ends for part in window.parts)
+        assert all(part.tag for part in window.parts)
+
+
+def test_a_window_too_short_for_a_tag_and_an_end_is_an_error() -> None:
+    turn = EncodedTurn("a", [1] * 10, [5] * 20, [4] * 6)
+    with pytest.raises(ValueError, match="no room for a turn's tag and its end"):
+        cut([turn], "all", 16, 0)
 
 
 def test_a_run_of_untrained_turns_is_context_where_it_is_near_and_else_left_out() -> None:

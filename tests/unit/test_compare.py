@@ -290,7 +290,7 @@ class Tags(HTMLParser):
 
 def test_the_page_holds_the_table_and_is_escaped_and_self_contained() -> None:
     hostile = "</p><script>alert(1)</script>"
-    a = replace(evaluation(), label='<img src="x">')
+    a = replace(evaluation(), label='</title><img src="x">')
     b = replace(evaluation(-0.02, seed=1), samples=SAMPLES.format(reply=hostile))
     comparison = compared([a], [b])
     page = as_html(comparison)
@@ -305,14 +305,25 @@ def test_the_page_holds_the_table_and_is_escaped_and_self_contained() -> None:
     assert page.count("speaker 1: hello") == 1  # equal on both sides
     assert "speaker 2: hi<" in page
     assert "speaker 2: &lt;/p&gt;&lt;script&gt;" in page
-    assert "&lt;b&gt;one&lt;/b&gt;" in page
+    assert "<h3>&lt;b&gt;one&lt;/b&gt;</h3>" in page
+    assert "<dd>&lt;/title&gt;&lt;img src=&#34;x&#34;&gt;</dd>" in page
 
 
 def test_samples_that_are_not_there_are_said_to_be_missing() -> None:
     a, b = evaluation(), replace(evaluation(seed=1), samples=None)
-    assert "DVC's cache has none of run 1" in as_html(compared([a], [b])).replace("&#x27;", "'")
+    assert "DVC's cache has none of run 1" in as_html(compared([a], [b])).replace("&#39;", "'")
     other = replace(b, samples=SAMPLES.format(reply="x").replace("one", "two"))
     assert "continued no dialogue in common" in as_html(compared([a], [other]))
+
+
+def test_what_only_one_side_has_stands_beside_a_dash() -> None:
+    a = evaluation()
+    b = replace(evaluation(seed=1), samples=(a.samples or "").replace("Model", "</h4>"))
+    page = as_html(compared([a], [b]))
+    assert "<h4>Model, A</h4>" in page and "<h4>Model, B</h4>" in page
+    assert page.count(">–</p>") == 1
+    page = as_html(compared([b], [a]))
+    assert "<h4>&lt;/h4&gt;, A</h4>" in page
 
 
 def test_the_page_reads_the_samples_that_eval_writes() -> None:

@@ -25,7 +25,7 @@ from tuning.scoring.history import (
     score_histories,
     shuffled_history_gain,
 )
-from tuning.scoring.nats import score, score_together
+from tuning.scoring.nats import both, score
 from tuning.scoring.perplexity import score_responses
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
@@ -128,12 +128,12 @@ def test_eight_turns_and_more_are_the_whole_history_of_short_dialogues(
     model: Any, speakers: SpeakerTokens
 ) -> None:
     short = [DIALOGUES[1], DIALOGUES[2]]
-    scorings = (
+    responses = both(
         score_responses(speakers, short),
         score_responses(speakers, short, with_history=False),
-        score_histories(speakers, short, num_responses=1000),
     )
-    whole, alone, scores = score_together(model, scorings, batch_size=4)
+    asked = both(responses, score_histories(speakers, short, num_responses=1000))
+    (whole, alone), scores = score(model, asked, batch_size=4)
     curve = history_gain_by_turns(scores, len(short)).values()
     assert curve[8] == pytest.approx(headlines_of(whole, alone)["history_gain"], rel=1e-9)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tokenizers.normalizers import NFC, Lowercase
@@ -16,8 +18,8 @@ from tuning.encoding.cutting import Window, cut_windows
 from tuning.encoding.encoder import Encoder
 from tuning.reading.pieces import LineRange, read_pieces
 from tuning.run.errors import UserError
-from tuning.tokens.speaker_tokens import add_dialogue_tokens
-from tuning.tokens.template import EncodedTurn
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.template import EncodedTurn, Template
 from tuning.tokens.tokenizer import load_tokenizer
 
 TAG_A, TAG_B, END, PAD = 1, 2, 4, 5
@@ -35,15 +37,23 @@ GOOD = [
 ]
 
 
+def template(start: Sequence[int] = ()) -> Template:
+    """What the contract asks a template for."""
+    asked = SimpleNamespace(
+        start=list(start),
+        stop_ids=frozenset({END}),
+        untrained_ids=frozenset({TAG_A, TAG_B, PAD, *start}),
+    )
+    return cast(Template, asked)
+
+
 def check(windows: list[Window], max_length: int = 8, start_ids: Sequence[int] = ()) -> None:
     check_windows(
         windows,
         TURNS,
         TRAINED,
         max_length=max_length,
-        start_ids=start_ids,
-        end_of_turn_id=END,
-        untrained_ids=frozenset({TAG_A, TAG_B, PAD}),
+        template=template(start_ids),
     )
 
 
@@ -128,9 +138,7 @@ def test_tokens_that_must_never_be_trained_are_found_where_the_turns_hold_them_t
             [EncodedTurn("a", [TAG_A], content, [END])],
             [True],
             max_length=8,
-            start_ids=[],
-            end_of_turn_id=END,
-            untrained_ids=frozenset({PAD}),
+            template=template(),
         )
 
 
@@ -146,7 +154,7 @@ def test_text_must_come_back() -> None:
 
 def encoder_with(tokenizer: PreTrainedTokenizerFast) -> Encoder:
     add_dialogue_tokens(tokenizer, 2)
-    return Encoder(tokenizer, 2, max_length=64, context_turns=2, loss_on="all")
+    return Encoder(SpeakerTokens.name, tokenizer, max_length=64, context_turns=2, loss_on="all")
 
 
 def piece_of(path: Path, *turns: Turn, part: str = "train") -> tuple[str, LineRange]:

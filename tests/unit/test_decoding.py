@@ -18,6 +18,7 @@ from tuning.scoring.nats import TokenSequence, token_nll
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
 from tuning.tokens.template import Template
+from tuning.tokens.texts import encode_texts
 from tuning.writing import row_cache
 from tuning.writing.continuing import first_turns
 from tuning.writing.decoding import (
@@ -236,5 +237,5 @@ def test_a_line_ends_where_the_plain_template_says(speakers: SpeakerTokens) -> N
     [new_line] = PlainLines(speakers.tokenizer).end
     ending_of: Callable[[int], object] = PlainLines(speakers.tokenizer).ending_of
     assert ending_of(new_line) == "end_of_turn"
-    assert ending_of(speakers.encode_text("a")[0]) is None
+    assert ending_of(encode_texts(speakers.tokenizer, ["a"])[0][0]) is None
     assert speakers.ending_of(new_line) is None

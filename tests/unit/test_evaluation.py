@@ -21,13 +21,12 @@ from tuning.results.samples import samples_as_markdown
 from tuning.run.errors import UserError
 from tuning.scoring import nats as scoring
 from tuning.scoring.nats import TokenSequence, score, token_nll
-from tuning.scoring.per_dialogue import model_columns, text_columns
-from tuning.scoring.perplexity import score_responses
+from tuning.scoring.perplexity import response_findings, score_responses
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
 from tuning.tokens.template import Template
-from tuning.writing.continuing import continue_dialogues
-from tuning.writing.decoding import Sampling
+from tuning.writing.continuing import plan_continuations, samples_of
+from tuning.writing.decoding import Sampling, write_replies
 
 
 def dialogue(name: str, num_turns: int) -> Dialogue:
@@ -105,9 +104,8 @@ def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerT
     size = len(DIALOGUES)
     scores = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     alone = score(model, score_responses(speakers, DIALOGUES, with_history=False), batch_size=4)
-    columns = text_columns(scores, size)
-    for name in ("base", "tuned"):
-        columns |= model_columns(name, scores, alone, size)
+    columns = response_findings("base", scores, alone, size).columns
+    columns |= response_findings("tuned", scores, alone, size).columns
     found = with_intervals(columns, draw_counts(np.random.default_rng(1), size, num_resamples=100))
     nll, ends, num_bytes = scores.content_nll.sum(), scores.end_nll.sum(), scores.num_bytes.sum()
     expected = {
@@ -185,7 +183,7 @@ def test_a_dialogue_longer_than_the_model_is_a_clear_error(
     model: Any, speakers: SpeakerTokens
 ) -> None:
     long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1200)))
-    with pytest.raises(UserError, match=r"sees only 1024; lower eval\.max_bytes"):
+    with pytest.raises(UserError, match=r"sees only 1024; lower score\.max_bytes"):
         score(model, score_responses(speakers, [long]), batch_size=1)
 
 
@@ -218,17 +216,17 @@ def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:
 
 def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> None:
     def samples(dialogues: list[Dialogue], seed: int = 3) -> dict[str, list[str]]:
-        found = continue_dialogues(
-            model,
+        plans = plan_continuations(
             speakers,
             dialogues,
             num_samples=3,
             prompt_turns=2,
             reply_turns=2,
-            max_new_tokens=12,
-            batch_size=4,
             sampling=Sampling(temperature=1.0, top_p=0.9, seed=seed),
         )
+        requests = [plan.request for plan in plans]
+        written = write_replies(model, speakers, requests, max_new_tokens=12, batch_size=4)
+        found = samples_of(speakers, plans, written)
         text = samples_as_markdown(found)
         assert all(f"## {sample.dialogue_id}\n" in text for sample in found)
         return {sample.dialogue_id: [turn.utterance for turn in sample.reply] for sample in found}
@@ -276,7 +274,7 @@ def test_the_table_says_what_each_change_means() -> None:
 
 
 def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
-    base: dict[str, Any] = {"perplexity": 30.0, "num_target_tokens": 1, "template": "plain_text"}
+    base: dict[str, Any] = {"perplexity": 30.0, "num_target_tokens": 1, "template": "plain"}
     tuned: dict[str, Any] = base | {"perplexity": 20.0}
     change = {"perplexity": -10.0, "perplexity_low": -12.0, "perplexity_high": -8.0}
     metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 12}}
@@ -287,6 +285,6 @@ def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
         "2,332,704.3",
         "-3,972,011.4",
     ]
-    tuned["template"] = "speaker_tokens"
+    tuned["template"] = "speakers"
     row = format_table(metrics).splitlines()[1]
     assert row.endswith("[-12.00, -8.00]       not comparable: two templates")

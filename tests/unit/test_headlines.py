@@ -231,3 +231,10 @@ def test_a_table_comes_back_from_disk_as_it_was() -> None:
 def test_what_is_no_table_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"row per dialogue|twice|finite|float|no column|not CSV"):
         from_csv(text)
+
+
+def test_a_number_is_shown_with_its_decimals_and_a_change_with_its_sign() -> None:
+    words = BY_NAME["word_perplexity"]
+    assert words.shown(6304715.74) == "6,304,715.7"
+    assert words.shown(1234.56, signed=True) == "+1,234.6"
+    assert BY_NAME["bits_per_byte"].shown_interval(-0.25, 0.5) == "[-0.2500, +0.5000]"

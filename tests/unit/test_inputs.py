@@ -78,17 +78,17 @@ def test_parameters_count(paths: list[Path], params: dict[str, Any]) -> None:
 
 def test_the_code_counts() -> None:
     """These tests have loaded ``tuning.run.inputs``; a stage loads all that it runs."""
-    source = Path(__file__).parents[2] / "stages" / "inputs.py"
+    source = Path(__file__).parents[2] / "tuning" / "run" / "inputs.py"
     inputs = Inputs([], dict)
     assert inputs.fingerprint == Inputs([source], dict).fingerprint
-    assert inputs.fingerprint != Inputs([source.parents[1] / "params.yaml"], dict).fingerprint
+    assert inputs.fingerprint != Inputs([source.parents[2] / "params.yaml"], dict).fingerprint
 
 
 def test_a_clone_elsewhere_has_the_same_fingerprint(tmp_path: Path) -> None:
     """A queued experiment runs in a copy of the project, and continues what was begun here."""
     root = Path(__file__).parents[2]
     clone = tmp_path / "clone"
-    shutil.copytree(root / "stages", clone / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "tuning", clone / "tuning", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "params.yaml", clone)
     program = (
         "from pathlib import Path; from tuning.run.inputs import Inputs;"

@@ -26,6 +26,7 @@ from transformers import (
 
 from tests.conftest import TEXTS
 from tests.tiny_model import enlarged, make_tiny_llama
+from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.language_model.device import Device
 from tuning.packing import IGNORE_INDEX
@@ -33,7 +34,7 @@ from tuning.training import attention_cpu as attention
 from tuning.training import attention_gpu as flex
 from tuning.training import loss as loss_module
 from tuning.training.loss import PackedLoss, summed_nll
-from tuning.training.rows import PackedRows, write_windows
+from tuning.training.rows import PackedRows
 
 WINDOWS = [
     Window([5, 40, 41, 42, 6], [False, True, True, True, True]),
@@ -94,11 +95,17 @@ def batch(folder: Path, *, packing: bool, max_length: int = 16) -> dict[str, Ten
     return rows.collate([rows[index] for index in range(len(rows))], batch_size=len(rows))
 
 
+def mean_nll(loss: PackedLoss, inputs: dict[str, Tensor], divisor: int = NUM_TARGETS) -> Any:
+    """As the loop divides: by the targets of the whole step, whatever is in the batch."""
+    nll, _ = loss(**inputs)
+    return nll / divisor
+
+
 def loss_and_gradients(
     loss: PackedLoss, inputs: dict[str, Tensor], *, scale: float = 1.0
 ) -> tuple[float, Gradients]:
     loss.zero_grad()
-    value = loss(**inputs, num_targets=NUM_TARGETS)
+    value = mean_nll(loss, inputs)
     (scale * value).backward()
     return value.item(), gradients(loss.model)
 
@@ -187,14 +194,16 @@ def test_logits_are_made_for_targets_only(loss: PackedLoss, tmp_path: Path) -> N
 
     inputs = batch(tmp_path, packing=True)
     loss.model.get_output_embeddings().register_forward_hook(fail)
-    loss(**inputs, num_targets=NUM_TARGETS)
+    loss(**inputs)
 
 
-def test_the_loss_is_divided_and_its_gradient_multiplied(loss: PackedLoss, tmp_path: Path) -> None:
-    """Loss scaling multiplies the loss; the number of targets is that of all batches of a step."""
+def test_the_targets_are_counted_and_the_gradient_multiplied(
+    loss: PackedLoss, tmp_path: Path
+) -> None:
+    """Loss scaling multiplies the loss; the number of targets is that of the batch."""
     inputs = batch(tmp_path, packing=True)
     value, expected = loss_and_gradients(loss, inputs)
-    assert loss(**inputs, num_targets=4 * NUM_TARGETS).item() == pytest.approx(value / 4)
+    assert loss(**inputs)[1].item() == NUM_TARGETS
     _, scaled = loss_and_gradients(loss, inputs, scale=1024)
     check_equal((value, {name: each / 1024 for name, each in scaled.items()}), (value, expected))
 
@@ -206,14 +215,15 @@ def test_gradients_of_batches_add_up(
     rows = batch(tmp_path, packing=False)
     without_target = dict(batch(tmp_path, packing=True))
     without_target["labels"] = torch.full_like(without_target["labels"], IGNORE_INDEX)
-    value = loss(**without_target, num_targets=NUM_TARGETS)
+    value = mean_nll(loss, without_target)
     value.backward()
     assert value.item() == 0
+    assert loss(**without_target)[1].item() == 0
     assert not any(gradient.any() for gradient in gradients(loss.model).values())
     total = 0.0
     for index in range(3):
         one = {name: each[index : index + 1] for name, each in rows.items()}
-        value = loss(**one, num_targets=NUM_TARGETS)
+        value = mean_nll(loss, one)
         value.backward()
         total += value.item()
     check_equal((total, gradients(loss.model)), from_the_definition(model))
@@ -248,10 +258,10 @@ def test_bf16_agrees_within_its_precision(
 
 def test_without_gradients_the_loss_is_the_same(loss: PackedLoss, tmp_path: Path) -> None:
     inputs = batch(tmp_path, packing=True)
-    expected = loss(**inputs, num_targets=NUM_TARGETS).item()
+    expected = mean_nll(loss, inputs).item()
     loss.eval()
     with torch.no_grad():
-        assert loss(**inputs, num_targets=NUM_TARGETS).item() == expected
+        assert mean_nll(loss, inputs).item() == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
@@ -263,7 +273,7 @@ def test_attention_weights_are_dropped_on_a_gpu_too(flex_on_cpu: None, share: fl
     assert implementation(loss) == ("sdpa" if share else flex.NAME)
     ids = torch.arange(12)[None]
     row = {"input_ids": ids, "labels": ids, "position_ids": ids, "segment_ids": ids.new_ones(1, 12)}
-    assert len({loss(**row, num_targets=11).item() for _ in range(3)}) == (3 if share else 1)
+    assert len({mean_nll(loss, row, 11).item() for _ in range(3)}) == (3 if share else 1)
 
 
 def tiny_phi() -> PreTrainedModel:
@@ -327,7 +337,7 @@ def test_a_window_does_not_feel_its_neighbours(loss: PackedLoss, tmp_path: Path)
         embedded.append(output)
 
     loss.model.get_input_embeddings().register_forward_hook(keep)
-    loss(**inputs, num_targets=1).backward()
+    mean_nll(loss, inputs, 1).backward()
     gradient = embedded[0].grad
     assert gradient is not None
     felt = gradient.abs().sum(-1) > 0

@@ -27,7 +27,8 @@ from tuning.scoring.plain_text import rolling_nll
 from tuning.scoring.recall import score_recall
 from tuning.scoring.written import people_as_seen
 from tuning.tokens.plain_lines import PlainLines
-from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.speaker_tokens import SpeakerTokens
+from tuning.tokens.templates import extend_tokenizer
 from tuning.tokens.tokenizer import load_tokenizer
 from tuning.writing.continuing import first_turns, text_of
 from tuning.writing.decoding import Reply, Request, Sampling, write_replies
@@ -62,9 +63,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> PlainLines:
 def extended(template: PlainLines, tmp_path_factory: pytest.TempPathFactory) -> SpeakerTokens:
     """As training publishes it."""
     folder = tmp_path_factory.mktemp("extended")
-    tokenizer = load_tokenizer(Path(template.tokenizer.name_or_path))
-    add_dialogue_tokens(tokenizer, 2)
-    tokenizer.save_pretrained(folder)
+    extend_tokenizer(Path(template.tokenizer.name_or_path), folder, 2)
     return SpeakerTokens(load_tokenizer(folder))
 
 
@@ -220,7 +219,7 @@ def test_every_window_begins_with_the_token_and_the_chat_template_writes_it(
     assert extended.start == [tokenizer.bos_token_id]
     prepared = tmp_path / "train.jsonl"
     prepared.write_text("".join(f"{to_line(dialogue)}\n" for dialogue in DIALOGUES))
-    encoder = Encoder(tokenizer, 2, max_length=24, context_turns=1, loss_on="all")
+    encoder = Encoder(extended.name, tokenizer, max_length=24, context_turns=1, loss_on="all")
     [lines] = read_pieces(prepared)
     assert isinstance(lines, LineRange)
     piece = encoder(("train", lines))

@@ -14,12 +14,14 @@ import torch
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 from tuning.dialogue import Dialogue, Turn
 from tuning.results.response_scores import MAX_SPEAKERS, ResponseScores, by_speaker, by_turn
-from tuning.scoring.nats import TokenSequence, drop_rows_without_token, score, token_nll
+from tuning.scoring.measures import drop_rows_without_token
+from tuning.scoring.nats import TokenSequence, score, token_nll
 from tuning.scoring.perplexity import score_responses
 from tuning.scoring.plain_text import all_bits_per_byte, rolling_nll, text_of
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.template import Template
+from tuning.tokens.texts import encode_texts
 from tuning.tokens.tokenizer import load_tokenizer
 
 NUM_NEW_ROWS = 5
@@ -159,7 +161,7 @@ def test_a_uniform_model_pays_the_same_for_every_token(
     per_word = scores.num_tokens.sum() / scores.num_words.sum()
     assert found["word_perplexity"] == pytest.approx(vocabulary**per_word, rel=1e-4)
     nll = score(uniform, rolling_nll(speakers.tokenizer, ["☺ hello"], max_length=3), batch_size=2)
-    num_tokens = len(speakers.encode_text("☺ hello"))
+    num_tokens = len(encode_texts(speakers.tokenizer, ["☺ hello"])[0])
     assert num_tokens > 3
     assert nll[0] == pytest.approx(num_tokens * math.log(vocabulary), rel=1e-5)
 
@@ -295,7 +297,7 @@ def test_rows_that_no_token_has_are_not_scored(
 
 def test_dialogue_tokens_keep_their_rows(model: Any, speakers: SpeakerTokens) -> None:
     sequence = TokenSequence()
-    sequence.append([1, *speakers.tag(2), speakers.end_of_turn_id])
+    sequence.append([1, *speakers.tag(2), *speakers.end])
     before = token_nll(model, [sequence], batch_size=1)[0]
     drop_rows_without_token(model, speakers.tokenizer)
     assert model.get_output_embeddings().weight.shape[0] == len(speakers.tokenizer)

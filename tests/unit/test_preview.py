@@ -46,7 +46,7 @@ UTTERANCES = (
     "",
 )
 HOSTILE = Dialogue(
-    '"><img onerror=1>',
+    '"><img onerror=1></title>',
     tuple(Turn("ab"[number % 2], text) for number, text in enumerate(UTTERANCES)),
 )
 PLAIN = Dialogue("plain", (Turn("ann", "Hello!\nHow are you?"), Turn("bob", "fine")))
@@ -151,7 +151,15 @@ def test_text_and_ids_are_never_markup(template: SpeakerTokens) -> None:
     html = as_html([show(template, HOSTILE, fate) for fate in ("train", "val", "duplicate")], {})
     assert not set(Page(html).elements) & {"script", "img", "link", "iframe", "a"}
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e]", html)
-    assert "&quot;&gt;&lt;img onerror=1&gt;" in html
+    assert "<code>&#34;&gt;&lt;img onerror=1&gt;&lt;/title&gt;</code>" in html
+
+
+def test_names_in_a_ledger_are_never_markup() -> None:
+    name = "dropped_</title><script>\"'"
+    html = as_html([], {name: {name: 1}})
+    assert not set(Page(html).elements) & {"script"}
+    shown = "dropped: &lt;/title&gt;&lt;script&gt;&#34;&#39;"
+    assert f'title="{shown}: 1"' in html and f"</span>{shown}</th>" in html
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_is_the_same_twice(
@@ -169,7 +177,7 @@ def test_a_ledger_is_a_bar_of_what_is_there_and_a_table_of_all(template: Speaker
     html = as_html([], {"tokens": ledger})
     assert Page(html).segments == [6000, 3999, 1]
     cells = re.findall(r"<td>(.*?)</td>", html)
-    assert cells == ["6,000", "60.0 %", "0", "0.0 %", "3,999", "40.0 %", "1", "< 0.1 %"]
+    assert cells == ["6,000", "60.0 %", "0", "0.0 %", "3,999", "40.0 %", "1", "&lt; 0.1 %"]
     assert "10,000 tokens" in html and "dropped: few speakers" in html
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tuning.dialogue import Turn
-from tuning.report.charts import Chart, as_svg, round_ticks
+from tuning.report.charts import Chart, draw, round_ticks
 from tuning.report.headlines import HEADLINES
 from tuning.report.quality import Measures
 from tuning.report.report_page import SideBySide, report_page, shade
 from tuning.results.measured import ScoredText
 
-EVIL = "<script>alert('x')</script> & \"quoted\" http://example.org"
+EVIL = "<script>alert('x')</script></title></p> & \"quoted\" http://example.org"
 
 
 def metrics() -> dict[str, Any]:
@@ -44,13 +44,23 @@ def sample(text: str = EVIL) -> SideBySide:
     )
 
 
-def page(*samples: SideBySide) -> str:
+def page(*samples: SideBySide, name: str = EVIL) -> str:
+    """A page on which ``name`` stands wherever a name can."""
     writing = {
-        "base": {"greedy": Measures({"seq_rep_4": 0.125}, {"seq_rep_4": (0.0625, 0.25)})},
+        "base": {
+            name: Measures({name: 1.0}, {}),
+            "greedy": Measures({"seq_rep_4": 0.125}, {"seq_rep_4": (0.0625, 0.25)}),
+        },
         "people": {"said": Measures({"bleu": 100.0}, {})},
     }
-    chart = Chart(EVIL, "x", "y", {"base": [(0, 1), (1, 2)]})
-    return report_page(metrics(), writing, [chart], samples)
+    found = metrics()
+    found["baselines"][name] = {"bits_per_byte": 1.0}
+    charts = [Chart(name, name, name, {name: [(0, 1), (1, 2)]}), Chart(name, "x", "y", {})]
+    return report_page(found, writing, charts, samples)
+
+
+def chart_page(chart: Chart) -> str:
+    return report_page(metrics(), {}, [chart], [])
 
 
 class Reader(HTMLParser):
@@ -60,12 +70,14 @@ class Reader(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.loads: list[tuple[str, str | None]] = []
+        self.labels: list[str | None] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.loads += [a for a in attrs if a[0] in ("src", "href") or a[0].startswith("on")]
+        self.labels += [value for name, value in attrs if name == "aria-label"]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -75,8 +87,19 @@ def test_text_is_shown_and_never_run() -> None:
     read = Reader(page(sample()))
     assert not {"script", "link", "img", "iframe"} & set(read.tags)
     assert read.loads == []
-    assert read.text.count(EVIL) == 6  # id, turn, three responses, a chart
+    samples, charts, others = (
+        5,
+        5,
+        3,
+    )  # id, turn, three responses; titles, axes, key; baseline, table
+    assert read.text.count(EVIL) == samples + charts + others
+    assert read.labels == [f"{EVIL}: {EVIL} by {EVIL}"]
     assert "url(" not in read.text and "@import" not in read.text
+
+
+def test_no_text_changes_the_elements_of_the_page() -> None:
+    harmless = Reader(page(sample("some text"), name="name"))
+    assert Reader(page(sample())).tags == harmless.tags
 
 
 def test_every_headline_stands_there_with_its_interval() -> None:
@@ -161,8 +184,10 @@ def test_ticks_are_round_even_and_hold_the_range(low: float, high: float) -> Non
     assert all(len(f"{tick:g}") <= 8 for tick in ticks)
 
 
-def points(svg: str) -> list[list[tuple[float, float]]]:
-    lines = re.findall(r'points="([^"]*)"', svg.partition('<svg viewBox="0 0 520')[2])
+def points(chart: Chart) -> list[list[tuple[float, float]]]:
+    """Every curve's points as the page has them."""
+    _, _, svg = chart_page(chart).partition('<svg viewBox="0 0 520')
+    lines = re.findall(r'<polyline class="curve\d" points="([^"]*)"', svg)
     return [
         [(float(x), float(y)) for x, y in (pair.split(",") for pair in line.split())]
         for line in lines
@@ -171,7 +196,7 @@ def points(svg: str) -> list[list[tuple[float, float]]]:
 
 def test_curves_keep_the_order_and_stay_inside() -> None:
     curves = {"a": [(0.0, 1.0), (5.0, 3.0), (20.0, 2.0)], "b": [(math.nan, 1.0), (3.0, math.inf)]}
-    first, second = points(as_svg(Chart("t", "x", "y", curves)))
+    first, second = points(Chart("t", "x", "y", curves))
     assert second == []
     xs, ys = zip(*first, strict=True)
     assert list(xs) == sorted(xs)
@@ -181,6 +206,24 @@ def test_curves_keep_the_order_and_stay_inside() -> None:
 
 
 def test_a_single_point_and_none_are_fine() -> None:
-    [[(x, y)]] = points(as_svg(Chart("t", "x", "y", {"a": [(3.0, 0.0)]})))
+    [[(x, y)]] = points(Chart("t", "x", "y", {"a": [(3.0, 0.0)]}))
     assert 0 < x < 520 and 0 < y < 260
-    assert "nothing was measured" in as_svg(Chart("t", "x", "y", {"a": []}))
+    empty = Chart("t", "x", "y", {"a": []})
+    assert draw(empty).is_empty
+    assert "t: nothing was measured" in chart_page(empty)
+
+
+def test_a_band_goes_there_and_back_around_its_curve() -> None:
+    band = [(0.0, 0.5, 1.5), (2.0, 1.5, 2.5)]
+    [curve] = draw(Chart("t", "x", "y", {"a": [(0.0, 1.0), (2.0, 2.0)]}, {"a": band})).curves
+    corners = [tuple(map(float, corner.split(","))) for corner in curve.band.split(" ")]
+    (first, low), (last, high) = curve.markers
+    assert [x for x, _ in corners] == [first, last, last, first]
+    assert corners[0][1] > low > corners[3][1] and corners[1][1] > high > corners[2][1]
+
+
+def test_a_long_curve_is_a_line_alone() -> None:
+    curves = {"short": [(x, x) for x in range(20)], "long": [(x, x) for x in range(21)]}
+    page = chart_page(Chart("t", "x", "y", curves))
+    assert page.count('<circle class="dot1"') == 20 + 1  # and one in the key
+    assert page.count('<rect class="dot2"') == 1

@@ -18,7 +18,7 @@ from tuning.results.measured import ScoredText
 from tuning.scoring import nats as scoring
 from tuning.scoring.coherence import score_coherence
 from tuning.scoring.history import score_histories
-from tuning.scoring.nats import TokenSequence, merge, score, score_together, token_nll
+from tuning.scoring.nats import TokenSequence, merge, score, together, token_nll
 from tuning.scoring.perplexity import score_responses
 from tuning.scoring.written import people_as_seen
 from tuning.tokens.speaker_tokens import SpeakerTokens
@@ -144,9 +144,9 @@ def test_measures_share_passes_and_find_what_each_finds(
     monkeypatch.setattr(scoring, "merge", counted)
     alone = [score(model, one, batch_size=2) for one in scorings()]
     num_alone = sum(num_read)
-    together = score_together(model, scorings(), batch_size=3)
+    shared = score(model, together(scorings()), batch_size=3)
     assert num_read[-1] < 0.7 * num_alone
-    *measures, people = zip(together, alone, strict=True)
+    *measures, people = zip(shared, alone, strict=True)
     for found, expected in measures:
         for name, values in vars(expected).items():
             assert getattr(found, name) == pytest.approx(values, rel=1e-5)

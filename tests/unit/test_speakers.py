@@ -47,7 +47,8 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
 def test_added_ids_follow_the_old_ones(tiny_base: Path, base_size: int) -> None:
     tokenizer = load_tokenizer(tiny_base)
     old = tokenizer.get_vocab()
-    assert add_dialogue_tokens(tokenizer, 3) == 5
+    record = add_dialogue_tokens(tokenizer, 3)
+    assert (record.num_base_tokens, len(record.new_rows)) == (base_size, 5)
     new = {token: i for token, i in tokenizer.get_vocab().items() if token not in old}
     assert new == {
         "<|speaker1|>": base_size,
@@ -61,8 +62,8 @@ def test_added_ids_follow_the_old_ones(tiny_base: Path, base_size: int) -> None:
 
 def test_a_second_add_adds_nothing(tiny_base: Path, base_size: int) -> None:
     tokenizer = load_tokenizer(tiny_base)
-    assert add_dialogue_tokens(tokenizer, 2) == 4
-    assert add_dialogue_tokens(tokenizer, 2) == 0
+    assert len(add_dialogue_tokens(tokenizer, 2).new_rows) == 4
+    assert not add_dialogue_tokens(tokenizer, 2).new_rows
     assert len(tokenizer) == base_size + 4
 
 
@@ -72,7 +73,7 @@ def test_pad_is_no_other_token(tokenizer: PreTrainedTokenizerFast, base_size: in
         tokenizer.eos_token_id,
         tokenizer.bos_token_id,
         tokenizer.unk_token_id,
-        SpeakerTokens(tokenizer).end_of_turn_id,
+        *SpeakerTokens(tokenizer).end,
     }
 
 
@@ -166,7 +167,7 @@ def test_an_extended_tokenizer_survives_being_saved(
     assert again.get_vocab() == tokenizer.get_vocab()
     assert again.pad_token_id == tokenizer.pad_token_id
     assert again.eos_token_id == tokenizer.eos_token_id
-    assert add_dialogue_tokens(again, 2) == 0
+    assert not add_dialogue_tokens(again, 2).new_rows
     spelled = Dialogue("y", tuple(Turn("ann", f"I say {text}") for text in SPELLINGS))
     for dialogue in (HELLO, spelled):
         assert SpeakerTokens(again).encode(dialogue) == SpeakerTokens(tokenizer).encode(dialogue)

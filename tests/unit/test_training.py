@@ -26,18 +26,22 @@ from transformers import (
 
 from tests.conftest import TEXTS
 from tests.tiny_model import SMALL_TRAIN, make_tiny_gpt2, make_tiny_llama
+from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.language_model.device import Device, choose_device
 from tuning.run.errors import UserError
 from tuning.run.params import LoraParams
-from tuning.tokens.speaker_tokens import add_dialogue_tokens
+from tuning.tokens.templates import extend_tokenizer
 from tuning.tokens.tokenizer import load_tokenizer
 from tuning.training import attention_cpu as attention
 from tuning.training import trainer
 from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.rows import PackedRows, write_windows
+from tuning.training.lora import add_adapters
+from tuning.training.loss import PackedLoss
+from tuning.training.publishing import publish
+from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
-from tuning.training.start import add_adapters, load_for_training, publish
+from tuning.training.start import load_for_training
 from tuning.training.trainer import VALIDATION_LOSS, TrainResult, fine_tune
 
 DEFAULTS = SMALL_TRAIN.model_copy(
@@ -74,11 +78,9 @@ class Run:
 
 
 def start_from(base: Path, tokenizer_folder: Path) -> Start:
-    tokenizer = load_tokenizer(base)
-    assert len(tokenizer) == NUM_OLD_TOKENS
-    add_dialogue_tokens(tokenizer, len(SPEAKERS))
-    assert tokenizer.pad_token_id == PAD
-    tokenizer.save_pretrained(tokenizer_folder)
+    assert len(load_tokenizer(base)) == NUM_OLD_TOKENS
+    template = extend_tokenizer(base, tokenizer_folder, len(SPEAKERS))
+    assert template.tokenizer.pad_token_id == PAD
     return Start(base, tokenizer_folder)
 
 
@@ -184,13 +186,14 @@ def run(
     def on_step(step: int, metrics: dict[str, float]) -> None:
         if step == stop_at:
             raise KeyboardInterrupt
+        if VALIDATION_LOSS in metrics:
+            validated[step] = weights()
 
-    def on_validation(step: int) -> None:
-        validated[step] = weights()
+    objective = PackedLoss(model, device, gradient_checkpointing=train.gradient_checkpointing)
 
     with CheckpointFolder(folder, "fingerprint") as checkpoints:
         result = fine_tune(
-            model,
+            objective,
             rows,
             train,
             seed=seed,
@@ -199,7 +202,6 @@ def run(
             checkpoint_minutes=checkpoint_minutes,
             validation=validation,
             on_step=on_step,
-            on_validation=on_validation,
         )
     return Run(weights(), result, validated)
 
@@ -466,7 +468,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(
 ) -> None:
     """The embedding of a token is broken that only the validation windows have."""
     model: Any = load(llama)[0]
-    token = max(set(validation.input_ids.tolist()) - set(rows.input_ids.tolist()))
+    token = max(set(validation.windows.input_ids.tolist()) - set(rows.windows.input_ids.tolist()))
     with torch.no_grad():
         model.model.embed_tokens.weight[token] = math.nan
     with pytest.raises(UserError, match="step 2: the validation loss is nan"):

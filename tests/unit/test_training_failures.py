@@ -23,11 +23,10 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.windows import write_windows
 from tuning.encoding.cutting import Window
-from tuning.tokens.speaker_tokens import add_dialogue_tokens
-from tuning.tokens.tokenizer import load_tokenizer
+from tuning.tokens.templates import extend_tokenizer
 from tuning.training.checkpoint import TENSORS
-from tuning.training.rows import write_windows
 
 ROOT = Path(__file__).parents[2]
 COMMAND = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"]
@@ -81,11 +80,12 @@ def wait(project: Path, process: subprocess.Popen[str]) -> Outcome:
 
 
 def change(project: Path, **values: Any) -> None:
-    """Edit params.yaml's section ``train``, or ``encoding.max_length``."""
+    """Edit params.yaml's section ``train``, ``encoding.max_length`` or ``num_threads``."""
     yaml = YAML()
     params = yaml.load(project / "params.yaml")
     for name, value in values.items():
-        params["encoding" if name == "max_length" else "train"][name] = value
+        sections = {"max_length": params["encoding"], "num_threads": params}
+        sections.get(name, params["train"])[name] = value
     yaml.dump(params, project / "params.yaml")
 
 
@@ -100,9 +100,7 @@ def project(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_base, path / "models/base")
     (path / "data/encoded").mkdir(parents=True)
     write_windows(path / "data/encoded", windows())
-    tokenizer = load_tokenizer(tiny_base)
-    add_dialogue_tokens(tokenizer, 2)
-    tokenizer.save_pretrained(path / "data/encoded/tokenizer")
+    extend_tokenizer(tiny_base, path / "data/encoded/tokenizer", 2)
     (path / "requirements.lock").touch()
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")

@@ -121,7 +121,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> SentenceEncoder:
             intermediate_size=32,
         )
     ).save_pretrained(folder)
-    return SentenceEncoder(folder)
+    return SentenceEncoder(folder, num_threads=1)
 
 
 def test_sentences_are_vectors_whatever_their_company(encoder: SentenceEncoder) -> None:

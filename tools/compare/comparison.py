@@ -46,18 +46,16 @@ class Row:
     @property
     def cells(self) -> list[str]:
         """What is shown under each of ``COLUMNS``; a dash for what there is not."""
-        decimals = self.headline.decimals
-        a, b = ("–" if v is None else f"{v:,.{decimals}f}" for v in (self.a, self.b))
+        shown = self.headline.shown
+        a, b = ("–" if value is None else shown(value) for value in (self.a, self.b))
         if self.change is None:
             return [a, b, "–", "–", "–", self.verdict]
-        low, high = f"{self.change.low:+,.{decimals}f}", f"{self.change.high:+,.{decimals}f}"
-        change, detectable = self.change.value, self.change.detectable
         return [
             a,
             b,
-            f"{change:+,.{decimals}f}",
-            f"[{low}, {high}]",
-            f"{detectable:,.{decimals}f}",
+            shown(self.change.value, signed=True),
+            self.headline.shown_interval(self.change.low, self.change.high),
+            shown(self.change.detectable),
             self.verdict,
         ]
 

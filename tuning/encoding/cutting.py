@@ -12,7 +12,7 @@ expects a token at the beginning of a text, each window has it there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tuning.tokens.template import EncodedTurn
 
@@ -23,7 +23,7 @@ class Window:
 
     input_ids: list[int]
     is_target: list[bool]
-    parts: list[EncodedTurn]
+    parts: Sequence[EncodedTurn] = field(default=(), compare=False)
     """The turns, and parts of turns, that stand in it one after another."""
 
 

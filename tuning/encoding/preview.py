@@ -12,6 +12,7 @@ from typing import Literal
 
 from tuning.dialogue import Dialogue
 from tuning.encoding.cutting import Window, cut_windows, trained_turns
+from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES, bucket
 from tuning.tokens.template import Template
 from tuning.tokens.texts import encode_texts, token_texts
@@ -147,11 +148,6 @@ def visible(text: str) -> Iterator[tuple[str, bool]]:
             yield character, False
         else:
             yield {"\n": "↵", "\t": "⇥"}.get(character) or ascii(character)[1:-1], True
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 window``, ``1,200 windows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWindow:

@@ -8,6 +8,7 @@ model is for) is said to be unknown.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -29,67 +30,95 @@ print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_
 ```"""
 
 
-def model_card(
-    *,
-    base: Source,
-    corpus: Source,
-    params: Mapping[str, Any],
-    scores: Mapping[str, Any],
-    generation: Mapping[str, Any],
-    ledger: Mapping[str, Any],
-    tokens: Mapping[str, Any],
-    training: Mapping[str, Any],
-) -> str:
-    """The card.
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a run says of itself."""
 
-    Args:
-        base: Where the base model is from.
-        corpus: Where the dialogues are from.
-        params: Nested sections of parameters.
-        scores: ``metrics/eval.json``.
-        generation: ``metrics/generation.json``.
-        ledger: ``metrics/prep.json``.
-        tokens: ``metrics/encode.json``.
-        training: ``metrics/train.json``.
-    """
-    dialogues = ledger["num_dialogues"]
-    train, about = params["train"], scores["set"]
-    num_speakers = tokens["num_speaker_tokens"]
-    adapters = train["lora"]["rank"]
-    tuned = "low-rank adapters, merged" if adapters else "all weights"
+    base: Source
+    """Where the base model is from."""
+    corpus: Source
+    """Where the dialogues are from."""
+    usage: str
+    """How chats are written for the model, in the words of its template."""
+    params: Mapping[str, Any]
+    """Nested sections of parameters."""
+    scores: Mapping[str, Any]
+    """``metrics/eval.json``."""
+    generation: Mapping[str, Any]
+    """``metrics/generation.json``."""
+    ledger: Mapping[str, Any]
+    """``metrics/prep.json``."""
+    tokens: Mapping[str, Any]
+    """``metrics/encode.json``."""
+    training: Mapping[str, Any]
+    """``metrics/train.json``."""
+
+
+def model_card(facts: Facts) -> str:
+    """Return the card, section by section."""
+    dialogues = facts.ledger["num_dialogues"]
     return f"""---
-{_metadata(base, corpus, scores)}
+{_metadata(facts.base, facts.corpus, facts.scores)}
 ---
 
-# {base.title}, fine-tuned on dialogues
+# {facts.base.title}, fine-tuned on dialogues
 
-{base.title} after {training["num_steps"]:,} optimizer steps on {dialogues["train"]:,} dialogues of
-{corpus.title}. It writes the next turn of a chat between {num_speakers} speakers.
+{facts.base.title} after {facts.training["num_steps"]:,} optimizer steps on \
+{dialogues["train"]:,} dialogues of
+{facts.corpus.title}.
 
 ## Use
 
-`folder` is the folder of this file. Speakers get their tokens in the order in which they first
-speak; a message's `name`, if it has one, stands before its `role`.
+`folder` is the folder of this file.
 
 {_USE}
 
-Generation ends at `<|endofturn|>`. Text that spells a special token (`<|endofturn|>`,
-`<|speaker1|>`) becomes that token in a chat template: remove it from what users type.
+{facts.usage.strip()}
 
 ## Data
 
-| | |
-|---|---|
-| source | {corpus.title} |
-| licence of the data | {corpus.licence or "not known to the pipeline: see its source"} |
-| training | {dialogues["train"]:,} dialogues, {tokens["num_tokens"]["trained"]:,} tokens |
-| validation | {dialogues["validation"]:,} dialogues, \
-{tokens["num_tokens"]["validation"]:,} tokens |
-| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |
+{_data(facts)}
 
 ## Training
 
-| | |
+{_training(facts)}
+
+## Numbers
+
+{_numbers(facts)}
+
+## Intended use and limits
+
+- Made to study fine-tuning on dialogues and to continue chats like those of its data. It was not
+  aligned or filtered for safety: what it says can be false, rude or harmful.
+- It knows what its base model knows, and talks like its data; {dialogues["train"]:,} dialogues
+  stand for few people and few subjects. The numbers above say nothing about other data.
+- Turns beyond {facts.params["encoding"]["max_length"]} tokens were seen only in windows of that \
+length.
+
+## Receipt
+
+`receipt.json` holds the SHA-256 of every file of this folder, of the data, base weights, code and
+parameters that it was made from. In the project, `make verify` takes them all again.
+"""
+
+
+def _data(facts: Facts) -> str:
+    dialogues, num_tokens = facts.ledger["num_dialogues"], facts.tokens["num_tokens"]
+    return f"""| | |
+|---|---|
+| source | {facts.corpus.title} |
+| licence of the data | {facts.corpus.licence or "not known to the pipeline: see its source"} |
+| training | {dialogues["train"]:,} dialogues, {num_tokens["trained"]:,} tokens |
+| validation | {dialogues["validation"]:,} dialogues, {num_tokens["validation"]:,} tokens |
+| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |"""
+
+
+def _training(facts: Facts) -> str:
+    params, training, base = facts.params, facts.training, facts.base
+    train = params["train"]
+    tuned = "low-rank adapters, merged" if train["lora"]["rank"] else "all weights"
+    return f"""| | |
 |---|---|
 | base model | {base.title}{base.detail} |
 | licence of the base model | {base.licence or "not known to the pipeline: see its source"} |
@@ -101,35 +130,22 @@ Generation ends at `<|endofturn|>`. Text that spells a special token (`<|endoftu
 | device, precision | {training["device"]}, {training["precision"]} |
 | loss, first step and last epoch | {training["first_loss"]:.3f}, \
 {training["last_epoch_loss"]:.3f} nats per token |
-| seed | {params["seed"]} |
+| seed | {params["seed"]} |"""
 
-## Numbers
 
-{about["num_responses"]:,} responses ({about["num_bytes"]:,} bytes) of {about["num_dialogues"]:,}
+def _numbers(facts: Facts) -> str:
+    about, generation = facts.scores["set"], facts.generation
+    return f"""{about["num_responses"]:,} responses ({about["num_bytes"]:,} bytes) of \
+{about["num_dialogues"]:,}
 validation dialogues that were not trained on. Intervals (95 %) from resampling whole dialogues.
 
-{_headlines(scores)}
+{_headlines(facts.scores)}
 
 What it writes, beside what people wrote in the same {generation["counted"]["num_places"]:,} places:
 
 {_writing(generation)}
 
-Evaluation text `{about["text_sha256"][:12]}`, metric version {about["metric_version"]}.
-
-## Intended use and limits
-
-- Made to study fine-tuning on dialogues and to continue chats like those of its data. It was not
-  aligned or filtered for safety: what it says can be false, rude or harmful.
-- It knows what its base model knows, and talks like its data; {dialogues["train"]:,} dialogues
-  stand for few people and few subjects. The numbers above say nothing about other data.
-- Turns beyond {params["encoding"]["max_length"]} tokens were seen only in windows of that length.
-- More than {num_speakers} speakers in one chat are refused by its chat template.
-
-## Receipt
-
-`receipt.json` holds the SHA-256 of every file of this folder, of the data, base weights, code and
-parameters that it was made from. In the project, `make verify` takes them all again.
-"""
+Evaluation text `{about["text_sha256"][:12]}`, metric version {about["metric_version"]}."""
 
 
 def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuning.run.errors import UserError
 from tuning.run.files import sha256_of
-from tuning.run.pipeline import CODE, ROOT
+from tuning.run.pipeline import CODE, CODE_SUFFIXES, ROOT
 
 RECEIPT = "receipt.json"
 VERSION = 1
@@ -66,9 +66,13 @@ def hashes_below(folder: Path, *, but: str = "") -> dict[str, str]:
 
 
 def code_hashes() -> dict[str, str]:
-    """SHA-256 of each module that can change a result."""
-    files = sorted(file for folder in CODE for file in (ROOT / folder).rglob("*.py"))
-    return {file.relative_to(ROOT).as_posix(): sha256_of(file) for file in files}
+    """SHA-256 of each module and template that can change a result."""
+    files = sorted(file for folder in CODE for file in (ROOT / folder).rglob("*"))
+    return {
+        file.relative_to(ROOT).as_posix(): sha256_of(file)
+        for file in files
+        if file.suffix in CODE_SUFFIXES
+    }
 
 
 def _hashes(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,15 +1,16 @@
-"""Curves as SVG inside a page: no script, no file beside it, readable without colour."""
+"""Curves over one axis, and where on a picture each of their points stands."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 WIDTH, HEIGHT = 520, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
 NUM_TICKS = 5
+MOST_MARKERS = 20
+"""A curve of more points is a line alone."""
 
 Point = tuple[float, float]
 Band = tuple[float, float, float]
@@ -28,8 +29,52 @@ class Chart:
     """Intervals of some of the curves, by their names."""
 
 
-def as_svg(chart: Chart) -> str:
-    """The picture; each curve has a class and a pattern of its own, by its place."""
+@dataclass(frozen=True)
+class Tick:
+    """A round number on an axis, and where it stands."""
+
+    value: float
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A curve on the picture; by its number it has a colour and a pattern of its own."""
+
+    number: int
+    """1 for the first."""
+    name: str
+    line: str
+    """Its points as SVG has them: ``x,y x,y``."""
+    band: str
+    """The corners of its intervals, there and back; empty where it has none."""
+    markers: Sequence[Point]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A chart in units of its SVG; x grows to the right, y downwards."""
+
+    chart: Chart
+    x_ticks: Sequence[Tick] = ()
+    y_ticks: Sequence[Tick] = ()
+    curves: Sequence[Curve] = ()
+    width: int = WIDTH
+    height: int = HEIGHT
+    right: int = WIDTH - RIGHT
+    """Where the horizontal lines end."""
+    middle: float = (LEFT + WIDTH - RIGHT) / 2
+    """Of the horizontal axis."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where nothing was measured."""
+        return not self.x_ticks
+
+
+def draw(chart: Chart) -> Picture:
+    """Return the picture of a chart, whose axes hold all of its curves and bands."""
     curves = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
         for name, points in chart.curves.items()
@@ -37,7 +82,7 @@ def as_svg(chart: Chart) -> str:
     points = [point for curve in curves.values() for point in curve]
     points += [(x, y) for band in chart.bands.values() for x, *ends in band for y in ends]
     if not points:
-        return f'<p class="note">{escape(chart.title)}: nothing was measured.</p>\n'
+        return Picture(chart=chart)
     x_ticks = round_ticks(min(x for x, _ in points), max(x for x, _ in points))
     y_ticks = round_ticks(min(y for _, y in points), max(y for _, y in points))
 
@@ -49,52 +94,31 @@ def as_svg(chart: Chart) -> str:
             round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1),
         )
 
-    parts = []
-    for tick in y_ticks:
-        x, y = place(x_ticks[0], tick)
-        parts.append(f'<line class="grid" x1="{x}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>')
-        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
-    for tick in x_ticks:
-        x, y = place(tick, y_ticks[0])
-        parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{tick:g}</text>')
-    for number, name in enumerate(curves, start=1):
-        if band := chart.bands.get(name):
-            around = [place(x, low) for x, low, _ in band]
-            around += [place(x, high) for x, _, high in reversed(band)]
-            corners = " ".join(f"{x},{y}" for x, y in around)
-            parts.append(f'<polygon class="dot{number} band" points="{corners}"/>')
-    for number, curve in enumerate(curves.values(), start=1):
-        places = [place(*point) for point in curve]
-        line = " ".join(f"{x},{y}" for x, y in places)
-        parts.append(f'<polyline class="curve{number}" points="{line}"/>')
-        if len(places) <= 20:
-            parts += (_marker(number, x, y) for x, y in places)
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(chart.x_label)}</text>'
-    )
-    title = escape(f"{chart.title}: {chart.y_label} by {chart.x_label}")
-    keys = "".join(
-        f'<span class="key"><svg viewBox="0 0 26 8" width="26" height="8" aria-hidden="true">'
-        f'<polyline class="curve{number}" points="1,4 25,4"/>{_marker(number, 13, 4)}</svg> '
-        f"{escape(name)}</span>"
-        for number, name in enumerate(curves, start=1)
-    )
-    return (
-        f"<figure>\n<figcaption><b>{escape(chart.title)}</b>, {escape(chart.y_label)}<br>{keys}"
-        f'</figcaption>\n<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">\n'
-        + "\n".join(parts)
-        + "\n</svg>\n</figure>\n"
+    drawn = []
+    for number, (name, curve) in enumerate(curves.items(), start=1):
+        band = chart.bands.get(name, ())
+        there = [place(x, low) for x, low, _ in band]
+        back = [place(x, high) for x, _, high in reversed(band)]
+        line = [place(x, y) for x, y in curve]
+        drawn.append(
+            Curve(
+                number=number,
+                name=name,
+                line=_as_points(line),
+                band=_as_points([*there, *back]),
+                markers=line if len(line) <= MOST_MARKERS else (),
+            )
+        )
+    return Picture(
+        chart=chart,
+        x_ticks=[Tick(tick, *place(tick, y_ticks[0])) for tick in x_ticks],
+        y_ticks=[Tick(tick, *place(x_ticks[0], tick)) for tick in y_ticks],
+        curves=drawn,
     )
 
 
-def _marker(number: int, x: float, y: float) -> str:
-    """A point of a curve: disc, square or diamond, for a lone point has no pattern."""
-    if number % 3 == 1:
-        return f'<circle class="dot{number}" cx="{x}" cy="{y}" r="3"/>'
-    turned = f' transform="rotate(45 {x} {y})"' if number % 3 == 0 else ""
-    corner = f'x="{x - 2.7:.1f}" y="{y - 2.7:.1f}"'
-    return f'<rect class="dot{number}" {corner} width="5.4" height="5.4"{turned}/>'
+def _as_points(places: Iterable[Point]) -> str:
+    return " ".join(f"{x},{y}" for x, y in places)
 
 
 def round_ticks(low: float, high: float) -> list[float]:

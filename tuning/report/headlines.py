@@ -82,6 +82,14 @@ class Headline:
         """The metric ``[R]``, with dialogue d taken ``counts[R, D]`` times."""
         return self.ratio(*self.sums(table, model, counts))
 
+    def shown(self, value: float, *, signed: bool = False) -> str:
+        """Return the number as people read it: ``1,234.50``; a change is signed: ``+0.25``."""
+        return f"{value:{'+' if signed else ''},.{self.decimals}f}"
+
+    def shown_interval(self, low: float, high: float) -> str:
+        """Return the interval of a change as people read it: ``[-0.10, +0.25]``."""
+        return f"[{self.shown(low, signed=True)}, {self.shown(high, signed=True)}]"
+
     def _total(self, table: Table, model: str, names: tuple[str, ...]) -> FloatArray:
         total = np.zeros(num_dialogues_of(table))
         for name in names:
@@ -224,9 +232,11 @@ def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
             continue
         cells = []
         for section in sections:
-            form = f"{'+' if section is sections[-1] else ''},.{headline.decimals}f"
-            value, low, high = (section[f"{headline.name}{end}"] for end in ("", "_low", "_high"))
-            cells.append((f"{value:{form}}", f"{low:{form}}", f"{high:{form}}"))
+            value, low, high = (
+                headline.shown(section[f"{headline.name}{end}"], signed=section is sections[-1])
+                for end in ("", "_low", "_high")
+            )
+            cells.append((value, low, high))
         text = meaning(headline, sections[-1], metrics["set"]["num_dialogues"], one_template)
         rows.append(HeadlineRow(headline.title, tuple(cells), text))
     return rows

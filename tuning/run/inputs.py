@@ -10,26 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tuning.run.errors import UserError
 from tuning.run.files import sha256_of
-from tuning.run.pipeline import CODE, ROOT, declared_params
+from tuning.run.pipeline import CODE, ROOT
 
 
 class Inputs:
-    """Hashes of files, of declared parameters, and of the project's modules that are loaded."""
+    """Hashes of files, of declared parameters, and of the project's code that is loaded."""
 
-    def __init__(self, paths: Sequence[Path], stage: str) -> None:
+    def __init__(self, paths: Sequence[Path], params: Callable[[], Mapping[str, Any]]) -> None:
         """Take the hashes now.
 
         Args:
             paths: Files, and folders with all files below them.
-            stage: Whose declared parameters count, read afresh each time.
+            params: Reads the declared parameters afresh from disk.
         """
-        self._paths = [*paths, *_loaded_modules()]
-        self._stage = stage
+        self._paths = [*paths, *_loaded_code()]
+        self._params = params
         self._hashes = self._take()
 
     @property
@@ -57,7 +58,7 @@ class Inputs:
                 if not file.is_dir():
                     name = _name(file)
                     hashes[name] = sha256_of(file) if file.exists() else "missing"
-        for name, value in declared_params(self._stage).items():
+        for name, value in self._params().items():
             hashes[f"parameter {name}"] = json.dumps(value, sort_keys=True)
         return hashes
 
@@ -68,11 +69,14 @@ def _name(file: Path) -> str:
     return str(absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else file)
 
 
-def _loaded_modules() -> list[Path]:
-    return sorted(
+def _loaded_code() -> list[Path]:
+    """Return the project's loaded modules, and the templates in the folders of any of them."""
+    modules = {
         Path(file)
         for name, module in sys.modules.items()
         if name == "__main__" or name.split(".")[0] in CODE
         if (file := getattr(module, "__file__", None))
         if any(Path(file).is_relative_to(ROOT / folder) for folder in CODE)
-    )
+    }
+    folders = {module.parent for module in modules}
+    return sorted(modules.union(*(folder.glob("*.jinja") for folder in folders)))

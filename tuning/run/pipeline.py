@@ -14,7 +14,9 @@ from tuning.run.params import load_params
 ROOT = Path(__file__).parents[2]
 """The project's folder."""
 CODE = ("stages", "tuning")
-"""Folders in it whose modules can change a result."""
+"""Folders in it whose files can change a result."""
+CODE_SUFFIXES = (".py", ".jinja")
+"""Of the files in them: modules, and the templates of pages."""
 PIPELINE_FILE = "dvc.yaml"
 
 

@@ -50,7 +50,11 @@ def measure_coherence(subject: Subject) -> Scoring[Findings]:
         yield []
         return Findings()
     items = yield from score_coherence(subject.template, subject.plan.blocks)
-    name, num_dialogues = subject.name, len(subject.dialogues)
+    return coherence_findings(subject.name, items, len(subject.dialogues))
+
+
+def coherence_findings(name: str, items: CoherenceItems, num_dialogues: int) -> Findings:
+    """Sum a model's scores over the pairs, and what they are divided by."""
 
     def total(values: FloatArray) -> FloatArray:
         return sum_per_dialogue(items.dialogue, values, num_dialogues)

@@ -22,11 +22,24 @@ from tuning.tokens.template import EncodedTurn, Template, context_ids
 
 def measure_responses(subject: Subject) -> Scoring[Findings]:
     """Score every response after its history, and alone after its own speaker's tag."""
-    name, num_dialogues = subject.name, len(subject.dialogues)
     scores, alone = yield from both(
         score_responses(subject.template, subject.dialogues),
         score_responses(subject.template, subject.dialogues, with_history=False),
     )
+    return response_findings(subject.name, scores, alone, len(subject.dialogues))
+
+
+def response_findings(
+    name: str, scores: ResponseScores, alone: ResponseScores, num_dialogues: int
+) -> Findings:
+    """Sum what a model makes of the responses.
+
+    Args:
+        name: Begins the names of the model's own columns; the others are the text's.
+        scores: Of the responses after their history.
+        alone: Of the same responses without history.
+        num_dialogues: In the evaluation set.
+    """
     assert (scores.num_bytes == alone.num_bytes).all()
 
     def total(values: FloatArray) -> FloatArray:

@@ -7,7 +7,7 @@ from typing import Final
 
 from transformers import PreTrainedTokenizerFast
 
-from tuning.template_record import TemplateRecord, read_record
+from tuning.template_record import read_record, write_record
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.template import Template
@@ -16,14 +16,19 @@ from tuning.tokens.tokenizer import load_tokenizer
 TEMPLATES: Final = {template.name: template for template in (SpeakerTokens, PlainLines)}
 
 
-def prepare(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -> TemplateRecord:
-    """Extend a base model's tokenizer, in place, to the template that the model is tuned with.
+def extend_tokenizer(base: Path, folder: Path, num_speakers: int) -> Template:
+    """Write a base model's tokenizer, extended to the template that the model is tuned with.
 
     Args:
-        tokenizer: The base model's own.
+        base: The base model's folder.
+        folder: Gets the tokenizer and the template's record.
         num_speakers: Most speakers in a dialogue.
     """
-    return add_dialogue_tokens(tokenizer, num_speakers)
+    tokenizer = load_tokenizer(base)
+    record = add_dialogue_tokens(tokenizer, num_speakers)
+    tokenizer.save_pretrained(folder)
+    write_record(folder, record)
+    return make_template(record.name, tokenizer)
 
 
 def make_template(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:

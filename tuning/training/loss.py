@@ -31,9 +31,13 @@ class PackedLoss(Objective):
     Compiled, each decoder block becomes one region; they share code, so it is compiled once.
     """
 
-    def __init__(self, model: PreTrainedModel, device: Device) -> None:
+    def __init__(
+        self, model: PreTrainedModel, device: Device, *, gradient_checkpointing: bool = False
+    ) -> None:
         """Wrap a model in place: its blocks are compiled, its attention may be replaced."""
         super().__init__()
+        if gradient_checkpointing:
+            model.activation_checkpointing_enable()
         self.model = model
         self._has_plain_head = _has_plain_head(model)
         if device.kind == "cpu":

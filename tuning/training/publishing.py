@@ -10,13 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tuning.run.files import new_folder
-from tuning.template_record import TemplateRecord
+from tuning.template_record import read_record
 
 
 def publish(
     model: PreTrainedModel,
     tokenizer_folder: Path,
-    record: TemplateRecord,
     target: Path,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
@@ -24,11 +23,13 @@ def publish(
 
     Args:
         model: Whose configuration says how it runs, no longer how it was trained.
-        tokenizer_folder: What encode wrote, with the template's record; it is copied.
-        record: Says at which tokens generation ends, and which one pads.
+        tokenizer_folder: Copied; the template's record in it says at which tokens generation ends
+            and which one pads.
         target: The folder to write.
         weights: Stand in for the model's own, of which a process may hold only a part.
     """
+    record = read_record(tokenizer_folder)
+    assert record is not None, "encode writes it"
     model.set_attn_implementation("sdpa")
     model.config.use_cache = True
     model.config._name_or_path = ""

@@ -10,18 +10,20 @@ from transformers import PreTrainedModel
 
 from tuning.language_model.loading import load_plain_model, num_visible
 from tuning.run.errors import UserError
-from tuning.template_record import TemplateRecord
+from tuning.template_record import read_record
 
 
-def load_for_training(base: Path, record: TemplateRecord, max_length: int) -> PreTrainedModel:
+def load_for_training(base: Path, tokenizer_folder: Path, max_length: int) -> PreTrainedModel:
     """Load the base model in float32 and extend its embeddings to the template's new tokens.
 
-    A new row is the mean of the old rows that the record names for it. Old rows keep their values
-    and tied embeddings stay tied.
+    A new row is the mean of the old rows that the template's record, beside the tokenizer, names
+    for it. Old rows keep their values and tied embeddings stay tied.
 
     Raises:
         UserError: in this model a token does not simply see every one before it in its row.
     """
+    record = read_record(tokenizer_folder)
+    assert record is not None, "encode writes it"
     model = load_plain_model(base)
     span = num_visible(model.config)
     if span < max_length:
