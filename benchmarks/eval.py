@@ -131,7 +131,7 @@ def request(dialogue: Dialogue, turn_index: int) -> tuple[str, str]:
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What ``work`` returns, and its seconds."""
+    """Call ``work``; return its result and its seconds."""
     started = time.perf_counter()
     return work(), time.perf_counter() - started
 

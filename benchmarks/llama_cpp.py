@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def complete(server: Any, prompt: str, max_new_tokens: int) -> str:
-    """What llama.cpp writes behind a prompt."""
+    """Return the text that llama.cpp writes behind a prompt."""
     answer = server.handle_completions(
         {"prompt": prompt, "n_predict": max_new_tokens, "temperature": 0, "cache_prompt": False}
     )

@@ -58,7 +58,7 @@ def main() -> None:
     members = [np.flatnonzero(context_of == number) for number in range(len(contexts))]
 
     def nats(shift: int = 0, *, with_history: bool = True) -> FloatArray:
-        """Of each response; shifted, after the context that many places behind its own."""
+        """Nats of each response, after the context that stands ``shift`` behind its own."""
         scores = score(
             model,
             score_candidates(

@@ -113,7 +113,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(python: str, contenders: list[str]) -> dict[str, str | None]:
-    """Of the peers' packages; ends the run where one is missing."""
+    """Return the versions of the peers' packages; end the run where one is missing."""
     try:
         found: dict[str, str | None] = json.loads(subprocess.check_output([python, "-c", VERSIONS]))
     except (OSError, subprocess.CalledProcessError, json.JSONDecodeError) as error:
@@ -170,7 +170,7 @@ def write_params(folder: Path, corpus: Path, settings: Settings) -> None:
 
 
 def stage_command(stage: str, corpus: Path | None = None) -> list[str]:
-    """What dvc.yaml runs for a stage, by this interpreter."""
+    """Return the command that dvc.yaml has for a stage, by this interpreter."""
     command = shlex.split(own_stages()[stage]["cmd"].removeprefix("exec "))
     return [sys.executable, *(str(corpus) if a == "${data.path}" else a for a in command[1:])]
 
@@ -247,7 +247,9 @@ def epoch_seconds(
     first_step_targets: float,
     tokens_per_second: float,
 ) -> float:
-    """A whole epoch as it was, or: all but the measured steps, and its other tokens at their speed.
+    """Return the seconds of a whole epoch, as it was or extrapolated from the measured steps.
+
+    Extrapolated, it is all but the measured steps, and the epoch's other tokens at their speed.
 
     ``seconds`` of the run hold ``measured``, the steps from the second on.
     """

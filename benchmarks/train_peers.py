@@ -33,7 +33,7 @@ from tuning.run.process import die_with_parent
 
 PEERS = ("trl", "trl-packed", "trainer", "trainer-compiled")
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-"""For a tokenizer that has no chat template, such as GPT-2's."""
+"""The chat template of a tokenizer that has none, such as GPT-2's."""
 
 Messages = list[dict[str, str]]
 
@@ -139,7 +139,7 @@ class Watch(TrainerCallback):
     """Seconds and tokens of every optimizer step."""
 
     def __init__(self) -> None:
-        """Nothing seen yet."""
+        """Begin with nothing seen."""
         self.steps: list[dict[str, float]] = []
         self.num_target_tokens = self.num_processed_tokens = 0
 
@@ -156,11 +156,11 @@ class Watch(TrainerCallback):
         vars(trainer)["training_step"] = counted
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The clock starts."""
+        """Start the clock."""
         self.last = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """One step is done."""
+        """Note the seconds and tokens of the step that is done."""
         now = time.perf_counter()
         self.steps.append(
             {

@@ -1,4 +1,4 @@
-"""What benchmarks/train.py measured, as Markdown tables with what the figures mean."""
+"""The results of benchmarks/train.py as Markdown tables, with what the figures mean."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ the runs. TRL packs best-fit decreasing and flattens a batch into one row; trans
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all contenders share."""
+    """The settings that all contenders share."""
 
     dialogues: int
     max_length: int
@@ -51,21 +51,22 @@ class Figures:
     """One run of one contender."""
 
     tokens_per_second: float
-    """Useful tokens, from the second step on."""
+    """Useful tokens per second, from the second step on."""
     processed_per_second: float
     """The same with padding and context."""
     first_step_seconds: float
-    """From the start of training to the end of the first step."""
+    """Seconds from the start of training to the end of the first step."""
     epoch_seconds: float
-    """Of ``epoch_dialogues``, from prepared text to a saved model; extrapolated unless run."""
+    """Seconds of an epoch of ``epoch_dialogues``, from prepared text to a saved model; extrapolated
+    unless run."""
     peak_gb: float
-    """Maximum resident set."""
+    """Maximum resident set, in gigabytes."""
     losses: list[tuple[float, float]]
     """Per optimizer step: useful tokens, nats per useful token."""
     num_target_tokens: int
-    """Of an epoch of the dialogues."""
+    """Useful tokens of an epoch of the dialogues."""
     share_cut: float
-    """Tokens of the dialogues that are not trained for their place past ``max_length``."""
+    """Share of the dialogues' tokens that are not trained, as they are past ``max_length``."""
 
 
 def print_tables(

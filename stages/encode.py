@@ -33,9 +33,9 @@ from tuning.tokens.templates import extend_tokenizer, template_of
 from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
-"""Of what prep wrote; the first two become windows."""
+"""The files that prep wrote, by name; the first two become windows."""
 BUCKETS = ("trained", "context", "truncated", "validation", "test")
-"""Of tokens; the reasons for leaving dialogues out come beside them."""
+"""The ledger's buckets of tokens; each reason to leave dialogues out adds one."""
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def encode(
 
 
 def pieces(prepared: Path) -> Iterator[tuple[str, LineRange]]:
-    """What prep wrote, in pieces for the workers, each with the name of its part."""
+    """Yield prep's files in pieces for the workers, each with its file's name in ``PARTS``."""
     for part in PARTS:
         file = prepared / f"{part}.jsonl"
         if file.exists() and file.stat().st_size:
@@ -151,7 +151,7 @@ def preview(
     num_tokens: Mapping[str, int],
     num_dialogues: Mapping[str, int],
 ) -> str:
-    """A page: where the tokens and the dialogues went, and some dialogues token by token."""
+    """Make a page that shows both ledgers, and some dialogues token by token."""
     show = partial(
         show_dialogue,
         template=template_of(tokenizer),
@@ -169,7 +169,7 @@ def preview(
 
 
 def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
-    """No turn is trained: say which speakers there are."""
+    """Raise ``UserError``: no turn is trained; the message says which speakers there are."""
     names: dict[str, None] = {}
     for dialogue in islice(read_dialogues(prepared / "train.jsonl"), 100):
         names |= dict.fromkeys(dialogue.speakers)

@@ -117,7 +117,7 @@ def write_numbers(args: argparse.Namespace, plan: Plan, evaluation: Evaluation) 
 
 
 def load_relevance(num_threads: int) -> Callable[[Sequence[Response]], float | None]:
-    """The one measure of this stage that needs a model: imported and loaded where it is asked for.
+    """Load the one measure of this stage that needs a model, imported only where it is asked for.
 
     Raises:
         UserError: the encoder's package is not installed.

@@ -122,7 +122,7 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
 
 
 def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
-    """There must be something to train on, and something to measure with."""
+    """Raise ``UserError`` if nothing is left to train on or nothing to measure with."""
     if num_dialogues["train"] and num_dialogues["validation"]:
         return
     counts = ", ".join(f"{name} {count:,}" for name, count in num_dialogues.items() if count)
@@ -137,7 +137,7 @@ def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
 def write_sides(
     folder: Path, catalogue: Catalogue, selection: Selection, *, with_test: bool
 ) -> None:
-    """``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order."""
+    """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order."""
     for number, side in enumerate(SIDES):
         if side != "test" or with_test:
             with (folder / f"{side}.jsonl").open("wb") as file:
@@ -146,7 +146,7 @@ def write_sides(
 
 
 def write_dropped(path: Path, catalogue: Catalogue, selection: Selection) -> None:
-    """Every dialogue that is on no side, with its place in the input and the reason."""
+    """Write every dialogue that is on no side, with its place in the input and the reason."""
     with path.open("wb") as file:
         for index in (selection.fates >= len(SIDES)).nonzero()[0].tolist():
             where, line = catalogue.line(index)
@@ -156,7 +156,7 @@ def write_dropped(path: Path, catalogue: Catalogue, selection: Selection) -> Non
 
 
 def print_summary(num_dialogues: dict[str, int]) -> None:
-    """What was left out, and what is left."""
+    """Print how many dialogues were left out, and how many are left."""
     dropped = [
         f"{count:,} {bucket.removeprefix('dropped_').replace('_', ' ')}"
         for bucket, count in num_dialogues.items()

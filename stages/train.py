@@ -51,12 +51,12 @@ class Setup:
 
     rows: PackedRows
     validation: PackedRows | None
-    """For the validation loss, if it is to be measured."""
+    """Rows on which the validation loss is measured; None if it is not to be measured."""
     objective: PackedLoss
     adapters: PeftModel | None
-    """Merged into the model when it is trained."""
+    """Low-rank adapters, if any; merged into the model once it is trained."""
     is_sharded: bool
-    """Whether each process holds a part of the model."""
+    """True if each process holds only a part of the model."""
 
 
 def main(processes: Processes) -> None:

@@ -1,4 +1,4 @@
-"""What a dialogue is, and its one form on disk: a JSON object per line."""
+"""A dialogue, and its one form on disk: a JSON object per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker says before the next turn; several messages are its lines."""
+    """The words of one speaker up to the next turn; several messages are its lines."""
 
     speaker: str
     utterance: str

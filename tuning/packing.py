@@ -58,7 +58,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def attention_mask(segment_ids: Tensor) -> Tensor:
-    """Who sees whom, for transformers' 4-D masks.
+    """Return the mask of who sees whom, in the form of transformers' 4-D masks.
 
     Args:
         segment_ids: ``[B, T]``, equal within a window.

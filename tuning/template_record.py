@@ -1,4 +1,4 @@
-"""``template.json``: what the folder of a model or tokenizer says of the template it is tuned with.
+"""``template.json``: the record, in a model's or tokenizer's folder, of its template.
 
 encode writes it beside the tokenizer, train starts and ends by it and passes it on, score reads
 which template to use, release what the card is to say. So only ``tuning/tokens`` knows templates.
@@ -21,17 +21,18 @@ class TemplateRecord:
     """A template, and what it changed in the base model's tokenizer."""
 
     name: str
-    """Which one, by its name in ``tuning.tokens.templates``."""
+    """The template's name in ``tuning.tokens.templates``."""
     num_base_tokens: int
     """Ids of the base model's own tokenizer; new ones follow them."""
     new_rows: list[list[int]]
-    """For each new id, in order, the base tokens whose mean its embedding begins as; none: all."""
+    """One list per new id, in order: the base tokens whose mean its embedding begins as (an empty
+    list stands for all of them)."""
     stop_ids: list[int]
     """Ids that end generation; the first is the one that ends a turn as it should."""
     pad_id: int
-    """Fills rows; no text and no turn holds it."""
+    """Id of the token that fills rows; no text and no turn holds it."""
     usage: str
-    """Tells a user of the model how chats are written for it, in Markdown."""
+    """Markdown that tells a user of the model how chats are written for it."""
 
 
 def write_record(folder: Path, record: TemplateRecord) -> None:

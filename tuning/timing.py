@@ -1,4 +1,4 @@
-"""metrics/timing.json: what may differ between two equal runs, a section per stage.
+"""metrics/timing.json: the figures that may differ between two equal runs, a section per stage.
 
 DVC compares it (it is listed under the top-level ``metrics``) but does not hash it.
 """
@@ -14,7 +14,7 @@ from tuning.run.files import write_json
 
 
 def read_timing(path: Path) -> dict[str, dict[str, Any]]:
-    """All sections; empty where there is no file yet."""
+    """Read all sections; there are none where there is no file yet."""
     if not path.exists():
         return {}
     content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -13,13 +13,13 @@ from typing import Any, Literal, Self, cast
 import wandb
 
 from tuning.run.errors import UserError
-from tuning.run.files import write_text
+from tuning.run.files import flattened, write_text
 
 DEFAULT_PROJECT = "dialogue-tuning"
 UPLOAD_SECONDS = 60.0
-"""How long an online run may go on uploading after its stage has finished."""
+"""The most seconds that an online run goes on uploading after its stage has finished."""
 CONNECT_SECONDS = 10.0
-"""How long an unreachable server may hold up the start of a stage."""
+"""The most seconds that an unreachable server holds up the start of a stage."""
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -30,7 +30,7 @@ class Run:
     def __init__(self, run: wandb.Run, place: Path) -> None:
         """Wrap wandb's run, whose files are at ``place``; ``start_run`` is the way to get one."""
         self.run_id: str = run.id
-        """Given to a later ``start_run``, it continues this run."""
+        """The id that, given to a later ``start_run``, continues this run."""
         self._run = run
         self._place = place
         self._broken = False
@@ -41,7 +41,7 @@ class Run:
 
     def summarise(self, metrics: Mapping[str, Any]) -> None:
         """Set the run's final figures: ``{"base": {"loss": 2.0}}`` becomes ``base/loss``."""
-        self._try(lambda: self._run.summary.update(dict(_flattened(metrics))))
+        self._try(lambda: self._run.summary.update(flattened(metrics, "/")))
 
     def log_samples(
         self,
@@ -150,7 +150,7 @@ def start_run(
         raise UserError(f"Weights & Biases cannot start: {error}\n{advice}") from None
     # wandb replaces both for good, to learn the exit code that ``finish`` is told anyway.
     sys.exit, sys.excepthook = exit_function, exception_hook
-    place = _shown(Path(run.dir).parent)
+    place = _relative_to_root(Path(run.dir).parent)
     if mode == "disabled":
         _say("disabled")
     elif mode == "online":
@@ -190,7 +190,7 @@ def _start(
 
 
 def _set_environment(place: Path) -> None:
-    """What wandb reads from nowhere else, unless the user has set it."""
+    """Set what wandb reads from the environment alone, unless the user has set it."""
     defaults = {
         "WANDB_SILENT": "true",  # no notice of the user's settings file
         "WANDB_ERROR_REPORTING": "false",  # nothing about failures goes to wandb's maker
@@ -203,7 +203,7 @@ def _set_environment(place: Path) -> None:
 
 
 def _settings(job_type: str, folder: Path) -> wandb.Settings:
-    """Quiet, and nothing recorded about the machine but its operating system."""
+    """Return quiet settings that record nothing of the machine but its operating system."""
     return wandb.Settings(
         root_dir=str(folder),
         use_dot_wandb=False,
@@ -235,7 +235,10 @@ def _mode() -> Mode:
 
 
 def _why_not_online(base_url: str) -> str | None:
-    """What keeps a run from being online. Never asks: DVC's stages can have a terminal."""
+    """Say what keeps a run from being online, if anything does.
+
+    Never asks the user, though a stage of DVC can have a terminal.
+    """
     try:
         has_key = wandb.login(prompt=False, verify=True)
     except wandb.Error:
@@ -258,16 +261,8 @@ def head_commit() -> str | None:
     return result.stdout.strip()
 
 
-def _flattened(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _shown(place: Path) -> Path:
-    """Seen from the repository's root, where a user is; a queue's working folder is not there."""
+def _relative_to_root(place: Path) -> Path:
+    """Return the path from the repository's root, where a user is; a queue works elsewhere."""
     root = Path(os.environ.get("DVC_ROOT") or ".").absolute()
     return place.relative_to(root) if place.is_relative_to(root) else place
 

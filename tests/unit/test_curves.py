@@ -1,4 +1,4 @@
-"""A curve's points are ratios of sums at each place, its intervals those of resampled dialogues."""
+"""A curve's points are ratios of sums at each point, its intervals those of resampled dialogues."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_each_place_is_a_ratio_of_its_own_sums() -> None:
 def test_intervals_are_those_of_whole_dialogues() -> None:
     """From the definition: draw dialogues, take all of their items, divide the sums."""
     generator = np.random.default_rng(3)
-    place, dialogue = generator.integers(0, 2, 60), generator.integers(0, 12, 60)
+    point, dialogue = generator.integers(0, 2, 60), generator.integers(0, 12, 60)
     above, below = generator.random(60), generator.integers(1, 9, 60)
     counts = draw_counts(generator, 12, num_resamples=200)
-    found = curve_of(place, dialogue, above, below, 12).estimates(counts)
+    found = curve_of(point, dialogue, above, below, 12).estimates(counts)
     for at, estimate in found.items():
-        weights = counts[:, dialogue[place == at]]
-        draws = (weights @ above[place == at]) / (weights @ below[place == at])
+        weights = counts[:, dialogue[point == at]]
+        draws = (weights @ above[point == at]) / (weights @ below[point == at])
         expected = summarise_draws(estimate.value, draws)
         assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
         assert estimate.low < estimate.value < estimate.high

@@ -19,7 +19,7 @@ from tuning.results.bootstrap import draw_counts
 from tuning.results.response_scores import by_turn
 from tuning.results.samples import samples_as_markdown
 from tuning.run.errors import UserError
-from tuning.scoring import nats as scoring
+from tuning.scoring import nats
 from tuning.scoring.nats import TokenSequence, score, token_nll
 from tuning.scoring.perplexity import response_findings, score_responses
 from tuning.tokens.plain_lines import PlainLines
@@ -144,7 +144,7 @@ def test_all_targets_of_a_large_batch_are_scored(
     model: Any, speakers: SpeakerTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
-    monkeypatch.setattr(scoring, "TARGETS_PER_CHUNK", 7)
+    monkeypatch.setattr(nats, "TARGETS_PER_CHUNK", 7)
     parts = score(model, score_responses(speakers, DIALOGUES), batch_size=4)
     assert parts.content_nll == pytest.approx(whole.content_nll, rel=1e-6)
 

@@ -54,7 +54,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         assert found.columns[name].dtype == column.dtype
         assert found.columns[name].tobytes() == column.tobytes()
     for axis, curve in measured.curves.items():
-        assert found.curves[axis].places == curve.places
+        assert found.curves[axis].points == curve.points
         for name in ("numerators", "denominators"):
             one, other = (getattr(each, name) for each in (found.curves[axis], curve))
             assert (one.shape, one.tobytes()) == (other.shape, other.tobytes())

@@ -13,6 +13,7 @@ import torch
 
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 from tuning.dialogue import Dialogue, Turn
+from tuning.language_model.loading import num_visible
 from tuning.results.response_scores import MAX_SPEAKERS, ResponseScores, by_speaker, by_turn
 from tuning.scoring.measures import drop_rows_without_token
 from tuning.scoring.nats import TokenSequence, score, token_nll
@@ -210,7 +211,7 @@ def test_only_the_first_speakers_are_told_apart() -> None:
         ones, numbers, numbers, np.ones(count), np.ones(count), ones, ones, ones
     )
     assert list(by_speaker(scores, 2)) == list(range(MAX_SPEAKERS))
-    assert len(by_turn(scores, 2).places) == count
+    assert len(by_turn(scores, 2).points) == count
 
 
 def window_nll(model: Any, ids: list[int], first: int, length: int) -> float:
@@ -252,14 +253,16 @@ def test_all_bits_per_byte_divides_once(model: Any, tokenizer: Any) -> None:
     )
     assert tokenizer.bos_token_id == 0
     expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
-    found = score(model, all_bits_per_byte(model.config, tokenizer, DIALOGUES), batch_size=3)
+    found = score(
+        model, all_bits_per_byte(num_visible(model.config), tokenizer, DIALOGUES), batch_size=3
+    )
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_text_may_be_longer_than_the_model(model: Any, tokenizer: Any) -> None:
     long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1500)))
     assert math.isfinite(
-        score(model, all_bits_per_byte(model.config, tokenizer, [long]), batch_size=2)
+        score(model, all_bits_per_byte(num_visible(model.config), tokenizer, [long]), batch_size=2)
     )
 
 

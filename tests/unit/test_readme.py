@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
+
+from tuning.run.files import flattened
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PARAMETERS = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 
 
-def flattened(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def test_every_parameter_is_listed_with_its_default() -> None:
     params = YAML(typ="safe").load(ROOT / "params.yaml")
-    expected = dict(flattened(params))
+    expected = flattened(params, ".")
     listed = dict(re.findall(r"^\| `([\w.]+)` \| (\S+) \|", PARAMETERS, re.MULTILINE))
     found = {key: YAML(typ="safe", pure=True).load(value) for key, value in listed.items()}
     assert found == expected

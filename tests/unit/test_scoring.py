@@ -15,7 +15,7 @@ from tuning.evaluation_set.blocks import make_blocks
 from tuning.evaluation_set.places import Place
 from tuning.results.dialogue_table import FloatArray
 from tuning.results.measured import ScoredText
-from tuning.scoring import nats as scoring
+from tuning.scoring import nats
 from tuning.scoring.coherence import score_coherence
 from tuning.scoring.history import score_histories
 from tuning.scoring.nats import TokenSequence, merge, score, together, token_nll
@@ -64,9 +64,9 @@ def plain_nll(model: Any, sequence: TokenSequence) -> FloatArray:
 def test_each_is_scored_as_if_it_were_alone(
     model: Any, min_shared: int, row_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "MIN_SHARED", min_shared)
-    monkeypatch.setattr(scoring, "ROW_TOKENS", row_tokens)
-    monkeypatch.setattr(scoring, "TREE_TOKENS", 2 * row_tokens)
+    monkeypatch.setattr(nats, "MIN_SHARED", min_shared)
+    monkeypatch.setattr(nats, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(nats, "TREE_TOKENS", 2 * row_tokens)
     sequences = random_sequences(row_tokens)
     found = token_nll(model, sequences, batch_size=3)
     for sequence, nll in zip(sequences, found, strict=True):
@@ -78,7 +78,7 @@ def test_each_is_scored_as_if_it_were_alone(
 def test_trees_hold_every_sequence_and_no_beginning_twice(
     min_shared: int, capacity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "MIN_SHARED", min_shared)
+    monkeypatch.setattr(nats, "MIN_SHARED", min_shared)
     sequences = random_sequences(capacity)
     assert max(len(sequence.ids) for sequence in sequences) <= 36
     trees = merge(sequences, capacity)
@@ -99,12 +99,12 @@ def test_trees_hold_every_sequence_and_no_beginning_twice(
 
 
 def test_the_row_in_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "MIN_SHARED", 2)
+    monkeypatch.setattr(nats, "MIN_SHARED", 2)
     [tree] = merge([sequence_of([1, 2, 3, 4]), sequence_of([1, 2, 5, 6])], 6)
     assert tree.ids == [1, 2, 3, 4, 5, 6]
     assert tree.position_ids == [0, 1, 2, 3, 2, 3]
     assert tree.parents == [-1, 0, 1, 2, 1, 4]
-    mask = scoring.who_sees_whom(torch.tensor([[*tree.parents, -1]]))
+    mask = nats.who_sees_whom(torch.tensor([[*tree.parents, -1]]))
     assert mask[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -134,14 +134,14 @@ def test_measures_share_passes_and_find_what_each_finds(
         )
 
     num_read: list[int] = []
-    read = scoring.merge
+    read = nats.merge
 
     def counted(sequences: Any, capacity: int) -> Any:
         trees = read(sequences, capacity)
         num_read.append(sum(len(tree.ids) for tree in trees))
         return trees
 
-    monkeypatch.setattr(scoring, "merge", counted)
+    monkeypatch.setattr(nats, "merge", counted)
     alone = [score(model, one, batch_size=2) for one in scorings()]
     num_alone = sum(num_read)
     shared = score(model, together(scorings()), batch_size=3)
@@ -152,5 +152,5 @@ def test_measures_share_passes_and_find_what_each_finds(
             assert getattr(found, name) == pytest.approx(values, rel=1e-5)
     for found, expected in zip(*people, strict=True):
         assert isinstance(found, ScoredText)
-        assert found.pieces == expected.pieces
+        assert found.parts == expected.parts
         assert found.nats == pytest.approx(expected.nats, rel=1e-4, abs=1e-5)

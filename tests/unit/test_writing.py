@@ -75,8 +75,8 @@ def test_what_is_written_depends_on_the_place_alone(model: Any, speakers: Speake
     assert backwards.greedy == written.greedy[::-1]
     assert backwards.sampled[: len(places)] == written.sampled[: len(places)][::-1]
     for response, scored in zip(written.greedy, written.shown, strict=True):
-        assert "".join(scored.pieces).strip() == response.text
-        assert len(scored.pieces) == len(scored.nats)
+        assert "".join(scored.parts).strip() == response.text
+        assert len(scored.parts) == len(scored.nats)
 
 
 def test_people_are_perfect_copies_of_themselves(model: Any, speakers: SpeakerTokens) -> None:
@@ -85,7 +85,7 @@ def test_people_are_perfect_copies_of_themselves(model: Any, speakers: SpeakerTo
     assert [one.text for one in people] == [one.reference for one in people]
     assert people[-1].context == tuple(turn.utterance for turn in DIALOGUES[0].turns[:6])
     seen = score(model, people_as_seen(speakers, DIALOGUES, places), batch_size=2)
-    assert ["".join(one.pieces) for one in seen] == [one.text for one in people]
+    assert ["".join(one.parts) for one in seen] == [one.text for one in people]
     assert all(nat > 0 for one in seen for nat in one.nats)
     table = measure_writing({}, {}, people, ["unseen"], None, num_resamples=100, seed=1)
     said = as_metrics(table, len(places))["people"]["said"]

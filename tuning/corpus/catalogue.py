@@ -16,7 +16,7 @@ from tuning.dialogue import Dialogue, from_line
 
 
 class Catalogue:
-    """Filled piece by piece, then read. Its folder of scratch files goes when it is closed."""
+    """All dialogues: filled piece by piece, then read. Closing it removes its scratch files."""
 
     def __init__(self, folder: Path, num_bands: int) -> None:
         """Begin an empty one in a new folder."""
@@ -57,7 +57,7 @@ class Catalogue:
         self.faults += piece.faults[: MAX_FAULTS - len(self.faults)]
 
     def finish(self) -> None:
-        """All has been added: load the rows."""
+        """Load the rows, once all pieces have been added."""
         for file in (self._lines, self._rows, self._speakers, *self._bands):
             file.flush()
             file.seek(0)
@@ -65,12 +65,12 @@ class Catalogue:
         self._offsets: Ints = np.concatenate([[0], np.cumsum(self.rows["length"], dtype=np.int64)])
 
     def __len__(self) -> int:
-        """Dialogues, not counting invalid records."""
+        """The number of dialogues, not counting invalid records."""
         return len(self.rows)
 
     @property
     def num_bands(self) -> int:
-        """Columns of the near-duplicate index."""
+        """The number of columns of the near-duplicate index."""
         return len(self._bands)
 
     def band(self, number: int) -> UInts:

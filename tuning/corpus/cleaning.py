@@ -46,7 +46,7 @@ class CleanPiece:
     """The dialogues of one piece, in order, and what it held besides."""
 
     lines: bytes
-    r"""For each: its place in the input, a NUL, ``to_line``, a line end."""
+    r"""One line per dialogue: its place in the input, a NUL, ``to_line``, a line end."""
     rows: Rows
     """``[D]`` of ``ROW``."""
     bands: UInts
@@ -54,14 +54,14 @@ class CleanPiece:
     speakers: UInts
     """Hashes of speaker names, ``num_speakers`` for each dialogue."""
     num_raw_turns: int
-    """Before empty ones are left out."""
+    """Turns before empty ones are left out."""
     num_raw_characters: int
-    """Before white space is stripped."""
+    """Characters before white space is stripped."""
     num_records: int
     invalid: Counter[str]
     """Records that are not dialogues, by reason."""
     faults: list[tuple[str, str]] = field(default_factory=list)
-    """The first of them: place, and what was found and wanted."""
+    """The first invalid records: place, and what was found and wanted."""
 
 
 class Cleaner:

@@ -1,4 +1,4 @@
-"""Which dialogues say the same: word for word, or nearly.
+"""Finds dialogues that say the same: word for word, or nearly.
 
 Exact: equal ``content_hash``. Near: the Jaccard similarity of their sets of five-word runs
 (shingles) reaches a threshold. Candidates come from MinHash signatures cut into bands (Broder 1997;

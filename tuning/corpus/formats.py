@@ -56,7 +56,7 @@ class Record:
     reason: str = ""
     """The fault in a word or two, for counting."""
     fault: str = ""
-    """What was found and what was wanted."""
+    """The fault in full: the value that was found and the form that was wanted."""
 
 
 class _Invalid(Exception):
@@ -146,7 +146,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _layout_of(entry: Any) -> Layout | None:
-    """None where an entry does not tell: no list in use, or one with nothing in it."""
+    """The entry's layout; None if it does not tell: no list in use, or nothing in that list."""
     if isinstance(entry, list):
         return "strings" if entry and all(isinstance(text, str) for text in entry) else None
     if not isinstance(entry, dict):
@@ -323,7 +323,7 @@ def _found(value: Any) -> str:
 
 
 def _keys(entry: Any) -> str:
-    """What an object holds, for a message; of another value, what it is."""
+    """Name an object's keys for a message; of any other value, its kind."""
     if not isinstance(entry, dict):
         return _kind(entry)
     return ", ".join(repr(key[:40]) for key in list(entry)[:8]) or "nothing"

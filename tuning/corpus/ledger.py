@@ -1,4 +1,4 @@
-"""Where every dialogue, turn and character of the input went."""
+"""The ledger of prep: every dialogue, turn and character of the input, by where it went."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _OPEN: Final = 255
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What became of the dialogues of a catalogue."""
+    """The fates of a catalogue's dialogues."""
 
     fates: npt.NDArray[np.uint8]
     """``[D]`` of indices into ``FATES``."""
@@ -123,7 +123,7 @@ def _canonical(rows: Rows, *first: npt.NDArray[np.uint64]) -> Ints:
 
 
 def shared_between_sides(selection: Selection, catalogue: Catalogue) -> dict[str, float]:
-    """What the sides have in common: contents and clusters, which must be none, and speakers.
+    """Count what the sides share: contents and clusters, which must be none, and speakers.
 
     ``any_speaker_seen`` and ``all_speakers_seen`` are shares of the validation dialogues whose
     speakers' names stand in training too.

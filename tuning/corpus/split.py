@@ -1,4 +1,4 @@
-"""Which side of the split a dialogue is on: a property of its own content and of nothing else.
+"""The side of the split that a dialogue is on, which follows from its own content alone.
 
 Adding, removing, shuffling or renaming dialogues moves none of the others, and two dialogues with
 the same content are always on the same side. The seed plays no part, so that runs with different
@@ -27,7 +27,7 @@ def side_of(
     test_fraction: float = 0.0,
     groups_per_dialogue: int = 1,
 ) -> int:
-    """``TRAIN``, ``VALIDATION`` or ``TEST``.
+    """Return ``TRAIN``, ``VALIDATION`` or ``TEST``.
 
     Without groups, the dialogue's content draws. With one group, the group draws, and all of its
     dialogues go with it. With several (its speakers, say), each of them draws, and the dialogue is

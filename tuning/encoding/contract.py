@@ -1,4 +1,4 @@
-"""What every window must satisfy, checked while it is made.
+"""The rules that every window must satisfy, checked while it is made.
 
 A mask that is off by one, a reply that lost its end token, a tokenizer that drops characters: each
 trains without an error and shows only in what the model says. So each is an error here.
@@ -17,7 +17,7 @@ from tuning.tokens.template import EncodedTurn, Template
 
 
 class ContractError(Exception):
-    """What a window or a turn holds, and what it should."""
+    """A window or a turn breaks a rule: the message says what it holds and what it should."""
 
 
 def check_windows(

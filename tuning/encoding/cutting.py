@@ -37,7 +37,7 @@ class Cut:
 
 
 def trained_turns(turns: Sequence[EncodedTurn], loss_on: str) -> list[bool]:
-    """Which turns are trained: ``all``, ``last``, or those of the speaker of that name."""
+    """Say of each turn whether it is trained: ``all``, ``last``, or those of a named speaker."""
     if loss_on == "last":
         return [number == len(turns) - 1 for number in range(len(turns))]
     return [loss_on in ("all", turn.speaker) for turn in turns]
@@ -63,22 +63,22 @@ def cut_windows(
         ValueError: a tag, an end and one token of content do not fit into a window.
     """
     max_length -= len(start_ids)
-    # All pieces (turns, or parts of one) end to end; ids and targets grow together, part by part.
+    # All parts (whole turns, or parts of one) end to end; ids and targets grow together.
     parts: list[EncodedTurn] = []
     input_ids: list[int] = []
     is_target: list[bool] = []
     ends: list[int] = []
-    num_repeated: list[int] = []  # tokens of a piece that an earlier piece of its turn has too
+    num_repeated: list[int] = []  # tokens of a part that an earlier part of its turn has too
     for turn, is_trained in zip(turns, trained, strict=True):
-        for part, piece in enumerate(_split_turn(turn, max_length)):
-            parts.append(piece)
-            input_ids += piece.tag
-            input_ids += piece.content
-            input_ids += piece.end
-            is_target += [False] * len(piece.tag)
-            is_target += [is_trained] * (len(piece.content) + len(piece.end))
+        for number, part in enumerate(_split_turn(turn, max_length)):
+            parts.append(part)
+            input_ids += part.tag
+            input_ids += part.content
+            input_ids += part.end
+            is_target += [False] * len(part.tag)
+            is_target += [is_trained] * (len(part.content) + len(part.end))
             ends.append(len(input_ids))
-            num_repeated.append(len(piece.tag) if part else 0)
+            num_repeated.append(len(part.tag) if number else 0)
 
     windows: list[Window] = []
     truncated: set[int] = set()
@@ -108,7 +108,7 @@ def cut_windows(
             truncated.update(range(start, stop))
         start = stop
     num_truncated = sum(
-        ends[piece] - (ends[piece - 1] if piece else 0) - num_repeated[piece] for piece in truncated
+        ends[part] - (ends[part - 1] if part else 0) - num_repeated[part] for part in truncated
     )
     return Cut(windows, num_truncated)
 

@@ -40,7 +40,7 @@ class EncodedPiece:
     num_tokens: Counter[str]
     """Tokens of the piece's dialogues, tags and ends included, by bucket; each in one."""
     num_split_turns: int
-    """Turns too long for a window."""
+    """Turns that were split, as too long for a window."""
     num_composed_turns: int
     """Turns that the tokenizer gives back in another Unicode composition."""
 

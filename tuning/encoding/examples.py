@@ -1,4 +1,4 @@
-"""Which dialogues the preview shows."""
+"""The choice of the dialogues that the preview shows."""
 
 from __future__ import annotations
 

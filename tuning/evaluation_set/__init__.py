@@ -1,1 +1,1 @@
-"""What the models are measured on: the same text and places for all of them."""
+"""The evaluation set: the same text and places for every model that is measured."""

@@ -1,4 +1,4 @@
-"""How much an evaluation measures: ``score.profile``.
+"""The amounts that an evaluation measures, by profile: ``score.profile``.
 
 Perplexity, history gain and the plain text always take the whole evaluation set, which has its own
 parameters. What is measured on a choice of it has its amounts here, so that one word in params.yaml
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Amounts:
-    """Of what is measured on a choice; whatever the set does not have is not measured."""
+    """Upper limits for what is measured on a choice: a small set may have fewer."""
 
     coherence_blocks: int
     """Blocks of contexts and responses, chosen by a hash."""
@@ -28,7 +28,7 @@ class Amounts:
     num_chats: int
     """Dialogues that each model goes on with by itself."""
     chat_turns: int
-    """Turns of each."""
+    """Turns that a model adds to each of these dialogues."""
 
 
 PROFILES = {

@@ -1,4 +1,4 @@
-"""What the coherence scores are about: blocks of contexts and responses that could be confused.
+"""The coherence test's blocks: contexts and responses that could be confused.
 
 A block holds N (context, response) pairs of N dialogues at one turn index, with responses of nearly
 one length, so that neither depth nor length tells which response belongs to which context. It
@@ -32,7 +32,7 @@ MAX_LENGTH_RATIO = 1.25
 
 @dataclass(frozen=True)
 class Block:
-    """N pairs at one turn index."""
+    """N pairs of context and response, all at one turn index."""
 
     turn: int
     """Index of the responses in their dialogues, from 0."""

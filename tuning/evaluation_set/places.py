@@ -21,25 +21,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Response:
-    """What a model or a person said in a place of the evaluation set."""
+    """A model's or a person's words in a place of the evaluation set."""
 
     dialogue: int
     """Index of the dialogue in the evaluation set."""
     text: str
     context: tuple[str, ...]
-    """The turns before."""
+    """The texts of the turns before."""
     reference: str
-    """What a person said in this place."""
+    """A person's words in this place."""
     has_ended: bool = True
-    """With an end of turn."""
+    """True if it ended with an end of turn."""
     has_tag: bool = False
-    """It went on as another speaker."""
+    """True if it went on as another speaker."""
 
 
 def choose_places(
     dialogues: Sequence[Dialogue], *, prompt_turns: int, num_places: int
 ) -> list[Place]:
-    """The earliest places at multiples of ``prompt_turns``, of equally early ones by a hash.
+    """Choose the earliest places at multiples of ``prompt_turns``; a hash decides among equals.
 
     A dialogue that is too short has one at its last turn.
     """
@@ -54,7 +54,7 @@ def choose_places(
 
 
 def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> list[Response]:
-    """What people said there."""
+    """Return people's own responses in these places."""
     return [
         response_of(
             dialogues[place.dialogue], place, dialogues[place.dialogue].turns[place.turn].utterance
@@ -66,7 +66,7 @@ def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> 
 def response_of(
     dialogue: Dialogue, place: Place, text: str, *, has_ended: bool = True, has_tag: bool = False
 ) -> Response:
-    """A response in its place, beside what a person said there."""
+    """Return a text as the response in a place, beside a person's words there."""
     return Response(
         dialogue=place.dialogue,
         text=text,

@@ -1,4 +1,4 @@
-"""What the models are measured on: the same for all of them, from the validation dialogues."""
+"""The plan of an evaluation: the text, blocks and places that all models are measured on."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Plan:
     num_left_out: int
     """Validation dialogues without a response that fits."""
     blocks: list[Block]
-    """What coherence is measured on."""
+    """The blocks that coherence is measured on."""
     places: list[Place]
-    """Where the models write."""
+    """The places where the models write."""
 
     @property
     def shown(self) -> Sequence[Place]:
@@ -37,7 +37,7 @@ class Plan:
 
 
 def make_plan(validation: Path, settings: ScoreParams) -> Plan:
-    """Cut and choose, by hashes of the text alone.
+    """Cut the validation dialogues and choose blocks and places by hashes of the text alone.
 
     Raises:
         UserError: no dialogue has a response that fits.

@@ -1,4 +1,4 @@
-"""What the machine offers: accelerator, precision, threads, allocator, compiler."""
+"""The machine that a run computes on: accelerator, precision, threads, allocator, compiler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _M_TRIM_THRESHOLD = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """How this run computes; ``notes`` say, for the user, where it differs from what was asked."""
+    """Settings of this run's computations; ``notes`` tell the user where they are not as asked."""
 
     kind: Literal["cpu", "cuda"]
     precision: Precision
@@ -33,7 +33,7 @@ class Device:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What matrix products are computed in."""
+        """The type in which matrix products are computed."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[self.precision]
 
 

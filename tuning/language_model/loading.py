@@ -20,15 +20,16 @@ from tuning.run.errors import UserError
 LENGTHS = (7, 11)
 """Tokens of the two texts."""
 TOLERANCE = 1e-3
-"""Of the logits' standard deviation. Rounding moves them by at most 1e-5 of it, what is carried
-over from the other text by 5e-2 and more (small random models of 40 kinds)."""
+"""The largest difference that counts as none, in units of the logits' standard deviation.
+Rounding moves logits by at most 1e-5 of it, what is carried over from the other text by 5e-2 and
+more (small random models of 40 kinds)."""
 
 
 def load_plain_model(folder: Path, *, device_map: str | None = None) -> PreTrainedModel:
     """The model in float32, ready to score.
 
     Args:
-        folder: Of transformers' form.
+        folder: A model in transformers' form.
         device_map: Where its weights go; the CPU by default.
 
     Raises:
@@ -54,7 +55,7 @@ def load_plain_model(folder: Path, *, device_map: str | None = None) -> PreTrain
 
 @torch.no_grad()
 def keeps_apart(model: PreTrainedModel) -> bool:
-    """Whether two texts in one row, hidden from each other, get the logits that each gets alone."""
+    """Tell whether two texts in one row, hidden from each other, get the logits of each alone."""
     num_ids = model.config.get_text_config().vocab_size
     texts = [torch.arange(1, length + 1) * 97 % num_ids for length in LENGTHS]
     positions = [torch.arange(length) for length in LENGTHS]
@@ -75,7 +76,7 @@ def keeps_apart(model: PreTrainedModel) -> bool:
 
 
 def num_visible(config: PreTrainedConfig) -> int:
-    """How many tokens one sees at most, itself included: all positions, or a sliding window."""
+    """The most tokens that one sees, itself included: all positions, or a sliding window."""
     config = config.get_text_config()
     limits = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
     return min((limit for limit in limits if limit), default=sys.maxsize)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 TRAIN: Final = 0
 TEST: Final = 1
 VALIDATION: Final = 2
-"""Of duplicates on several sides, the highest number stays."""
+"""The highest number: of duplicates on several sides, that on the highest stays."""
 SIDES: Final = ("train", "test", "val")
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)

@@ -76,7 +76,7 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _ZstdFile(io.RawIOBase):
-    """Frame after frame; ``zstandard.open`` takes a file that ends within one for a whole file."""
+    """Reads all frames; ``zstandard.open`` takes a file that ends within one for a whole file."""
 
     def __init__(self, path: Path) -> None:
         """Open the file."""
@@ -85,7 +85,7 @@ class _ZstdFile(io.RawIOBase):
         self._output = memoryview(b"")
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True: the file can be read."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:

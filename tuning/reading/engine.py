@@ -1,4 +1,4 @@
-"""One function over many pieces: on every core of this machine, or on a Ray cluster.
+"""Apply one function to many pieces: on every core of this machine, or on a Ray cluster.
 
 The environment chooses, never a parameter: results come back in the order of the pieces and each
 depends on its own piece alone, so the bytes that a stage writes do not depend on the choice.
@@ -40,7 +40,8 @@ PIECES_PER_DATASET = 512
 PIECES_PER_TASK = 8
 """A task costs this process some milliseconds; fewer pieces where some CPUs would have none."""
 RETRIES = 5
-"""Of a task whose Ray worker or node was lost; one that kills its worker every time must end."""
+"""Times that a task is tried again whose Ray worker or node was lost; one that always kills its
+worker must end."""
 
 # A worker is one thread. In Rust libraries, which would start one per core in each worker; and in
 # this process too: a worker forked off beside rensa's threads waits for them forever.
@@ -82,7 +83,7 @@ def num_workers() -> int:
 def _on_this_machine(
     make: Callable[[], Callable[[Piece], Result]], pieces: Iterator[Piece]
 ) -> Iterator[Result]:
-    """A few pieces ahead in a pool of processes; what one process can do at once needs none."""
+    """Work a few pieces ahead in a pool of processes; one piece or one worker needs no pool."""
     workers = num_workers()
     gc.freeze()  # what is loaded by now stays; looking through it again took 5 to 20 % of the time
     first = list(islice(pieces, 2))
@@ -125,7 +126,7 @@ def _start_worker(make: Callable[[], Callable[[Any], Any]]) -> None:
 
 @cache
 def _function() -> Callable[[Any], Any]:
-    """Built with the first piece, so that what goes wrong arrives as that piece's error."""
+    """Build the function with the first piece, so that a fault arrives as that piece's error."""
     return _make()
 
 
@@ -136,7 +137,7 @@ def _work(piece: Any) -> Any:
 def _on_ray(
     make: Callable[[], Callable[[Piece], Result]], pieces: Iterator[Piece]
 ) -> Iterator[Result]:
-    """Ray Data, one dataset after another. A lost node's pieces are done again by another."""
+    """Work by Ray Data, one dataset after another; a lost node's pieces are done by another."""
     _join_cluster()
     import ray.data
     from ray.exceptions import RayError, UserCodeException
@@ -213,7 +214,7 @@ def _join_cluster() -> None:
 
 @cache
 def _function_on_ray(make: bytes, folder: Path) -> Callable[[Any], Any]:
-    """Built once per Ray worker process, which then stands in the stage's folder."""
+    """Build the function, once per Ray worker process, and stand in the stage's folder."""
     os.chdir(folder)
     function: Callable[[Any], Any] = pickle.loads(make)()
     return function

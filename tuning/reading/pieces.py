@@ -33,7 +33,7 @@ class RawRecord:
     where: str
     """``file:line`` in JSONL, ``file, record N`` (from 1) in JSON."""
     key: str
-    """What to call the dialogue if the record has no id of its own."""
+    """The dialogue's id if the record has none of its own."""
     text: str | bytes
 
 
@@ -81,7 +81,7 @@ class Elements:
     prefix: str
     first_number: int
     keys: list[str] | None
-    """Of an object; a list has none."""
+    """The object's keys, one for each element; None for a list."""
     texts: list[str]
 
     def records(self) -> Iterator[RawRecord]:
@@ -162,9 +162,9 @@ def _is_named_as_data(path: Path) -> bool:
 
 
 def _begins_with_lines(path: Path) -> bool:
-    """Whether a file that is not named so is JSONL: its first line is a record, and so may be more.
+    """Tell whether a file that is not named so is JSONL.
 
-    That is, an object or a list on a line of its own, with the beginning of another one after it.
+    It is if its first line is an object or a list by itself, and another one begins after it.
     """
     with open_plain(path) as file:
         line = b""

@@ -32,14 +32,14 @@ print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a run says of itself."""
+    """Everything that a run reports and the card repeats."""
 
     base: Source
-    """Where the base model is from."""
+    """The base model's origin and licence."""
     corpus: Source
-    """Where the dialogues are from."""
+    """The dialogues' origin and licence."""
     usage: str
-    """How chats are written for the model, in the words of its template."""
+    """Instructions for writing chats for the model, in the words of its template."""
     params: Mapping[str, Any]
     """Nested sections of parameters."""
     scores: Mapping[str, Any]

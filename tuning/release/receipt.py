@@ -1,4 +1,4 @@
-"""What a model was made from and what it is, as SHA-256 hashes that can be taken again.
+"""The receipt of a model: SHA-256 hashes of what it was made from, and of its own files.
 
 The receipt holds nothing that differs between two equal runs (no time, host, path outside the
 project, or commit: those are in ``metrics/timing.json``), so equal runs give equal receipts.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.run.errors import UserError
-from tuning.run.files import sha256_of
+from tuning.run.files import flattened, sha256_of
 from tuning.run.pipeline import CODE, CODE_SUFFIXES, ROOT
 
 RECEIPT = "receipt.json"
@@ -25,23 +25,23 @@ def make_receipt(
     """The receipt of a model folder that is otherwise complete.
 
     Args:
-        model: Every file in it is hashed, but for a receipt.
+        model: Folder of which every file but the receipt is hashed.
         inputs: Files, and folders with all files below them, relative to the project.
         params: Nested sections of parameters.
-        run: What it ran on, as far as that can change a result.
+        run: Facts of the machine and the libraries, as far as they can change a result.
     """
     return {
         "version": VERSION,
         "files": hashes_below(model, but=RECEIPT),
         "inputs": {name: sha256 for path in inputs for name, sha256 in _hashes(path)},
         "code": code_hashes(),
-        "params": dict(_flattened(params)),
+        "params": flattened(params, "."),
         "run": dict(run),
     }
 
 
 def differences(model: Path, params: Mapping[str, Any]) -> list[str]:
-    """What of a model's receipt does not hold here and now, one line each.
+    """List, one line each, the entries of a model's receipt that do not hold here and now.
 
     Raises:
         UserError: the folder has no receipt, or one that cannot be read.
@@ -52,7 +52,7 @@ def differences(model: Path, params: Mapping[str, Any]) -> list[str]:
         *_compare("model file", receipt["files"], hashes_below(model, but=RECEIPT)),
         *_compare("input", receipt["inputs"], found),
         *_compare("code", receipt["code"], code_hashes()),
-        *_compare("parameter", receipt["params"], dict(_flattened(params))),
+        *_compare("parameter", receipt["params"], flattened(params, ".")),
     ]
 
 
@@ -101,25 +101,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _compare(kind: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """A line per name that is not the same on both sides."""
+    """Yield a line per name that is not the same on both sides."""
     for name in sorted(recorded.keys() | found.keys()):
         if name not in recorded:
             yield f"{kind} {name}: not in the receipt"
         elif name not in found:
             yield f"{kind} {name}: not here"
         elif recorded[name] != found[name]:
-            then, now = (_shown(values[name]) for values in (recorded, found))
+            then, now = (_abbreviated(values[name]) for values in (recorded, found))
             yield f"{kind} {name}: was {then}, is {now}"
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
+    """Return a value as JSON, or the beginning of a SHA-256."""
     text = json.dumps(value)
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else text
-
-
-def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -1,1 +1,1 @@
-"""What follows from the scores: headlines, quality of writing, pages to look at."""
+"""The results that follow from the scores: headlines, quality of writing, pages to look at."""

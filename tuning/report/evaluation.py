@@ -35,9 +35,9 @@ class Evaluation:
     columns: dict[str, Column]
     """Sums per dialogue."""
     curves: dict[str, dict[str, dict[int, Estimate]]]
-    """Axis -> model -> place -> value with its interval."""
+    """Axis -> model -> point of the axis -> value with its interval."""
     writing: dict[str, dict[str, Measures]]
-    """Who wrote -> how -> the quality of it."""
+    """Writer -> ``greedy``, ``sampled`` or ``said`` -> the quality of the writing."""
     by_length: list[tuple[float, ...]]
     """Rows: words, and the share of responses of each column with at most so many."""
     length_columns: tuple[str, ...]
@@ -56,13 +56,13 @@ def evaluate(
     """Compare ``base`` and ``tuned``.
 
     Args:
-        plan: What both were measured on.
+        plan: The text, blocks and places that both were measured on.
         measured: Both models' scores, by name.
         training: The training dialogues, for n-gram models and what was copied from them.
-        relevance: Measures it, or None.
-        profile: How much was measured, by its name.
+        relevance: The function that measures relevance; None leaves it out.
+        profile: Name of the amounts that were measured.
         num_resamples: Resamples of the dialogues behind each interval.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
     """
     base, tuned = measured["base"], measured["tuned"]
     columns = base.columns | tuned.columns

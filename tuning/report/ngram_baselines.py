@@ -1,4 +1,4 @@
-r"""Unigram and trigram baselines: what a model has to beat to have learned more than word counts.
+r"""Unigram and trigram baselines: a model that beats them has learned more than word counts.
 
 They read the same text as the models, whatever the tokenizer, and are distributions over all of it.
 A text is cut at every ASCII white-space byte, which makes any bytes one sequence of words (some may
@@ -61,7 +61,7 @@ class KneserNey:
             counts = Counter(ngram[1:] for ngram in counts)
 
     def probability(self, ngram: Ngram) -> float:
-        """Of the last symbol, given those before it."""
+        """Return the probability of the last symbol, given those before it."""
         probability = self._base(ngram[-1])
         for order in self._orders:
             seen = ngram[-order.length :]
@@ -75,7 +75,7 @@ class KneserNey:
 
 
 class _Order:
-    """What one order's formula needs."""
+    """The counts and the discount that the formula of one order needs."""
 
     def __init__(self, counts: Counter[Ngram]) -> None:
         self.counts = counts

@@ -23,13 +23,13 @@ from tuning.results.dialogue_table import sum_per_dialogue
 Ngram = tuple[str, ...]
 
 BUDGET_WORDS = 1000
-"""More words hold a smaller share of distinct ones, so the share is that of so many."""
+"""Words on which the share of distinct ones is taken: more words hold a smaller share."""
 
 COPIED_WORDS = 12
-"""Such a run that also stands in the training text was hardly written anew."""
+"""Words of a run that, if it stands in the training text too, was hardly written anew."""
 
 LOOP_WORDS = 4
-"""Shorter turns (``Yeah, me too``) may come again."""
+"""Words of the shortest turn that counts as a loop: ``Yeah, me too`` may come again."""
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _TAG = re.compile(r"<\|speaker\d+\|>|(?<!\S)[A-Z]\d*:(?=\s|$)")
@@ -49,7 +49,7 @@ def ngrams(words: Sequence[str], size: int) -> list[Ngram]:
 
 @dataclass(frozen=True)
 class Measures:
-    """Of one column of responses: the values, and 95 % intervals of those that have one."""
+    """The measures of one column of responses: values, with 95 % intervals where there are any."""
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -62,13 +62,13 @@ def measure_quality(
     num_resamples: int,
     seed: int,
 ) -> Measures:
-    """Every measure of at least one response.
+    """Take every measure of at least one response.
 
     Args:
         responses: In an order that does not depend on what they say.
         copied: Runs of ``COPIED_WORDS`` words that stand in the training text.
         num_resamples: Resamples of the dialogues.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
     """
     dialogues = np.unique([response.dialogue for response in responses], return_inverse=True)[1]
     size = int(dialogues.max()) + 1
@@ -95,7 +95,7 @@ def measure_quality(
 
 
 def signatures() -> dict[str, str]:
-    """What says how sacrebleu counted (Post 2018)."""
+    """Return sacrebleu's signatures, which say how it counted (Post 2018)."""
     metrics: Mapping[str, CHRF | BLEU] = {"bleu": BLEU(), "chrf": CHRF()}
     found = {}
     for name, metric in metrics.items():
@@ -105,7 +105,7 @@ def signatures() -> dict[str, str]:
 
 
 def _parts(responses: Sequence[Response], copied: set[Ngram]) -> dict[str, NDArray[np.float64]]:
-    """Per measure ``[N, 2]``, what is summed above and below its line."""
+    """Per measure ``[N, 2]``: what each response adds to its numerator and its denominator."""
     rows: dict[str, list[tuple[float, float]]] = {}
     for response in responses:
         words, reference = words_of(response.text), words_of(response.reference)
@@ -185,7 +185,7 @@ def copied_runs(responses: Iterable[Response], training_texts: Iterable[str]) ->
 
 
 def holds_personal_data(text: str) -> bool:
-    """Whether an e-mail address stands in it, or a number as long as a phone's or a card's."""
+    """Tell whether a text holds an e-mail address, or a number as long as a phone's or a card's."""
     return bool(_EMAIL.search(text) or _NUMBER.search(text))
 
 

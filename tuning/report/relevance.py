@@ -58,7 +58,7 @@ class SentenceEncoder:
 
 
 def encoder_folder() -> Path:
-    """Where the optional package keeps the model.
+    """Return the folder in which the optional package keeps the model.
 
     Raises:
         UserError: it is not installed.
@@ -73,7 +73,7 @@ def encoder_folder() -> Path:
 
 
 def relevance(encode: SentenceEncoder, responses: Sequence[Response]) -> float | None:
-    """How much nearer responses are to their own context than to others', people's being 1.
+    """Measure how much nearer responses are to their own context than to others'; people's are 1.
 
     Mean cosine of a response and its last three turns, minus its mean with those of other
     dialogues; divided by that of what people said in these places. 0: as near to any context as to

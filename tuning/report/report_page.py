@@ -74,7 +74,7 @@ def report_page(
         writing=writing_table(writing),
         samples=samples,
         titles=TITLES,
-        pieces=pieces,
+        parts=parts,
         seen=seen,
         shade=shade,
     )
@@ -93,9 +93,9 @@ def seen(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\u200d" else ascii(c)[1:-1] for c in text)
 
 
-def pieces(text: ScoredText) -> Iterator[tuple[str, float]]:
+def parts(text: ScoredText) -> Iterator[tuple[str, float]]:
     """Yield each piece with its nats."""
-    return zip(text.pieces, text.nats, strict=True)
+    return zip(text.parts, text.nats, strict=True)
 
 
 def writing_table(writing: Mapping[str, Mapping[str, Measures]]) -> WritingTable:

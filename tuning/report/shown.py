@@ -1,4 +1,4 @@
-"""What the report shows of an evaluation: curves as rows and charts, responses side by side."""
+"""An evaluation as the report shows it: curves as rows and charts, responses side by side."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tuning.results.measured import Measured
 def curve_rows(
     axis: str, curves: Mapping[str, Mapping[int, Estimate]]
 ) -> tuple[list[str], list[tuple[float, ...]]]:
-    """Header and rows: a place of the axis, then value, low and high of each model."""
+    """Return header and rows: a point of the axis, then value, low and high of each model."""
     header = [axis, *(f"{name}{end}" for name in curves for end in ("", "_low", "_high"))]
     rows = []
-    for place in next(iter(curves.values())):
-        here = (curve[place] for curve in curves.values())
-        rows.append((place, *(end for one in here for end in (one.value, one.low, one.high))))
+    for point in next(iter(curves.values())):
+        here = (curve[point] for curve in curves.values())
+        rows.append((point, *(end for one in here for end in (one.value, one.low, one.high))))
     return header, rows
 
 
 def charts(train_log: Path, evaluation: Evaluation) -> list[Chart]:
-    """The report's pictures: the curves that DVC plots, both models in one."""
+    """Draw the report's charts: the curves that DVC plots, both models in one."""
     with train_log.open(encoding="utf-8", newline="") as file:
         loss = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
     found = [Chart("Training loss", "optimizer step", "nats per target token", {"loss": loss})]
@@ -38,8 +38,8 @@ def charts(train_log: Path, evaluation: Evaluation) -> list[Chart]:
     ):
         points, bands = {}, {}
         for name, curve in evaluation.curves[axis].items():
-            points[name] = [(place, estimate.value) for place, estimate in curve.items()]
-            bands[name] = [(place, one.low, one.high) for place, one in curve.items()]
+            points[name] = [(point, estimate.value) for point, estimate in curve.items()]
+            bands[name] = [(point, one.low, one.high) for point, one in curve.items()]
         found.append(Chart(title, x_label, y_label, points, bands))
     lengths = {
         name: [(row[0], row[column]) for row in evaluation.by_length]
@@ -50,7 +50,7 @@ def charts(train_log: Path, evaluation: Evaluation) -> list[Chart]:
 
 
 def side_by_side(plan: Plan, measured: Mapping[str, Measured]) -> list[SideBySide]:
-    """What both models and a person said; the person's as the fine-tuned model reads it."""
+    """Put both models' words beside a person's, these as the fine-tuned model reads them."""
     return [
         SideBySide(
             dialogue_id=plan.dialogues[place.dialogue].dialogue_id,

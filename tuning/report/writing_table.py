@@ -29,16 +29,16 @@ def measure_writing(
     num_resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Measures]]:
-    """Model -> ``greedy`` or ``sampled`` -> measures; people's are ``people`` -> ``said``.
+    """Return model -> ``greedy`` or ``sampled`` -> measures; people's are ``people`` -> ``said``.
 
     Args:
-        written: What each model wrote in the places.
-        chats: What each model made of the same dialogues by itself.
-        people: What people said in the places.
+        written: Each model's responses in the places.
+        chats: The same dialogues as each model went on with them by itself.
+        people: People's own responses in the places.
         training_texts: Read once.
-        relevance: Measures it, or None.
+        relevance: The function that measures relevance; None leaves it out.
         num_resamples: Resamples of the dialogues behind each interval.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
     """
     columns = {
         (name, way): responses

@@ -1,1 +1,1 @@
-"""What was measured: sums per dialogue, curves, samples, and their intervals."""
+"""Results of measuring: sums per dialogue, curves, samples, and their intervals."""

@@ -1,4 +1,4 @@
-"""How sure a number is: whole dialogues are resampled, since turns of one are not independent."""
+"""Intervals of numbers: whole dialogues are resampled, as turns of one are not independent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST_DIALOGUES = 10
-"""Resampling fewer says little: of a single one, the interval has no width."""
+"""The fewest dialogues for a verdict: fewer say little, and one has an interval of no width."""
 
 DETECTABLE_STANDARD_ERRORS = 2.8
 """z(0.975) + z(0.8): found by a two-sided test at 5 % with power 0.8 (Gelman & Hill 2007, 20.2)."""
@@ -40,15 +40,15 @@ def draw_counts(
     num_resamples: int,
     num_draws: int | None = None,
 ) -> NDArray[np.float64]:
-    """How often each resample holds each item, ``[R, N]``: draws with replacement.
+    """Draw with replacement; return how often each resample holds each item, ``[R, N]``.
 
     Numbers computed from one matrix saw the same resamples, so their differences are paired.
 
     Args:
-        generator: Of the draws.
+        generator: Source of the draws.
         num_items: N.
         num_resamples: R.
-        num_draws: Per resample; by default as many as there are items.
+        num_draws: Draws per resample; by default as many as there are items.
     """
     chances = np.full(num_items, 1 / num_items)
     return generator.multinomial(
@@ -67,7 +67,7 @@ def summarise_draws(value: float, draws: NDArray[np.float64]) -> Estimate:
 
 
 def verdict(low: float, high: float, *, higher_is_better: bool, num_dialogues: int) -> Verdict:
-    """What the interval of a change means: a direction only if it leaves out 0."""
+    """Say what the interval of a change means: a direction only if it leaves out 0."""
     if num_dialogues < FEWEST_DIALOGUES:
         return "too few dialogues"
     if low <= 0 <= high:

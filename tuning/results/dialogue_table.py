@@ -19,17 +19,17 @@ Table = Mapping[str, Column]
 
 ID = "dialogue_id"
 TEXT_COLUMNS = {"num_responses", "num_bytes"}
-"""What every table holds, whatever the models."""
+"""The columns that every table holds, whatever the models."""
 
 
 def sum_per_dialogue(dialogue: IntArray, values: Column, num_dialogues: int) -> FloatArray:
-    """``values[N]``, each of the dialogue ``dialogue[N]``, summed to ``[D]``; 0 for one of none."""
+    """Sum ``values[N]`` over each dialogue, given by ``dialogue[N]``: ``[D]``, 0 without any."""
     sums = np.bincount(dialogue, values, minlength=num_dialogues)
     return sums.astype(np.float64)
 
 
 def count_per_dialogue(dialogue: IntArray, values: IntArray, num_dialogues: int) -> IntArray:
-    """The same of counts."""
+    """Do as ``sum_per_dialogue``, for counts: integers stay integers."""
     return sum_per_dialogue(dialogue, values, num_dialogues).astype(np.int64)
 
 

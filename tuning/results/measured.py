@@ -1,4 +1,4 @@
-"""What one model was found to do on the evaluation set: what score leaves to eval, as a file."""
+"""All that was measured of one model on the evaluation set: the file that score leaves to eval."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tuning.run.files import write_text
 
 @dataclass(frozen=True)
 class ScoredText:
-    """A response piece by piece, and how surprising each piece was."""
+    """A response part by part, and how surprising each part was."""
 
-    pieces: tuple[str, ...]
+    parts: tuple[str, ...]
     """``[P]`` Joined they are the text."""
     nats: tuple[float, ...]
     """``[P]`` −ln p under a model."""
@@ -30,7 +30,7 @@ class ScoredText:
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote in the places, in their order."""
+    """A model's responses in the places, in the places' order."""
 
     greedy: list[Response]
     sampled: list[Response]
@@ -47,17 +47,17 @@ class Measured:
     """Sums per dialogue, from which the headlines follow; those of the model begin with its name,
     the others are the text's."""
     figures: dict[str, float | str]
-    """What is no headline, by its name in the metrics file."""
+    """Figures that are no headlines, by their names in the metrics file."""
     curves: dict[str, Curve]
     """Bits per byte by ``turn``, history gain by ``num_turns``, recall by ``distance``."""
     written: Written
-    """What it wrote in the places."""
+    """Its responses in the places."""
     chats: list[Sample]
     """Dialogues that it went on with by itself."""
     people: list[ScoredText]
-    """What people wrote in the places that are shown, and how it surprises the model."""
+    """People's responses in the places that are shown, and how each surprises the model."""
     weights_sha256: str
-    """Of the model that all this is about."""
+    """Hash of the weights of the model that all this is about."""
 
 
 def write_measured(path: Path, measured: Measured) -> None:
@@ -67,7 +67,7 @@ def write_measured(path: Path, measured: Measured) -> None:
 
 
 def read_measured(path: Path) -> Measured:
-    """What ``write_measured`` wrote."""
+    """Read what ``write_measured`` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
     columns = {name: np.array(column) for name, column in content["columns"].items()}
     num_dialogues = len(next(iter(columns.values())))
@@ -87,9 +87,9 @@ def _as_list(array: NDArray[np.generic]) -> object:
 
 
 def _as_curve(content: Mapping[str, list[int]], num_dialogues: int) -> Curve:
-    places = tuple(content["places"])
+    points = tuple(content["points"])
     numerators, denominators = (
-        np.array(content[name], dtype=np.float64).reshape(len(places), num_dialogues)
+        np.array(content[name], dtype=np.float64).reshape(len(points), num_dialogues)
         for name in ("numerators", "denominators")
     )
-    return Curve(places, numerators, denominators)
+    return Curve(points, numerators, denominators)

@@ -1,4 +1,4 @@
-"""How well the responses of the evaluation set were predicted, by whatever predicted them.
+"""Nats of every response of the evaluation set, under whatever model predicts them.
 
 A response is any turn but a dialogue's first. Its content is its text without speaker tag and end
 of turn. Sums run over the whole set and are divided once; never a mean of means.

@@ -1,1 +1,1 @@
-"""What the run of every stage rests on: errors, files, inputs, parameters, the process."""
+"""The common ground of every stage's run: errors, files, inputs, parameters, the process."""

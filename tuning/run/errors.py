@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """What was found, where, what was wanted and what to do."""
+    """A user's mistake: the message says what was found, where, what was wanted, what to do."""

@@ -42,6 +42,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     write_text(path, text.getvalue())
 
 
+def flattened(section: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Flatten nested sections, such as parameters or metrics: keys are joined by a separator."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            inner = flattened(value, separator)
+            found |= {f"{key}{separator}{name}": one for name, one in inner.items()}
+        else:
+            found[key] = value
+    return found
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends without error."""

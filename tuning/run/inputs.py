@@ -1,4 +1,4 @@
-"""What a run was made from: a fingerprint at its start, and a check that it still holds at the end.
+"""The inputs of a run: fingerprinted at its start, checked to be the same at its end.
 
 DVC hashes dependencies after the command, so an edit of params.yaml during an hour of training
 would be recorded with the weights of the old value (treeverse/dvc#11058). A stage therefore refuses
@@ -35,7 +35,7 @@ class Inputs:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits; equal where a run would give equal results."""
+        """A hash of all inputs, 64 hex digits: equal where a run would give equal results."""
         return hashlib.sha256(json.dumps(self._hashes, sort_keys=True).encode()).hexdigest()
 
     def check_unchanged(self) -> None:
@@ -64,7 +64,7 @@ class Inputs:
 
 
 def _name(file: Path) -> str:
-    """Relative to the project, so that a fingerprint is the same in every clone of it."""
+    """The path relative to the project, so that a fingerprint is the same in every clone of it."""
     absolute = file.absolute()
     return str(absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else file)
 

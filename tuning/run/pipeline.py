@@ -21,7 +21,7 @@ PIPELINE_FILE = "dvc.yaml"
 
 
 def read_stages(text: str) -> dict[str, dict[str, Any]]:
-    """Return the stages of a ``dvc.yaml`` by name; of one for several models, what it does.
+    """Return the stages of a ``dvc.yaml`` by name; of one for several models, its ``do``.
 
     Raises:
         ValueError: the text is no YAML with stages.

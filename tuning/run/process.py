@@ -49,7 +49,7 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when dvc is (Linux): an orphan would keep writing beside the next run."""
+    """Ask Linux to kill this process when dvc dies: an orphan would write beside the next run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

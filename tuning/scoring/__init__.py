@@ -1,1 +1,1 @@
-"""The measures: what one model is asked on the evaluation set, a file for each."""
+"""The measures that are taken of a model on the evaluation set, a file for each."""

@@ -45,7 +45,7 @@ class CoherenceItems:
 
 
 def measure_coherence(subject: Subject) -> Scoring[Findings]:
-    """Score responses after their own and others' contexts; nothing is found without a block."""
+    """Score responses after their own and others' contexts; without blocks, find nothing."""
     if not subject.plan.blocks:
         yield []
         return Findings()
@@ -54,7 +54,7 @@ def measure_coherence(subject: Subject) -> Scoring[Findings]:
 
 
 def coherence_findings(name: str, items: CoherenceItems, num_dialogues: int) -> Findings:
-    """Sum a model's scores over the pairs, and what they are divided by."""
+    """Sum a model's scores over the pairs, and the counts that divide them."""
 
     def total(values: FloatArray) -> FloatArray:
         return sum_per_dialogue(items.dialogue, values, num_dialogues)
@@ -93,12 +93,12 @@ def score_candidates(
     *,
     with_history: bool = True,
 ) -> Scoring[list[FloatArray]]:
-    """Nats of texts in the place of a dialogue's last turn.
+    """Score texts that stand where a dialogue's last turn does.
 
     Args:
-        template: How the model reads turns.
+        template: The model's way to write turns.
         dialogues: The last turn says only who speaks; the turns before are the context.
-        candidates: ``[D]``, for each dialogue the texts in that place.
+        candidates: ``[D]``, for each dialogue the texts that stand there.
         with_history: False leaves the context out; the speaker's tag stays.
 
     Returns:
@@ -129,7 +129,7 @@ def _lay_out(
 
 
 def rank(blocks: Sequence[Block], nll: FloatArray, alone: FloatArray) -> CoherenceItems:
-    """What the matrices say of every pair.
+    """Find every pair's hits and ranks in the matrices.
 
     Args:
         blocks: M blocks of N pairs.
@@ -156,7 +156,7 @@ def rank(blocks: Sequence[Block], nll: FloatArray, alone: FloatArray) -> Coheren
 
 
 def summarise_ranks(items: CoherenceItems) -> dict[str, float]:
-    """What is no headline: the own response among all responses to one context.
+    """Average the figures that are no headlines: the own response among all to one context.
 
     Chance is 1 / N for the hits and (1 + 1/2 + … + 1/N) / N for the mean reciprocal ranks. Hits
     over responses: Lowe et al. 2015 (recall at k); the correction for what is likely anyway: Li et
@@ -171,7 +171,7 @@ def summarise_ranks(items: CoherenceItems) -> dict[str, float]:
 
 
 def _hits_and_reciprocal_ranks(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Of the right answers, on the diagonal of ``[M, N, N]``, among their rows: two ``[M * N]``.
+    """Rank the right answers, on the diagonal of ``[M, N, N]``, in their rows: two ``[M * N]``.
 
     Expected values where ties are broken at random: one of m equals after g better ones has each of
     the ranks g + 1 … g + m with probability 1 / m.

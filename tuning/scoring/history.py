@@ -20,7 +20,7 @@ from tuning.scoring.perplexity import last_turn
 from tuning.tokens.template import Template
 
 HISTORY_TURNS = (0, 1, 2, 4, 8)
-"""How many of the last turns a response is scored after."""
+"""Numbers of last turns after which each response is scored."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class HistoryScores:
     num_bytes: IntArray
     """``[R]`` Content bytes in UTF-8."""
     nll: FloatArray
-    """``[R, K]`` After the last ``HISTORY_TURNS[k]`` turns, or all if there are fewer."""
+    """``[R, K]`` Nats after the last ``HISTORY_TURNS[k]`` turns, or all if there are fewer."""
     shuffled_nll: FloatArray
-    """``[R]`` After the turns of the last column, in another order."""
+    """``[R]`` Nats after the turns of the last column, in another order."""
 
 
 def measure_histories(subject: Subject) -> Scoring[Findings]:

@@ -1,4 +1,4 @@
-"""The form of a measure: what it is given, and what it finds.
+"""The form of a measure: its subject, and its findings.
 
 A measure is one module and one row of ``tuning.scoring.measures``. It asks for the nats of token
 sequences, which those of all measures are read together with, and returns its own columns, figures
@@ -24,11 +24,11 @@ class Subject:
     """One model, and what it is measured on."""
 
     name: str
-    """Begins the names of its own columns: ``base`` or ``tuned``."""
+    """The model's name, which begins its own columns: ``base`` or ``tuned``."""
     template: Template
-    """How it reads turns."""
+    """The model's way to write turns."""
     num_visible: int
-    """Tokens that one sees at most."""
+    """The most tokens that one of them sees."""
     plan: Plan
     amounts: Amounts
 
@@ -40,14 +40,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Findings:
-    """What one measure says of one model."""
+    """The results of one measure for one model."""
 
     columns: dict[str, Column] = field(default_factory=dict)
     """Sums per dialogue, ``[D]``; a model's own begin with its name, the others are the text's."""
     figures: dict[str, float] = field(default_factory=dict)
-    """What is no headline, by its key in ``metrics/eval.json``."""
+    """Figures that are no headlines, by their keys in ``metrics/eval.json``."""
     curves: dict[str, Curve] = field(default_factory=dict)
-    """By the name of their axis."""
+    """Curves by the name of their axis."""
 
 
 Measure = Callable[[Subject], Scoring[Findings]]

@@ -46,15 +46,15 @@ def measure(
     shown: list[Place],
     seed: int,
 ) -> Measured:
-    """Perplexity, context retention, coherence and writing of one model.
+    """Measure perplexity, context retention, coherence and writing of one model.
 
     Args:
         name: Begins the names of its columns.
-        folder: The model's.
-        plan: What it is measured on.
-        settings: How.
+        folder: The model's folder.
+        plan: The text, blocks and places that it is measured on.
+        settings: The profile, the batch size, and how the model writes.
         shown: Places where people's turns are wanted as the model reads them.
-        seed: Of the first sampling.
+        seed: Seed of the first sampling.
     """
     model, template = load_model(folder)
     subject = Subject(
@@ -94,7 +94,7 @@ def measure(
 
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, Template]:
-    """Load a model in float32 on the GPU if there is one, ready to score, and how it reads turns.
+    """Load a model, in float32 on the GPU if there is one and ready to score, and its template.
 
     Raises:
         UserError: a token of the model sees more than a mask shows it.

@@ -1,4 +1,4 @@
-"""Nats per token under a model, for sequences that are read together: what begins alike, once.
+"""Nats per token under a model, for sequences read together: a common beginning is read once.
 
 Sequences are merged into trees, so ten responses to one context cost one pass over the context, and
 what one measure has asked for costs another nothing. A tree lies in a row depth first::
@@ -35,13 +35,14 @@ from tuning.results.dialogue_table import FloatArray
 from tuning.run.errors import UserError
 
 MIN_SHARED = 8
-"""Tokens. What fewer sequences begin with is read again: a tag begins too many for one row."""
+"""The shortest common beginning that is read once, in tokens: the few of a tag begin too many
+sequences for one row."""
 
 TREE_TOKENS = 512
-"""Room of a tree, unless a sequence is longer."""
+"""The most tokens of a tree, unless one sequence is longer."""
 
 ROW_TOKENS = 256
-"""Room of a row for several trees: attention's cost grows with its square."""
+"""The most tokens of a row of several trees: attention's cost grows with their square."""
 
 
 @dataclass
@@ -91,7 +92,7 @@ def together(scorings: Sequence[Scoring[Result]]) -> Scoring[list[Result]]:
 
 
 def both(one: Scoring[Result], other: Scoring[Other]) -> Scoring[tuple[Result, Other]]:
-    """The same for two that find different things."""
+    """Do as ``together``, for two measures that find different things."""
     first, second = next(one), next(other)
     nll = yield [*first, *second]
     return _finish(one, nll[: len(first)]), _finish(other, nll[len(first) :])
@@ -107,7 +108,7 @@ def _finish(scoring: Scoring[Result], nll: list[FloatArray]) -> Result:
 
 
 def sums(nll: Sequence[FloatArray]) -> FloatArray:
-    """Nats of all that is scored of each sequence, ``[N]``."""
+    """Sum the nats of each sequence's scored tokens, ``[N]``."""
     return np.array([np.nansum(one) for one in nll], dtype=np.float64)
 
 
@@ -155,11 +156,11 @@ class Tree:
 
     ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    """Where the token before stands; -1 for a first token."""
+    """Index in the row of the token before each; -1 for a first token."""
     position_ids: list[int] = field(default_factory=list)
     is_scored: list[bool] = field(default_factory=list)
     places: dict[int, list[int]] = field(default_factory=dict)
-    """Where the tokens of each sequence stand, by its number."""
+    """Indices in the row of each sequence's tokens, by the sequence's number."""
     or_last: dict[int, int] = field(default_factory=dict)
     """The other token in a last one's place, by the number of a sequence that has one."""
 
@@ -277,10 +278,10 @@ def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> tuple[FloatArray
 
 
 def who_sees_whom(parents: Tensor) -> Tensor:
-    """The mask of rows: ``[B, 1, T, T]``, true where token i sees token j.
+    """Return the mask of rows: ``[B, 1, T, T]``, true where token i sees token j.
 
     Args:
-        parents: ``[B, T]`` Where the token before stands, -1 for first tokens and padding.
+        parents: ``[B, T]`` Index of the token before, -1 for first tokens and padding.
     """
     ends = [_ends(row) for row in parents.tolist()]
     place = torch.arange(parents.shape[1])
@@ -289,7 +290,7 @@ def who_sees_whom(parents: Tensor) -> Tensor:
 
 
 def _ends(parents: Sequence[int]) -> list[int]:
-    """Of each token, the place behind the last that has it before itself."""
+    """Return, for each token, the index behind the last token that has it before itself."""
     ends = list(range(1, len(parents) + 1))
     for place in reversed(range(len(parents))):
         if parents[place] >= 0:

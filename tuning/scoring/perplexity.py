@@ -32,13 +32,13 @@ def measure_responses(subject: Subject) -> Scoring[Findings]:
 def response_findings(
     name: str, scores: ResponseScores, alone: ResponseScores, num_dialogues: int
 ) -> Findings:
-    """Sum what a model makes of the responses.
+    """Sum a model's nats of the responses, and the counts that divide them, per dialogue.
 
     Args:
         name: Begins the names of the model's own columns; the others are the text's.
-        scores: Of the responses after their history.
-        alone: Of the same responses without history.
-        num_dialogues: In the evaluation set.
+        scores: Scores of the responses after their history.
+        alone: Scores of the same responses without history.
+        num_dialogues: Dialogues in the evaluation set.
     """
     assert (scores.num_bytes == alone.num_bytes).all()
 

@@ -1,4 +1,4 @@
-"""How well a model predicts the dialogues as text without any template, speakers unknown.
+"""Bits per byte of the dialogues as text without any template, speakers unknown.
 
 As lm-evaluation-harness's ``loglikelihood_rolling`` does it: every token of a text is predicted
 once, the first from a token that begins texts. A text of more tokens than a window goes in disjoint
@@ -23,7 +23,7 @@ from tuning.scoring.nats import Scoring, TokenSequence, sums
 from tuning.tokens.texts import encode_texts
 
 WINDOW_TOKENS = 1023
-"""With the token before them they fill GPT-2's 1,024 positions."""
+"""Tokens that a window predicts: with the one before them they fill GPT-2's 1,024 positions."""
 
 
 def measure_plain_text(subject: Subject) -> Scoring[Findings]:
@@ -52,7 +52,7 @@ def text_of(dialogue: Dialogue) -> str:
 def rolling_nll(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, max_length: int
 ) -> Scoring[FloatArray]:
-    """Nats of each text, ``[N]``, from windows that predict ``max_length`` tokens."""
+    """Find the nats of each text, ``[N]``, in windows that predict ``max_length`` tokens."""
     sequences: list[TokenSequence] = []
     text_of_window: list[int] = []
     first = _first_token(tokenizer)

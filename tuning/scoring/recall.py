@@ -73,7 +73,7 @@ FACT_TYPES = (
 )
 
 NUM_VALUES = 10
-"""Of every type; chance is 1 in so many."""
+"""Values of every type; chance is 1 in so many."""
 
 DISTANCES = (0, 2, 4, 8)
 """Turns between fact and question; even, so that the two speakers go on taking turns."""
@@ -82,15 +82,15 @@ ITEMS_PER_FILLER = 2
 """Items of one type with the same turns in between; they share the scores without the fact."""
 
 FIRST_FILLER_TURN = 2
-"""Where in a dialogue the turns between are taken from: after the greetings."""
+"""Index of the first turn of a dialogue that can stand between: after the greetings."""
 
 MAX_FILLER_BYTES = 800
-"""Of the eight turns between; bounds the cost."""
+"""Most bytes of the eight turns between, which bounds the cost."""
 
 
 @dataclass(frozen=True)
 class RecallItems:
-    """Per question (I of them)."""
+    """Results per question (I of them)."""
 
     dialogue: IntArray
     """``[I]`` Index in the evaluation set of the dialogue that the turns between are from."""
@@ -169,7 +169,7 @@ def recall_by_distance(items: RecallItems, num_dialogues: int) -> Curve:
 
 
 def fillers_of(dialogues: Sequence[Dialogue]) -> list[tuple[int, tuple[str, ...]]]:
-    """What can stand between: dialogue indices with eight texts each, in order of a text hash.
+    """Find turns that can stand between: dialogue indices with eight texts, in a hash's order.
 
     Two speakers who take turns, not too long, and no word of theirs is a value that is asked for.
     """

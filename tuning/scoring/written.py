@@ -1,4 +1,4 @@
-"""What a model writes in places of the evaluation set where people wrote too."""
+"""A model's writing in places of the evaluation set where people wrote too."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def plan_places(
     places: Sequence[Place],
     samplings: Sequence[Sampling],
 ) -> list[Request]:
-    """Each place once greedily, then each once with every one of the samplings."""
+    """Ask for each place once greedily, then for each once with every one of the samplings."""
     contexts: dict[int, tuple[int, ...]] = {}
     for index in {place.dialogue for place in places}:
         last = max(place.turn for place in places if place.dialogue == index)
@@ -92,7 +92,7 @@ def written_in(
     places: Sequence[Place],
     written: Sequence[Sequence[Reply]],
 ) -> Written:
-    """What was written where ``plan_places`` asked for it, in its order."""
+    """Gather the replies to the requests of ``plan_places``, in their order."""
     replies = [turns[0] if turns else Reply((), (), "cut") for turns in written]
     responses = [
         response_of(
@@ -114,7 +114,7 @@ def written_in(
 def people_as_seen(
     template: Template, dialogues: Sequence[Dialogue], places: Sequence[Place]
 ) -> Scoring[list[ScoredText]]:
-    """What people said there, and how it surprises the model."""
+    """Find how people's responses in these places surprise the model."""
     turns = [template.encode(dialogues[place.dialogue])[: place.turn + 1] for place in places]
     nll = yield [last_turn(template, some) for some in turns]
     return [
@@ -124,15 +124,15 @@ def people_as_seen(
 
 
 def scored_text(template: Template, ids: Sequence[int], nats: Sequence[float]) -> ScoredText:
-    """Tokens as the texts that they stand for; those of one character are shown as one."""
-    pieces: list[str] = []
+    """Return tokens as the texts that they stand for; those of one character are one part."""
+    parts: list[str] = []
     sums: list[float] = []
     start = 0
     for text, count in token_texts(template.tokenizer, ids):
-        pieces.append(text)
+        parts.append(text)
         sums.append(sum(nats[start : start + count]))
         start += count
-    return ScoredText(tuple(pieces), tuple(sums))
+    return ScoredText(tuple(parts), tuple(sums))
 
 
 def _speaker(dialogue: Dialogue, turn: int) -> int:

@@ -1,1 +1,1 @@
-"""Where the base model and the dialogues come from."""
+"""The sources of the base model and of the dialogues."""

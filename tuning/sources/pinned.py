@@ -1,4 +1,4 @@
-"""Where the base model and the dialogues come from: what is pinned, what is known of them."""
+"""The pinned sources of the base model and the dialogues, and what is known of others."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a reader of the model card is told of weights or data."""
+    """The origin and licence of weights or data, for the reader of the model card."""
 
     title: str
     detail: str = ""
-    """Goes on where the title ends."""
+    """Text that goes on where the title ends."""
     licence: str | None = None
-    """By its SPDX name; None where nothing here knows it."""
+    """The licence's SPDX name; None where nothing here knows it."""
     hub_id: str | None = None
     language: str | None = None
 

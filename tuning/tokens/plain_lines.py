@@ -42,7 +42,7 @@ class PlainLines:
         return "end_of_turn" if is_end else None
 
     def is_joined(self, token_id: int) -> bool:
-        """A token of the text that has more than white space before the end of a line."""
+        """Tell whether a token has more than white space before the end of a line."""
         text, line_end, _ = str(self.tokenizer.decode([token_id])).partition("\n")
         return bool(line_end and text.strip()) and token_id not in self._special
 

@@ -81,7 +81,9 @@ def speaker_token(index: int) -> str:
 
 
 def chat_template(num_speakers: int, *, has_start: bool) -> str:
-    """What writes messages as ``SpeakerTokens`` writes turns, for whoever loads the tokenizer.
+    """Return the chat template that writes messages as ``SpeakerTokens`` writes turns.
+
+    It is saved with the tokenizer, for whoever loads that.
 
     A message's speaker is its ``name``, else its ``role``. ``assistant`` answers a ``user``; among
     other speakers, the one who spoke before the last. Text that spells a special token becomes that
@@ -152,13 +154,13 @@ class SpeakerTokens:
         return self._tags[index]
 
     def ending_of(self, token_id: int) -> Ending | None:
-        """All special tokens end a turn; ``<|endofturn|>`` alone rightly."""
+        """Every special token ends a turn; ``<|endofturn|>`` alone is the right end."""
         if token_id in self.stop_ids:
             return "end_of_turn"
         return "tag" if token_id in self._special else None
 
     def is_joined(self, token_id: int) -> bool:
-        """None is: special tokens hold no text."""
+        """Return False: special tokens hold no text."""
         return False
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:

@@ -43,7 +43,7 @@ class EncodedTurn:
 
 
 Ending = Literal["end_of_turn", "tag"]
-"""``tag``: by a speaker's tag, or by another token that no turn holds."""
+"""The token that ended a turn; ``tag`` is a speaker's, or another that no turn holds."""
 
 
 def context_ids(template: Template, turns: Iterable[EncodedTurn]) -> list[int]:
@@ -58,13 +58,13 @@ class Template(Protocol):
     """Its name in a folder's ``template.json``."""
     tokenizer: PreTrainedTokenizerFast
     start: list[int]
-    """Begins a dialogue, or a part of one that stands alone: ``first_token``."""
+    """Ids that begin a dialogue, or a part of one that stands alone: ``first_token``."""
     end: list[int]
-    """Ends a turn."""
+    """Ids that end a turn."""
     stop_ids: frozenset[int]
-    """Exactly one of them is in the end of each turn, and none in any content."""
+    """Ids of which the end of each turn holds exactly one, and no content any."""
     untrained_ids: frozenset[int]
-    """No model is to learn to write them: tags, padding, what begins a text."""
+    """Ids that no model is to learn to write: tags, padding, what begins a text."""
 
     def tag(self, index: int) -> list[int]:
         """Return the ids that begin a turn of a dialogue's speaker ``index``."""

@@ -1,4 +1,4 @@
-"""All templates by name, and which one a folder's model reads."""
+"""All templates by name, and the choice of the one that a folder's model reads."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def make_template(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
 
 
 def template_of(folder: Path) -> Template:
-    """Return what a model's (or tokenizer's) folder was tuned with; plain lines if nothing says."""
+    """Return the template of a model's (or tokenizer's) folder; plain lines if it records none."""
     record = read_record(folder)
     return make_template(record.name if record else PlainLines.name, load_tokenizer(folder))

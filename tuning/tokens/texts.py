@@ -20,14 +20,14 @@ MAX_MEAN_LENGTH = 16
 up: its words come but once, and would fill the memory."""
 
 _INCOMPLETE = "\ufffd"
-"""What decoders give for bytes that are not a whole character."""
+"""The character that decoders give for bytes that are not a whole character."""
 
 # White space as tokenizers define it: Python counts four control characters more.
 _WORD = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
 
 
 class TextEncoder:
-    """Ids of texts, as ``encode_texts`` gives them, whose words are kept."""
+    """Encodes texts as ``encode_texts`` does, and keeps the ids of their words."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take a tokenizer that gets no further tokens from here on."""
@@ -48,7 +48,7 @@ class TextEncoder:
 
 
 class _Words(dict[str, bytes]):
-    """C ints that are a word's ids, found when they are first asked for.
+    """Words' ids, as bytes of C ints, each found when it is first asked for.
 
     Joining bytes takes half the time that chaining lists takes, and their memory is a third.
     """
@@ -65,7 +65,7 @@ class _Words(dict[str, bytes]):
 
 
 def ends_tokens_with_words(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a text's ids are those of its words, each with the white space before it.
+    """Tell whether a text's ids are those of its words, each with the white space before it.
 
     True of GPT-2's rules (SmolLM2's and many others'): one token never holds both a character and
     white space after it, and which tokens stand before such a border does not depend on what stands

@@ -40,7 +40,7 @@ def blockwise_attention(
         value: ``[B, G, T, D]``.
         attention_mask: ``[B, 1, T, T]``, added to the scores: 0 where token i sees token j, else
             minus infinity. Nothing after a token may be visible to it.
-        scaling: Of the scores; by default ``1 / sqrt(D)``.
+        scaling: Factor of the scores; by default ``1 / sqrt(D)``.
         dropout: Probability that an attention weight is dropped.
 
     Returns:
@@ -58,7 +58,7 @@ def blockwise_attention(
 
 
 def in_product_type(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors in what autocast multiplies; rotary positions leave queries and keys in float32."""
+    """Cast to autocast's type: rotary positions leave queries and keys in float32."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors
@@ -67,14 +67,14 @@ def in_product_type(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _blocks(num_tokens: int) -> Iterator[slice]:
-    """The queries, in ``NUM_BLOCKS`` parts, or one by one."""
+    """Yield the queries in ``NUM_BLOCKS`` blocks, or one by one if there are fewer."""
     num_blocks = min(NUM_BLOCKS, num_tokens)
     bounds = [num_tokens * index // num_blocks for index in range(num_blocks + 1)]
     yield from map(slice, bounds[:-1], bounds[1:])
 
 
 def _parts(block: slice, query: Tensor, key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a block of S queries needs: itself, the U keys up to its end, and their mask.
+    """Return a block of S queries, the U keys up to its end, and their mask.
 
     Returns:
         ``[B, G, R·S, D]``, ``[B, G, U, D]``, ``[B, 1, S, U]``.
@@ -88,12 +88,12 @@ def _together(each: Tensor, block: slice) -> Tensor:
 
 
 def _apart(each: Tensor, query: Tensor) -> Tensor:
-    """``[B, G, R·S, X]`` to ``[B, G, R, S, X]``."""
+    """Set a group's heads apart again: ``[B, G, R·S, X]`` to ``[B, G, R, S, X]``."""
     return torch.unflatten(each, 2, (query.shape[2], -1))
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """``[B, G, R·S, U]``: how much each query takes of each value."""
+    """The share that each query takes of each value, ``[B, G, R·S, U]``."""
     scores = torch.unflatten(query @ key.transpose(-1, -2), 2, (-1, mask.shape[2]))
     return (scores.float() * scaling + mask[:, :, None]).softmax(-1).to(key.dtype).flatten(2, 3)
 
@@ -101,7 +101,11 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float = 0.0
 ) -> Tensor:
-    """``[B, G, R, T, D]``, twice ``[B, G, T, D]``, ``[B, 1, T, T]`` to ``[B, G, R, T, D]``."""
+    """Attend block by block.
+
+    ``query`` ``[B, G, R, T, D]``, ``key`` and ``value`` ``[B, G, T, D]``, ``mask`` ``[B, 1, T, T]``
+    to ``[B, G, R, T, D]``.
+    """
     outputs = []
     for block in _blocks(query.shape[3]):
         weights = _weights(*_parts(block, query, key, mask), scaling)
@@ -122,14 +126,14 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
     ) -> Tensor:
-        """As ``_attend``."""
+        """Compute ``_attend`` without its dropout."""
         ctx.save_for_backward(query, key, value, mask)
         ctx.scaling = scaling
         return _attend(query, key, value, mask, scaling)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Through the second product, the softmax and the first product, block by block."""
+        """Go back through the second product, the softmax, the first product, block by block."""
         query, key, value, mask = ctx.saved_tensors
         of_query = []
         of_key = torch.zeros_like(key, dtype=torch.float32)

@@ -19,14 +19,14 @@ NAME = "packed_flex"
 
 
 def suits(model: PreTrainedModel) -> bool:
-    """Whether transformers' model takes such a mask, and drops no attention weights."""
+    """Tell whether transformers' model takes such a mask, and drops no attention weights."""
     settings = model.config.get_text_config().to_dict().items()
     drops = any(value for name, value in settings if name.startswith("att") and "drop" in name)
     return model._supports_flex_attn and not drops
 
 
 def block_mask(segment_ids: Tensor) -> BlockMask:
-    """What ``encoding.packing.attention_mask`` says of ``[B, T]`` segments, block by block."""
+    """Return the mask of ``tuning.packing.attention_mask``, by blocks, for ``[B, T]`` segments."""
     num_rows, num_tokens = segment_ids.shape
 
     def is_seen(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ def packed_flex_attention(
         key: ``[B, G, T, D]``; each of G groups serves H / G heads.
         value: ``[B, G, T, D]``.
         attention_mask: From ``block_mask``.
-        scaling: Of the scores; by default ``1 / sqrt(D)``.
-        dropout: None in a model that it suits.
+        scaling: Factor of the scores; by default ``1 / sqrt(D)``.
+        dropout: Must be 0 in training, as in every model that this ``suits``.
 
     Returns:
         ``[B, T, H, D]``, and no attention weights.

@@ -1,4 +1,4 @@
-"""Where a killed run continues from.
+"""Checkpoints, from which a killed run continues.
 
 Checkpoints lie outside DVC's outputs, which DVC deletes before a run, at
 ``$DVC_ROOT/<folder>/<fingerprint>/checkpoint-<step>/``. The fingerprint covers everything that can
@@ -39,9 +39,9 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    """On the CPU."""
+    """Tensors by name, on the CPU."""
     state: dict[str, Any]
-    """What JSON can hold."""
+    """Values that JSON can hold."""
 
 
 class CheckpointFolder:
@@ -73,7 +73,7 @@ class CheckpointFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let another process have it."""
+        """Unlock the folder."""
         self._lock.close()
 
     def save(
@@ -89,7 +89,7 @@ class CheckpointFolder:
         Args:
             step: The optimizer step just taken.
             tensors: Contiguous, on the CPU, none sharing memory with another.
-            state: What JSON can hold, without NaN and infinity.
+            state: Values that JSON can hold, without NaN and infinity.
             keep: Steps whose checkpoints must stay, besides the newest two.
 
         Returns:
@@ -186,7 +186,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's bytes, if anything is."""
+    """Say what is wrong with a checkpoint's bytes, if anything is."""
     try:
         hashes = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         for name in (STATE, TENSORS):

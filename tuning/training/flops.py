@@ -1,4 +1,4 @@
-"""How much of the machine's matrix products per second a training uses."""
+"""The share of the machine's peak of matrix products that a training uses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from tuning.language_model.device import Device
 
 NUM_TRIES = 5
-"""Of each product, after one that is not counted."""
+"""Timed tries of each product, after one that is not counted."""
 NUM_TOKENS = 4096
-"""Of a forward pass that is large enough to reach the peak."""
+"""Tokens of a forward pass that is large enough to reach the peak."""
 
 
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
@@ -36,7 +36,7 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def linear_shapes(model: PreTrainedModel) -> Counter[tuple[int, int]]:
-    """How often the model has a linear layer of (inputs, outputs), its head included."""
+    """Count the model's linear layers, its head included, by (inputs, outputs)."""
     return Counter(
         (layer.nx, layer.nf)
         if isinstance(layer, Conv1D)

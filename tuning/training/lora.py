@@ -23,7 +23,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraParams, num_old_tokens: int) 
         num_old_tokens: Rows of the embeddings that stay as they are.
 
     Returns:
-        What ``merge_and_unload`` is called on in the end.
+        The model with adapters; its ``merge_and_unload`` is called in the end.
 
     Raises:
         UserError: the model has no layer of a name in ``lora.targets``.

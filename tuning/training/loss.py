@@ -17,8 +17,8 @@ from tuning.training import attention_cpu, attention_gpu
 from tuning.training.objective import Objective
 
 TARGETS_PER_SHAPE = 128
-"""Chunks of targets are filled up to a multiple of it: of every shape oneDNN keeps code, for good,
-and the heap, between whose large pieces that lands, grew by 2 GB in 20 steps."""
+"""Chunks of targets are filled up to a multiple of it: oneDNN keeps code for every shape, for good,
+and the heap, between whose large parts that lands, grew by 2 GB in 20 steps."""
 
 
 class PackedLoss(Objective):
@@ -82,7 +82,7 @@ class PackedLoss(Objective):
         return nll, num_targets
 
     def _mask(self, segment_ids: Tensor) -> Tensor | BlockMask:
-        """As the model's attention takes it."""
+        """Return the mask in the form that the model's attention takes."""
         implementation = self.model.config._attn_implementation
         if implementation == attention_gpu.NAME:
             return attention_gpu.block_mask(segment_ids)
@@ -136,7 +136,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, nll_to_gradient: Any
     ) -> Tensor:
-        """``hidden`` ``[B, T, H]``, ``weight`` ``[V, H]``, unshifted ``labels`` to a scalar."""
+        """Sum over ``hidden[B, T, H]``, ``weight[V, H]`` and unshifted ``labels`` to a scalar."""
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
@@ -181,9 +181,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 @torch.no_grad()
 def _has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are the last hidden state times the head's weight and nothing more.
+    """Tell whether the logits are the last hidden state times the head's weight, no more.
 
-    Asked bit by bit of one forward pass: a cap hardly changes logits while they are small.
+    One forward pass tells, bit by bit: a cap hardly changes logits while they are small.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:

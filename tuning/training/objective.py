@@ -1,4 +1,4 @@
-"""What a training lowers: the one thing that the loop does not know.
+"""The objective that a training lowers: the one thing that the loop does not know.
 
 Another objective is another module of this form. It says of a batch what it costs; the loop divides
 by the count of the whole optimizer step, over all batches and processes, so that accumulation and
@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 
 class Objective(nn.Module):
-    """A batch in, the sum of its costs and their number out."""
+    """A module that takes a batch and returns the sum of its costs and their number."""
 
     model: PreTrainedModel
-    """Whose parameters are trained."""
+    """The model whose parameters are trained."""
 
     if TYPE_CHECKING:
 

@@ -26,18 +26,18 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that prints, logs and writes."""
+        """True in the one process that prints, logs and writes."""
         return self.rank == 0
 
     def total(self, number: Tensor) -> float:
-        """The sum of a scalar over all processes."""
+        """Sum a scalar over all processes."""
         if self.size > 1:
             number = number.clone()
             dist.all_reduce(number)
         return float(number)
 
     def share(self, value: Any) -> Any:
-        """The main process's value, in all of them."""
+        """Return the main process's value, in all of them."""
         if self.size == 1:
             return value
         values = [value]
@@ -73,7 +73,7 @@ class Processes:
             target.copy_(source)
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors, whole, on the main process's CPU; the others get none, and must ask too.
+        """Gather whole tensors on the main process's CPU; all must call this, the others get none.
 
         Names that stand for one tensor do so in the result.
         """
@@ -87,7 +87,7 @@ class Processes:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards, on the CPU; every process must ask for it."""
+    """Return a tensor with all its shards, on the CPU; every process must call this."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.detach().cpu()
 

@@ -1,4 +1,4 @@
-"""What a training shows and measures while it runs: the bar, speed, the steps' metrics."""
+"""The progress that a training shows and measures while it runs: bar, speed, metrics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Timing:
     """Wall-clock figures of this process; a resumed run covers only its own steps."""
 
     first_step_seconds: float = 0.0
-    """From the start of training to the end of the first step: mostly compilation."""
+    """Seconds from the start of training to the end of the first step: mostly compilation."""
     seconds: float = 0.0
-    """All steps, checkpoints and validations included."""
+    """Seconds of all steps, checkpoints and validations included."""
     seconds_per_step: float = 0.0
-    """From the second step on, checkpoints and validations included."""
+    """Mean seconds of the steps from the second on, checkpoints and validations included."""
     tokens_per_second: float = 0.0
     """Target tokens over time, from the second step on."""
     row_tokens_per_second: float = 0.0

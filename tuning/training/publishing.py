@@ -22,11 +22,12 @@ def publish(
     """Write the complete folder; the same weights give the same bytes, without paths or pickles.
 
     Args:
-        model: Whose configuration says how it runs, no longer how it was trained.
+        model: Its configuration is changed in place to say how it runs, no longer how it was
+            trained.
         tokenizer_folder: Copied; the template's record in it says at which tokens generation ends
             and which one pads.
         target: The folder to write.
-        weights: Stand in for the model's own, of which a process may hold only a part.
+        weights: Written in place of the model's own, of which a process may hold only a part.
     """
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"

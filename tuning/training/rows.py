@@ -63,7 +63,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         return self._num_tokens / max(1, len(self.rows) * self.max_length)
 
     def __len__(self) -> int:
-        """Rows per epoch."""
+        """The number of rows; an epoch takes each once."""
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which rows and which learning rate belong to a step: functions of the seed and the step alone.
+"""The rows and the learning rate of each step, as functions of the seed and the step alone.
 
 So a run that continues needs no state of samplers, schedulers or random generators.
 """
@@ -38,7 +38,7 @@ class Schedule:
         ).lr_lambdas[0]
 
     def learning_rate(self, step: int) -> float:
-        """Of the update that step (from 0) makes."""
+        """The learning rate of the update that ``step`` (from 0) makes."""
         return self._peak * float(self._factor(step))
 
     def epoch(self, step: int) -> float:
@@ -57,11 +57,11 @@ class Schedule:
         return order
 
     def random_seed(self, step: int, rank: int) -> int:
-        """Seeds dropout in one step of one process."""
+        """The seed of dropout in one step of one process."""
         return _derived(self._seed, "dropout", step, rank)
 
 
 def _derived(seed: int, purpose: str, *numbers: int) -> int:
-    """Independent streams from one seed."""
+    """Derive a seed of its own for a purpose and its numbers, so that streams are independent."""
     sequence = np.random.SeedSequence([seed, *purpose.encode(), *numbers])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

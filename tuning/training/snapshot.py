@@ -17,7 +17,7 @@ from tuning.training.processes import Processes
 
 
 def take(model: nn.Module, optimizer: AdamW, processes: Processes) -> dict[str, Tensor]:
-    """Weights and state, whole, on the main process's CPU; every process must ask for them."""
+    """Return weights and state, whole, on the main process's CPU; every process must call this."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(model):
         tensors[f"weight/{name}"] = parameter

@@ -57,7 +57,7 @@ def run_in_processes(module: str, main: Callable[[Processes], None]) -> None:
 
 
 def _work(main: Callable[[Processes], None]) -> None:
-    """Be one of the processes."""
+    """Do the work of one of the processes."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gpu = None
     if torch.cuda.is_available():
@@ -92,7 +92,7 @@ def _fail(kind: int, message: str) -> NoReturn:
 
 
 def _start(module: str, options: str) -> None:
-    """Be torchrun."""
+    """Do the work of torchrun in this process: start the others, wait for them."""
     with TemporaryDirectory() as logs:
         ours = ["--log-dir", logs, "--signals-to-handle", "SIGTERM"]
         try:
@@ -124,7 +124,7 @@ def _start(module: str, options: str) -> None:
 
 
 def _reason(error: ChildFailedError) -> str:
-    """Of all failures, the one that best explains the others."""
+    """Choose, of all failures, the one that best explains the others."""
     reasons = []
     for rank, failure in error.failures.items():
         code, message = failure.exitcode, failure.message

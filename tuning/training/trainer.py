@@ -44,7 +44,7 @@ Log = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What one run of training leaves."""
+    """The results of one run of training, besides the weights."""
 
     log: Log
     """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step.
@@ -70,15 +70,15 @@ def fine_tune(
     """Train the objective's model in place, from the newest checkpoint if there is one.
 
     Args:
-        objective: What is lowered; its model is in float32, on its device.
+        objective: The objective that is lowered; its model is in float32, on its device.
         rows: The training set.
         train: Hyperparameters.
-        seed: Of row order and dropout.
+        seed: Seed of row order and dropout.
         device: From ``choose_device``.
         processes: This process among those of the run; each takes a part of every step's rows.
         checkpoints: Where to save and what to continue from; None in all but the main process.
         checkpoint_minutes: Longest time between two saves.
-        validation: For the validation loss, every ``train.eval_steps``.
+        validation: Rows of the validation loss, measured every ``train.eval_steps``.
         on_step: Called in the main process after each step with its number and its metrics.
 
     Raises:
@@ -138,7 +138,7 @@ class _Trainer:
         validation: PackedRows | None,
         on_step: Callable[[int, dict[str, float]], None],
     ) -> TrainResult:
-        """All steps that no earlier process has made and saved."""
+        """Make all steps that no earlier process has made and saved."""
         first_step = self._continue(checkpoints)
         num_steps = self.schedule.num_steps
         progress = Progress(
@@ -179,7 +179,7 @@ class _Trainer:
 
     @property
     def rows_per_pass(self) -> int:
-        """Splits this process's rows of a step into the fewest equal batches that fit a pass."""
+        """Rows per pass: this process's rows of a step, in the fewest equal batches that fit."""
         most = self.train.batch_size
         if self.device.kind == "cpu":
             most = min(most, max(1, TOKENS_PER_PASS // self.rows.max_length))
@@ -188,7 +188,7 @@ class _Trainer:
         return math.ceil(rows_here / math.ceil(rows_here / most))
 
     def _step(self, step: int) -> dict[str, float]:
-        """One optimizer step (from 0)."""
+        """Make one optimizer step (numbered from 0); return its metrics."""
         indices = self.schedule.rows(step)
         num_targets = sum(self.rows.num_targets(index) for index in indices)  # of all processes
         torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
@@ -226,7 +226,7 @@ class _Trainer:
         return entry | {"grad_norm": grad_norm} if math.isfinite(grad_norm) else entry
 
     def _batches(self, rows: PackedRows, indices: Sequence[int]) -> Iterator[dict[str, Tensor]]:
-        """This process's part of some rows, in equally many batches in every process."""
+        """Yield this process's part of some rows, in equally many batches in every process."""
         mine = indices[self.processes.rank :: self.processes.size]
         most = math.ceil(len(indices) / self.processes.size)
         size = self.rows_per_pass

@@ -1,1 +1,1 @@
-"""What a model writes: requests, sampling, and many replies side by side."""
+"""Writing with a model: requests, sampling, and many replies side by side."""

@@ -19,7 +19,7 @@ class Continuation:
     prompt_turns: int
     """Turns that the model gets to see."""
     speakers: tuple[str, ...]
-    """Who is to speak then, turn by turn."""
+    """The speakers of the turns after those, one by one."""
     request: Request
 
 
@@ -32,7 +32,7 @@ def plan_continuations(
     reply_turns: int,
     sampling: Sampling,
 ) -> list[Continuation]:
-    """The next turns of the first dialogues, if it can be those long enough.
+    """Ask for the next turns of the first dialogues, of those long enough where there are such.
 
     Speakers alternate as they did in the human dialogue; behind its end, the last two take turns. A
     dialogue with no more turns than the prompt has is continued in place of its last one; one of a
@@ -59,7 +59,7 @@ def plan_continuations(
 def samples_of(
     template: Template, plans: Sequence[Continuation], written: Sequence[Sequence[Reply]]
 ) -> list[Sample]:
-    """What was written, beside what people said."""
+    """Put what was written beside what people said."""
     return [
         Sample(
             plan.dialogue.dialogue_id,
@@ -80,7 +80,7 @@ def first_turns(template: Template, dialogue: Dialogue, num_turns: int) -> list[
 
 
 def text_of(template: Template, reply: Reply) -> str:
-    """What a reply says."""
+    """Decode a reply's text."""
     return str(template.tokenizer.decode(list(reply.ids))).strip()
 
 

@@ -1,4 +1,4 @@
-"""What a model writes: many replies side by side, each as if it were alone.
+"""Replies of a model: many are written side by side, each as if it were alone.
 
 Rows share the forward passes of one batch and nothing else. A row's random draws follow from a hash
 of its name, so neither the order of the rows nor the batch size changes what is drawn. Rows that
@@ -45,12 +45,12 @@ class Request:
     context: tuple[int, ...]
     """Token ids; equal ones are read once."""
     length: int
-    """Of them, how many the model sees, from the first; at least 1."""
+    """The number of these ids that the model sees, from the first; at least 1."""
     speakers: tuple[int, ...]
     """Index of who speaks, turn by turn."""
     sampling: Sampling
     name: str
-    """Names the draws."""
+    """Name from whose hash the random draws follow."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Reply:
     """One turn as it was written, without its speaker's tag and its end."""
 
     ids: tuple[int, ...]
-    """The last may be joined with the turn's end."""
+    """Token ids; the last may be joined with the turn's end."""
     nats: tuple[float, ...]
-    """Of each token under the model, whatever the sampling."""
+    """Nats of each token under the model, whatever the sampling."""
     ending: Ending | Literal["cut"]
-    """How it ended: ``cut`` by ``max_new_tokens``."""
+    """The end of the turn; ``cut`` if that is ``max_new_tokens``."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Row:
     """A request on its way: ``pending`` tokens are given to the model, the others are its own."""
 
     number: int
-    """Of the request."""
+    """The request's number."""
     request: Request
     pending: list[int]
     position: int
@@ -93,9 +93,9 @@ def write_replies(
 
     Args:
         model: Any causal language model whose attention is plain.
-        template: How it reads turns, and which tokens end one.
-        requests: ``[N]`` What to write.
-        max_new_tokens: Longest turn, in tokens.
+        template: The model's way to write turns, with the tokens that end one.
+        requests: ``[N]`` The turns to write.
+        max_new_tokens: Most tokens of a turn.
         batch_size: Rows per forward pass.
 
     Returns:
@@ -140,7 +140,7 @@ def write_replies(
 
 
 def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:
-    """Those with most turns first, for they take longest; those of one context one after another.
+    """Order the requests: most turns first, as they take longest; those of one context together.
 
     Neighbours have contexts of nearly one length, and so see few slots that are not their own.
     """
@@ -162,7 +162,7 @@ class _Contexts:
         self._context: tuple[int, ...] = ()
 
     def read(self, context: tuple[int, ...]) -> DynamicCache:
-        """Its keys and values; the last context's are kept."""
+        """Return a context's keys and values; those of the last context are kept."""
         if context != self._context:
             self._context = context
             self._cache = DynamicCache(config=self._model.config)

@@ -16,7 +16,7 @@ NUM_ROWS = 32
 
 
 class _PackedLinear(nn.Module):
-    """What a linear layer computes, to the last bits of float32."""
+    """A layer that computes what a linear layer does, to the last bits of float32."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 SLOTS_AT_ONCE = 256
-"""By so many, at least, the rows grow."""
+"""The fewest slots by which the rows grow at once."""
 
 
 class RowCache(Cache):
