@@ -94,7 +94,7 @@ def seen(text: str) -> str:
 
 
 def parts(text: ScoredText) -> Iterator[tuple[str, float]]:
-    """Yield each piece with its nats."""
+    """Yield each part with its nats."""
     return zip(text.parts, text.nats, strict=True)
 
 
