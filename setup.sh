@@ -12,6 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 venv=${TUNING_VENV:-$PWD/.venv}
 stamp=$venv/installed.txt # written last, so that an interrupted set-up is seen and done again
 log=$venv/install.log
+downloads=$venv/downloads # pip's temporary folder: a killed pip leaves it behind, the next set-up clears it
+from_venv="" # pip, and on Python 3.11 setuptools
 pip_install=(-m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile)
 
 fail() {
@@ -57,22 +59,54 @@ is_up_to_date() {
     [[ -z ${PYTHON:-} || $("$PYTHON" -V 2>/dev/null) == "$("$venv/bin/python" -V)" ]]
 }
 
-show_progress() { # a counter, on one line of a terminal or as a plain line every ten seconds
-    local interval=10 line='%s\n' num_pinned num_fetched num_installed text
-    [[ ! -t 1 ]] || interval=1 line='\r\033[K%s'
-    num_pinned=$(grep -c == requirements.lock)
+show_progress() { # on one line of a terminal, or as a plain line every ten seconds
+    local interval=10 line='%s\n'
+    [[ ! -t 1 ]] || interval=2 line='\r\033[K%s'
     while sleep "$interval" &>/dev/null; do
-        if grep -q '^Installing collected' "$log"; then
-            num_installed=$(find "$venv"/lib/python*/site-packages -maxdepth 1 -name '*.dist-info' |
-                tail -n +2 | wc -l) # pip itself is not pinned
-            text="installed $num_installed of $num_pinned packages"
-        else
-            num_fetched=$(grep -cE '^(Collecting|Processing) ' "$log" || true)
-            text="fetched $num_fetched of $num_pinned packages"
-        fi
         # shellcheck disable=SC2059
-        printf "$line" "set-up: $text, $SECONDS s"
+        printf "$line" "set-up: $(describe_progress 2>/dev/null), $SECONDS s" # files come and go
     done
+}
+
+describe_progress() { # megabytes move while a package of gigabytes does not
+    local state num_fetched num_besides num_packages num_installed size
+    read -r state num_fetched num_besides < <(read_log)
+    num_packages=$(($(grep -c == requirements.lock) + num_besides))
+    case $state in
+    fetching) echo "fetching package $num_fetched of $num_packages, $(fetched)" ;;
+    checking) echo "checking what the $num_packages packages need besides" ;;
+    besides) echo "fetching what torch needs besides, package $num_besides, $(fetched)" ;;
+    compiling) echo "compiling $num_packages packages" ;;
+    installing)
+        num_installed=$(list_installed | grep -vcxF "$from_venv" || true)
+        size=$(du -sB 1000000 "$venv/lib" | cut -f 1)
+        echo "installed $num_installed of $num_packages packages, $size MB"
+        ;;
+    esac
+}
+
+list_installed() {
+    find "$venv"/lib/python*/site-packages -maxdepth 1 -name '*.dist-info' -printf '%f\n'
+}
+
+read_log() { # the state, files whose download has begun, and packages found besides those of the lock
+    awk '
+        /^# / { state = $2; next }
+        /^Installing collected packages: / { state = "installing" }
+        /^(Collecting|Processing) / && (state == "checking" || num_besides) {
+            state = "besides"; num_besides += 1
+        }
+        /^ *(Downloading|Using cached|Processing) / {
+            file = $1 == "Using" ? $3 : $2
+            if (file ~ /[.](whl|tar[.]gz|zip)$/ && !seen[file]++) num_fetched += 1
+        }
+        END { print state, num_fetched + 0, num_besides + 0 }
+    ' "$log"
+}
+
+fetched() { # pip has a second copy of the file that it fetches, which is not counted
+    find "$downloads" \( -name '*.whl' -o -name '*.tar.gz' \) -printf '%s\n' |
+        awk '{ size += $1 } END { printf "%d MB", size / 1e6 }'
 }
 
 explain() { # fail with the cause that the given output shows
@@ -87,7 +121,7 @@ explain_pip() {
 }
 
 install() {
-    local python description output half pid pids=()
+    local python description output half progress pid pids=()
     python=$(find_python)
     mkdir -p "$venv"
     exec 9<"$venv" # one set-up at a time
@@ -101,24 +135,33 @@ install() {
     rm -f "$stamp"
     output=$("$python" -m venv --clear "$venv" 2>&1) || explain "$output" "could not create $venv:"
     description=$(describe_venv)
-    trap 'kill $(jobs -p) 2>/dev/null' EXIT
-    trap 'echo; fail "interrupted; run the same command again."' INT TERM
-    : >"$log"
+    from_venv=$(list_installed)
+    trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+    trap 'echo; fail "interrupted; run the same command again."' HUP INT TERM
+    mkdir "$downloads"
+    echo "# fetching" >"$log"
     show_progress 9<&- &
+    progress=$!
     # A pip takes one core, so each of two installs a half of the lock, which names all that they
     # need; the third finds that in place and adds what this machine's torch brings besides (CUDA).
     for half in 0 1; do
-        "$venv/bin/python" "${pip_install[@]}" --no-deps \
+        TMPDIR=$downloads "$venv/bin/python" "${pip_install[@]}" --no-deps \
             -r <(awk "NR % 2 == $half" requirements.lock) &>>"$log" &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do
         wait "$pid" || explain_pip
     done
-    "$venv/bin/python" "${pip_install[@]}" -r requirements.lock &>>"$log" || explain_pip
+    echo "# checking" >>"$log"
+    TMPDIR=$downloads "$venv/bin/python" "${pip_install[@]}" -r requirements.lock &>>"$log" ||
+        explain_pip
+    echo "# compiling" >>"$log"
+    rm -rf "$downloads"
     # On all cores, where pip takes one. Like pip, go on where a package ships what is no Python.
     "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" &>/dev/null || true
     echo "$description" >"$stamp"
+    kill "$progress"
+    wait "$progress" 2>/dev/null || true
     [[ ! -t 1 ]] || printf '\r\033[K'
     echo "set-up: done, $SECONDS s"
 }

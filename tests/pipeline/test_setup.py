@@ -6,12 +6,19 @@ The real setup.sh runs with real pip in a clone whose lock names one small wheel
 from __future__ import annotations
 
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,19 +26,62 @@ SETUP = Path(__file__).parents[2] / "setup.sh"
 BASH = shutil.which("bash") or "bash"
 
 
-def make_wheel(folder: Path, version: str) -> None:
+def make_wheel(folder: Path, version: str, *, needs: str = "") -> None:
     """A wheel ``pocket`` whose only command, ``pocket``, prints the wheel's version."""
+    required = f"Requires-Dist: {needs}\n" if needs else ""
     info = f"pocket-{version}.dist-info"
-    files = {
+    files: dict[str, str | bytes] = {
         "pocket.py": f"def main():\n    print('pocket {version}')\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: pocket\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: pocket\nVersion: {version}\n{required}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": "[console_scripts]\npocket = pocket:main\n",
     }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(folder / f"pocket-{version}-py3-none-any.whl", "w") as wheel:
+    write_wheel(folder / f"pocket-{version}-py3-none-any.whl", info, files)
+
+
+def make_big_wheel(folder: Path, num_bytes: int) -> None:
+    """A wheel ``lining`` of at least so many bytes, as torch's CUDA packages are big."""
+    info = "lining-1.0.dist-info"
+    files: dict[str, str | bytes] = {
+        "lining.bin": os.urandom(num_bytes),
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: lining\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    write_wheel(folder / "lining-1.0-py3-none-any.whl", info, files)
+
+
+def write_wheel(path: Path, info: str, files: dict[str, str | bytes]) -> None:
+    record = f"{info}/RECORD"
+    with zipfile.ZipFile(path, "w") as wheel:
         for name, content in files.items():
             wheel.writestr(name, content)
+        wheel.writestr(record, "".join(f"{name},,\n" for name in [*files, record]))
+
+
+class SlowIndex(SimpleHTTPRequestHandler):
+    """A folder on loopback; what is big comes a megabyte a second."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        while chunk := source.read(250_000):
+            outputfile.write(chunk)
+            if len(chunk) == 250_000:
+                time.sleep(0.25)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def slow_index(tmp_path: Path) -> Iterator[str]:
+    """The address of an index with ``pocket`` 3.0, which needs ``lining``, a wheel of 7 MB."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    make_wheel(folder, "3.0", needs="lining")
+    make_big_wheel(folder, 7_000_000)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SlowIndex, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 class Clone:
@@ -81,6 +131,33 @@ class Clone:
         process = self.start()
         out, err = process.communicate(timeout=300)
         return process.returncode, out, err
+
+    def set_up_on_a_terminal(self) -> str:
+        """All that is shown there; it must succeed."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [BASH, self.root / "setup.sh"], env=self.env, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        shown = b""
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            try:
+                while chunk := terminal.read(4096):
+                    shown += chunk
+            except OSError:  # so Linux says that the other end is closed
+                pass
+        assert process.wait(timeout=300) == 0
+        return shown.decode()
+
+    def progress(self, log: str) -> str:
+        """Return what setup.sh would show while pip's log so far is this."""
+        (self.root / ".venv/install.log").write_text(log)
+        functions = """eval "$(sed '/^cd /d; /^check_git$/,$d' setup.sh)" """
+        state = 'from_venv=$(printf "%s.dist-info\\n" pip-23.2.1 setuptools-65.5.0)'
+        command = [BASH, "-c", f"{functions}; {state}; describe_progress"]
+        return subprocess.run(
+            command, cwd=self.root, env=self.env, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     def pocket(self) -> str:
         command = self.root / ".venv/bin/pocket"
@@ -190,6 +267,50 @@ def test_a_killed_set_up_is_repaired_by_the_next(used_clone: Clone) -> None:
 
     assert used_clone.set_up()[0] == 0
     assert used_clone.pocket() == "pocket 1.0"
+
+
+def test_a_download_that_the_lock_does_not_name_is_seen_to_move(
+    clone: Clone, slow_index: str
+) -> None:
+    clone.pin("3.0")
+    clone.env["PIP_FIND_LINKS"] = slow_index
+    clone.env["PIP_NO_CACHE_DIR"] = "1"
+    shown = clone.set_up_on_a_terminal()
+    found = re.findall(r"set-up: fetching what torch needs besides, package 1, (\d+) MB, ", shown)
+    sizes = [int(size) for size in found]
+    assert len(set(sizes)) > 1 and sizes == sorted(sizes) and sizes[-1] <= 7
+    assert all(int(done) <= int(of) for done, of in re.findall(r" (\d+) of (\d+) ", shown))
+    assert clone.pocket() == "pocket 3.0"
+    assert not (clone.stamp.parent / "downloads").exists()
+
+
+def test_progress_counts_what_is_really_installed(clone: Clone) -> None:
+    """The lock names one package, and that needs two more; two came with the environment."""
+    packages = clone.stamp.parent / "lib/python3.12/site-packages"
+    fetching = (
+        "# fetching\nCollecting pocket==1.0\n  Downloading pocket-1.0.whl.metadata (1 kB)\n"
+        "  Downloading pocket-1.0.whl (12 kB)\nInstalling build dependencies: started\n"
+    )
+    installing = f"{fetching}Installing collected packages: pocket\n"
+    checking = f"{installing}Successfully installed\n# checking\nRequirement already satisfied: p\n"
+    besides = (
+        f"{checking}Collecting lining (from pocket)\n  Using cached lining-1.0.whl (581.2 MB)\n"
+        "Collecting zip (from lining)\n  Downloading zip-1.0.whl (3 MB)\n"
+    )
+    for name in ("pip-23.2.1", "setuptools-65.5.0", "pocket-1.0"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    texts = [clone.progress(log) for log in (fetching, installing, checking, besides)]
+    (packages / "lining-1.0.dist-info").mkdir()
+    texts.append(clone.progress(f"{besides}Installing collected packages: zip, lining\n"))
+    texts.append(clone.progress(f"{besides}# compiling\n"))
+    assert [re.sub(r"\d+ MB", "N MB", text) for text in texts] == [
+        "fetching package 1 of 1, N MB",
+        "installed 1 of 1 packages, N MB",
+        "checking what the 1 packages need besides",
+        "fetching what torch needs besides, package 2, N MB",
+        "installed 2 of 3 packages, N MB",
+        "compiling 3 packages",
+    ]
 
 
 def test_an_old_python_gets_one_clear_line(clone: Clone, tmp_path: Path) -> None:
