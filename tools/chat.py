@@ -45,7 +45,7 @@ class Partner:
         sampling: Sampling,
         max_new_tokens: int,
     ) -> str:
-        """The next turn of one of the two, as eval would let the model write it.
+        """Write the next turn of one of the two, as eval would let the model write it.
 
         Args:
             chat: At least one turn.
@@ -71,7 +71,7 @@ class Partner:
 
 
 def load_partners(base: Path, model: Path) -> dict[str, Partner]:
-    """Both models, each with the template that eval scores it in."""
+    """Load both models, each with the template that eval scores it in."""
     partners = {}
     for name, folder in (("base", base), ("tuned", model)):
         if not (folder / "config.json").exists():
@@ -81,7 +81,7 @@ def load_partners(base: Path, model: Path) -> dict[str, Partner]:
 
 
 def text_in(message: Message) -> str:
-    """What was said; gradio may hand a message on in parts."""
+    """Return what was said; gradio may hand a message on in parts."""
     content = message["content"]
     if not isinstance(content, str):
         content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
@@ -97,7 +97,7 @@ def talk(
     max_new_tokens: float,
     seed: float,
 ) -> Iterator[list[list[Message]]]:
-    """The chats after the user's turn, and again after each answer.
+    """Yield the chats after the user's turn, and again after each answer.
 
     Without a text the models write the user's turn too, each in its own chat.
     """
@@ -118,7 +118,7 @@ def talk(
 
 
 def build_page(partners: Mapping[str, Partner]) -> Any:
-    """The page, as a ``gradio.Blocks``."""
+    """Build the page, a ``gradio.Blocks``."""
     gradio = import_gradio()
     with gradio.Blocks(title="Two models, one chat", analytics_enabled=False) as page:
         gradio.Markdown(
@@ -164,7 +164,7 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
 
 
 def import_gradio() -> Any:
-    """The package, which the project's lock does not hold."""
+    """Import the package, which the project's lock does not hold."""
     try:
         return importlib.import_module("gradio")
     except ModuleNotFoundError:

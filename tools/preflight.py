@@ -1,6 +1,7 @@
-"""Before an hour is spent: would this run, or this experiment, do what is meant?
+"""The checks before an hour is spent: would this run, or this experiment, do what is meant?
 
-One line per finding; an error (exit 1) for what would fail or do nothing, a warning for the rest.
+It prints a line per finding: an error (exit 1) for what would fail or do nothing, a warning for
+the rest.
 """
 
 from __future__ import annotations
@@ -14,20 +15,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from hydra.errors import HydraException
-from ruamel.yaml import YAML
 
 from tuning.run.errors import UserError
 from tuning.run.params import PARAMS_FILE, Params, load_params
+from tuning.run.pipeline import own_stages
 from tuning.run.process import run_stage
 from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
-
-PIPELINE_FILE = Path("dvc.yaml")
 
 MODELS_WRITTEN = 3
 """Training's, DVC's copy of it, and the released one, in the size of the base model in float32."""
@@ -39,14 +38,14 @@ NUM_NAMED = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and what to do."""
+    """One thing that is wrong, and what to do."""
 
     kind: Literal["error", "warning"]
     text: str
 
 
 def main() -> None:
-    """Check, and say."""
+    """Check everything and print the findings; exit 1 if one is an error."""
     parser = argparse.ArgumentParser(prog="python -m tools.preflight", description=__doc__)
     parser.add_argument(
         "-S",
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def check_params(overrides: Sequence[str]) -> Iterator[Finding]:
-    """params.yaml as each run of the sweep would find it, by the reader that the stages use."""
+    """Read params.yaml as each run of the sweep would find it, with the stages' reader."""
     try:
         by_file = to_path_overrides(overrides)
         sweeps = get_hydra_sweeps(by_file)
@@ -92,7 +91,7 @@ def check_params(overrides: Sequence[str]) -> Iterator[Finding]:
         if fault and fault not in said:
             said.add(fault)
             yield Finding("error", fault)
-    declared = declared_params()
+    declared = {name for stage in own_stages().values() for name in stage.get("params", [])}
     for override in by_file.get(PARAMS_FILE.name, []):
         key = override.partition("=")[0].lstrip("+~")
         if not said and not any(_overlap(key, name) for name in declared):
@@ -100,7 +99,7 @@ def check_params(overrides: Sequence[str]) -> Iterator[Finding]:
 
 
 def _fault_of(overrides: Sequence[str]) -> str | None:
-    """What the stages would say of params.yaml with these values."""
+    """Return the stages' message about params.yaml with these values, if they refuse it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / PARAMS_FILE.name
         shutil.copyfile(PARAMS_FILE, copy)
@@ -115,24 +114,13 @@ def _fault_of(overrides: Sequence[str]) -> str | None:
     return None
 
 
-def declared_params() -> set[str]:
-    """Every parameter that a stage declares."""
-    return {name for stage in _stages() for name in stage.get("params", [])}
-
-
-def _stages() -> list[dict[str, Any]]:
-    """The pipeline's stages, as they are declared; one for several is one."""
-    pipeline = YAML(typ="safe", pure=True).load(PIPELINE_FILE.read_text(encoding="utf-8"))
-    return [stage.get("do", stage) for stage in pipeline["stages"].values()]
-
-
 def _overlap(key: str, name: str) -> bool:
-    """Whether one is the other, or a section that holds it."""
+    """Return whether one is the other, or a section that holds it."""
     return f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
 
 
 def check_files(data: str) -> Iterator[Finding]:
-    """What is in the folder, and not in the commit that an experiment would be made from."""
+    """Find what this folder holds and the commit that an experiment starts from does not."""
     others = _git("ls-files", "--others", "--exclude-standard")
     code = [name for name in others if name.endswith(CODE)]
     if code:
@@ -147,9 +135,9 @@ def check_files(data: str) -> Iterator[Finding]:
 
 
 def _is_kept(data: str) -> bool:
-    """By git, by a .dvc file of its own or of a folder above it, or as a stage's output."""
+    """Return whether git has it, a .dvc file (its own or a folder's above it), or a stage."""
     path = Path(data)
-    outputs = {Path(out) for stage in _stages() for out in stage["outs"]}
+    outputs = {Path(out) for stage in own_stages().values() for out in stage["outs"]}
     places = (path, *path.parents)
     return (
         bool(_git("ls-files", "--", data))
@@ -169,7 +157,7 @@ def _git(*arguments: str) -> list[str]:
 
 
 def check_device(params: Params) -> Iterator[Finding]:
-    """What this machine does not have, and training would do without."""
+    """Find what training would do without on this machine."""
     import torch
 
     from tuning.language_model.device import choose_device
@@ -189,7 +177,7 @@ def check_device(params: Params) -> Iterator[Finding]:
 
 
 def check_packages(params: Params) -> Iterator[Finding]:
-    """What eval asks for only after training and scoring."""
+    """Find packages that eval would miss only after training and scoring."""
     from tuning.report.relevance import encoder_folder
 
     if params.eval.relevance:
@@ -200,7 +188,7 @@ def check_packages(params: Params) -> Iterator[Finding]:
 
 
 def check_disk(base: Path, params: Params) -> Iterator[Finding]:
-    """What training writes beside what is there: checkpoints, and the model three times."""
+    """Compare the free disk with what training writes: checkpoints, and the model three times."""
     size = float32_bytes(base)
     if not size:
         return  # not fetched yet
@@ -222,7 +210,7 @@ def check_disk(base: Path, params: Params) -> Iterator[Finding]:
 
 
 def float32_bytes(base: Path) -> int:
-    """Bytes of a model's weights in float32; 0 where there are none."""
+    """Return the bytes of a model's weights in float32; 0 where there are none."""
     from safetensors import safe_open
 
     num_weights = 0

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def processes(root: Path, program: str) -> Iterator[tuple[int, str]]:
-    """Number and command of every process of a program in this repository or in copies of it."""
+    """Yield number and command of each process of a program in this repository or a copy of it."""
     psutil = importlib.import_module("psutil")  # dvc needs it; it has no types
     for process in psutil.process_iter():
         try:
@@ -74,7 +74,7 @@ def processes(root: Path, program: str) -> Iterator[tuple[int, str]]:
 
 
 class Repair:
-    """One look at a repository in which no dvc runs; evidence goes last, should this be killed."""
+    """The repair of a repository in which no dvc runs; evidence goes last, should it be killed."""
 
     def __init__(self, repo: Any, *, dry_run: bool) -> None:
         """Read what dvc's refs and lock files say of runs that did not end."""
@@ -113,14 +113,14 @@ class Repair:
     def mend(
         self, found: str, done: str, action: Callable[..., object] | None = None, *words: str
     ) -> None:
-        """One thing that was found: act, and say so in a line."""
+        """Mend one thing that was found, and say so in a line."""
         self.num_found += 1
         if action is not None and not self.dry_run:
             action(*words)
         print(f"{found}: {'would have ' if self.dry_run else ''}{done}.", flush=True)
 
     def name(self, path: Path) -> str:
-        """A path as the user knows it."""
+        """Return a path as the user knows it."""
         return str(path.relative_to(self.root))
 
     def git(self, *words: str, folder: Path | None = None) -> str:
@@ -134,7 +134,7 @@ class Repair:
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def git_locks(self) -> None:
-        """Lock files of git's: dvc writes its files by itself, and may be killed there."""
+        """Remove lock files of git's: dvc writes its files by itself, and may be killed there."""
         if not (self.refs or any(self.rwlocks.values())) or any(processes(self.root, "git")):
             return
         for name in {self.git("rev-parse", name) for name in ("--git-dir", "--git-common-dir")}:
@@ -144,7 +144,7 @@ class Repair:
                 self.mend(found, "removed it", lock.unlink)
 
     def arguments(self) -> None:
-        """The file in which dvc hands a run its arguments, by way of the index."""
+        """Remove the file in which dvc hands a run its arguments, by way of the index."""
         if (self.tmp / _ARGUMENTS).exists():
             self.mend("a killed run's arguments are staged", "removed them", self._unstage)
 
@@ -180,7 +180,7 @@ class Repair:
         return bool(kept) or subject.startswith("dvc: commit experiment ")
 
     def _branch_of_the_run(self) -> str | None:
-        """The branch that dvc has detached HEAD from, by its reflog; None if it was not dvc."""
+        """Return the branch from which dvc detached HEAD, by the reflog; None if it was not dvc."""
         if self.git_says("symbolic-ref", "--quiet", "HEAD"):
             return None
         log = self.git("reflog", "-30", "--date=unix", "--format=%gd %gs", "HEAD").splitlines()
@@ -198,7 +198,7 @@ class Repair:
         return branch if by_dvc and exists else None
 
     def edits_in_gits_stash(self) -> None:
-        """Edits that dvc puts there while it sets a run up (an older entry is the user's own)."""
+        """Bring back edits that dvc stashed to set a run up; an older entry is the user's own."""
         since = self.time_of_stashing
         if since is None or not self.git_says("rev-parse", "--verify", "--quiet", "refs/stash"):
             return
@@ -219,7 +219,7 @@ class Repair:
         return not self.git("status", "--porcelain", "--untracked-files=no")
 
     def copies_of_files(self) -> None:
-        """The copies that runs start from. One in dvc's stash would run with the next run."""
+        """Clear the copies that runs start from: one in dvc's stash would run with the next run."""
         if _RUN_REFS[2] in self.refs:
             self._keep(_RUN_REFS[2], "a killed run's copy of your files")
         queue = self.repo.experiments.workspace_queue
@@ -229,7 +229,7 @@ class Repair:
             queue.clear()
 
     def _keep(self, rev: str, found: str) -> None:
-        """Unless the files hold all that this copy holds, apply it or keep it in git's stash."""
+        """Apply this copy, or keep it in git's stash, unless the files hold all that it holds."""
         names = self.git("diff", "--name-only", "-z", f"{rev}^1", rev).split("\0")
         if all(self._holds(rev, name) for name in names if name and Path(name).name != _ARGUMENTS):
             self.mend(found, "let it go, your files hold the same")
@@ -242,7 +242,7 @@ class Repair:
             self.mend(found, done, self.git, *store)
 
     def _holds(self, rev: str, name: str) -> bool:
-        """Whether the file is as in this commit. git diff would trust times, and dvc is quick."""
+        """Return whether the file is this commit's. git diff trusts times, and dvc is quick."""
         file = Path(self.repo.scm.root_dir) / name
         entry = self.git("ls-tree", "--full-tree", rev, "--", f":(literal){name}").split()
         if not entry or not file.is_file():
@@ -251,7 +251,7 @@ class Repair:
         return same_mode and self.git("hash-object", "--", str(file)) == entry[2]
 
     def queue_tasks(self) -> None:
-        """Tasks that say Running for ever. dvc can call them failed, but not queue them again."""
+        """Call tasks failed that say Running for ever; dvc cannot queue them again."""
         if not (self.exps / "celery").exists():
             return
         queue = self.repo.experiments.celery_queue
@@ -261,7 +261,7 @@ class Repair:
             self.mend(found, done, lambda: _call_failed(queue, entry))  # noqa: B023 (called here)
 
     def folders(self) -> None:
-        """Copies of the repository in which experiments ran; what they committed is fetched."""
+        """Remove copies of the repository in which experiments ran; fetch what they committed."""
         for folder in (*self.exps.glob("tmp*"), *self.exps.glob("standalone/tmp*")):
             refs = ""
             if (folder / ".git").is_dir():
@@ -282,7 +282,7 @@ class Repair:
 
 
 def _held(rwlock: Path) -> dict[str, str]:
-    """What the file says is in use, with the number of the process."""
+    """Read what the file says is in use, with the number of the process."""
     held = {}
     try:
         content = json.loads(rwlock.read_text(encoding="utf-8"))
@@ -297,7 +297,7 @@ def _held(rwlock: Path) -> dict[str, str]:
 
 
 def _call_failed(queue: Any, entry: Any) -> None:
-    """As ``dvc queue kill`` does, yet without a signal to a number that may be another's now."""
+    """Do as ``dvc queue kill``, yet without a signal to a number that may be another's now."""
     info = queue.proc.get(entry.stash_rev)
     if info is not None:  # the process is known to have ended
         info.returncode = -1

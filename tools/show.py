@@ -6,14 +6,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-from tools.preview_text import as_text
 from tuning.dialogue import Dialogue, from_line
-from tuning.encoding.preview import show_dialogue
+from tuning.encoding.preview import (
+    Kind,
+    ShownDialogue,
+    ShownToken,
+    show_dialogue,
+    visible,
+)
+from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES
 from tuning.run.errors import UserError
 from tuning.run.params import load_params
@@ -23,10 +29,19 @@ from tuning.tokens.templates import template_of
 PARTS = (*SIDES, "dropped")
 NUM_COMPARED = 20_000
 """Ids, from the first, among which an unknown one's like are sought."""
+_MARKS: dict[Kind, str] = {"trained": "+", "context": ".", "held_out": "=", "dropped": "-"}
+_COLOURS: dict[Kind, str] = {
+    "speaker": "1;36",
+    "trained": "32",
+    "context": "2",
+    "held_out": "34",
+    "dropped": "31",
+}
+_BORDER = "│"
 
 
 def main() -> None:
-    """Find the dialogue, cut it as encode does, print it."""
+    """Find the dialogue, cut it as encode does, and print it."""
     parser = argparse.ArgumentParser(prog="python -m tools.show", description=__doc__)
     parser.add_argument("dialogue_id", help="as in prep's files")
     parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
@@ -49,7 +64,7 @@ def main() -> None:
 
 
 def find(dialogue_id: str, prepared: Path) -> tuple[Dialogue, str]:
-    """The first dialogue of that id, and its side or the reason that it was dropped.
+    """Return the first dialogue of that id, and its side or the reason that it was dropped.
 
     Raises:
         UserError: prep has not run, or there is no such dialogue.
@@ -67,7 +82,7 @@ def find(dialogue_id: str, prepared: Path) -> tuple[Dialogue, str]:
 
 
 def lines(prepared: Path) -> Iterator[tuple[str, bytes]]:
-    """Every dialogue's line, with the name of the part that it is in."""
+    """Yield every dialogue's line, with the name of the part that it is in."""
     for part in PARTS:
         path = prepared / f"{part}.jsonl"
         if path.exists():
@@ -77,7 +92,7 @@ def lines(prepared: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def unknown_id_message(dialogue_id: str, ids: list[str], prepared: Path) -> str:
-    """Which ids are like it: those that contain it, else those that are spelled much like it."""
+    """Name ids that contain it, else those that are spelled much like it."""
     close = [name for name in ids if dialogue_id and dialogue_id in name][:3]
     close = close or get_close_matches(dialogue_id, ids, n=3)
     first = f"The first one's is {ids[0]!r}." if ids else "It holds none at all."
@@ -85,5 +100,42 @@ def unknown_id_message(dialogue_id: str, ids: list[str], prepared: Path) -> str:
     return f"{prepared} holds no dialogue with the id {dialogue_id!r}. {named}"
 
 
+def as_text(dialogue: ShownDialogue, *, colour: bool = False) -> str:
+    """Return the dialogue for a terminal: all of its tokens, one turn (or line of it) per line."""
+    lines = [
+        f"{dialogue.dialogue_id}: {dialogue.title}",
+        dialogue.counts,
+        f"+ trained  . context  = held out  - dropped  {_BORDER} between tokens  ↵ line end; "
+        "speaker tokens are never trained",
+    ]
+    for number, window in enumerate(dialogue.windows, start=1):
+        lines.append("")
+        if dialogue.bucket == "train":
+            lines.append(
+                f"window {number} of {len(dialogue.windows)}: "
+                f"{counted(window.num_tokens, 'token')}, {window.num_trained:,} trained"
+            )
+        for turn in window.turns:
+            lines += _turn_lines(turn, colour)
+    return "\n".join(lines) + "\n"
+
+
+def _turn_lines(turn: Sequence[ShownToken], colour: bool) -> list[str]:
+    """Return ``+ <|speaker1|>│Hello│!│<|endofturn|>``, with a new line after each ``↵``."""
+    tag, *rest = turn
+    mark = _MARKS[rest[0].kind]
+    lines = [f"{mark} {_painted(tag.text, 'speaker', colour)}"]
+    for token in rest:
+        text = "".join(shown for shown, _ in visible(token.text))
+        lines[-1] += _BORDER + _painted(text, token.kind, colour)
+        if token.text.endswith("\n"):
+            lines.append(f"{mark} {' ' * len(tag.text)}")
+    return lines
+
+
+def _painted(text: str, kind: Kind, colour: bool) -> str:
+    return f"\033[{_COLOURS[kind]}m{text}\033[0m" if colour else text
+
+
 if __name__ == "__main__":
-    run_stage("preview", main)
+    run_stage("show", main)

@@ -1,9 +1,9 @@
-"""The result in a few lines: base, fine-tuned, change."""
+"""The result in a few lines: base model, fine-tuned model, change."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from tuning.pages.words import counted
 from tuning.report.headlines import HEADLINES, meaning
 from tuning.results.bootstrap import FEWEST_DIALOGUES
+from tuning.run.process import run_stage
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """A table of ``metrics/eval.json``, and whether each headline's change is more than noise."""
+    """Return a table of ``metrics/eval.json``, with what each headline's change means."""
     base, tuned, change = metrics["base"], metrics["tuned"], metrics["change"]
     num_dialogues = metrics["set"]["num_dialogues"]
     one_template = base.get("template") == tuned.get("template")
@@ -45,10 +46,12 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print the table of the file that is named on the command line."""
-    path = Path(sys.argv[1])
+    """Print the table of an evaluation."""
+    parser = argparse.ArgumentParser(prog="python -m tools.summary", description=__doc__)
+    parser.add_argument("metrics", type=Path, help="eval's figures, JSON")
+    path = parser.parse_args().metrics
     print(format_table(json.loads(path.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":
-    main()
+    run_stage("summary", main)

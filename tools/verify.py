@@ -1,4 +1,4 @@
-"""Does a model's receipt still hold? Says what differs: ``python -m tools.verify MODEL``."""
+"""The check that a model's receipt still holds: ``python -m tools.verify MODEL``."""
 
 from __future__ import annotations
 

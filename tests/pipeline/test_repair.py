@@ -40,6 +40,15 @@ FILES = {
     "changed.txt": "old\n",
     "staged.txt": "old\n",
 }
+REPAIR = (
+    "tools/__init__.py",
+    "tools/repair.py",
+    "tuning/__init__.py",
+    "tuning/run/__init__.py",
+    "tuning/run/errors.py",
+    "tuning/run/process.py",
+)
+"""The command and all that it imports."""
 EDITS = {"changed.txt": "changed\n", "staged.txt": "staged\n", "untracked.txt": "mine\n"}
 KILLER = """
 import os, signal, sys
@@ -129,9 +138,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("repair") / "my clone"
     (path / ".dvc").mkdir(parents=True)
     shutil.copy(ROOT / ".dvc/config", path / ".dvc/config")
-    (path / "stages").mkdir()
-    for name in ("__init__", "errors", "process", "repair"):
-        shutil.copy(ROOT / f"stages/{name}.py", path / "stages")
+    for name in REPAIR:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, path / name)
     for name, text in FILES.items():
         (path / name).write_text(text)
     clone = Cheap(path)
@@ -373,7 +382,8 @@ def test_what_ended_well_needs_no_repair(clone: Cheap) -> None:
 @pytest.mark.parametrize("command", [(), ("git", "init", "--quiet"), ("dvc", "init", "--no-scm")])
 def test_elsewhere_it_says_so(clone: Cheap, tmp_path: Path, command: tuple[str, ...]) -> None:
     elsewhere = Cheap(tmp_path / "elsewhere")
-    shutil.copytree(clone.path / "stages", elsewhere.path / "stages")
+    for folder in ("tools", "tuning"):
+        shutil.copytree(clone.path / folder, elsewhere.path / folder)
     if command:
         elsewhere.run(*command)
     result = elsewhere.run("python", "-m", "tools.repair", check=False)

@@ -12,8 +12,8 @@ from tuning.run.errors import UserError
 from tuning.tokens.templates import extend_tokenizer
 from tuning.training.publishing import publish
 from tuning.training.start import load_for_training
-from tuning.writing.continuing import continue_dialogues
-from tuning.writing.decoding import GREEDY
+from tuning.writing.continuing import plan_continuations, samples_of
+from tuning.writing.decoding import GREEDY, write_replies
 
 SAID = "Hello! How are you doing today?"
 
@@ -76,17 +76,22 @@ def test_an_answer_is_what_evaluation_would_have_written(
     dialogue = Dialogue(
         "x", (*(Turn(m["role"], m["content"]) for m in chat), Turn("assistant", ""))
     )
-    (sample,) = continue_dialogues(
-        partner.model,
+    plans = plan_continuations(
         partner.template,
         [dialogue],
         num_samples=1,
         prompt_turns=3,
         reply_turns=1,
-        max_new_tokens=12,
-        batch_size=1,
         sampling=GREEDY,
     )
+    written = write_replies(
+        partner.model,
+        partner.template,
+        [plan.request for plan in plans],
+        max_new_tokens=12,
+        batch_size=1,
+    )
+    (sample,) = samples_of(partner.template, plans, written)
     assert partner.answer(chat, "assistant", GREEDY, 12) == sample.reply[0].utterance
     parts = [
         {**message, "content": [{"type": "text", "text": text_in(message)}]} for message in chat

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.compare.__main__ import NUM_RESAMPLES, SEED, main, revisions
+from tools.compare.__main__ import NUM_RESAMPLES, SEED, as_text, main, revisions
 from tools.compare.comparison import Comparison, Row, compare
 from tools.compare.page import as_html, parse_samples
 from tools.compare.revisions import Evaluation, read_evaluations
-from tools.compare.text import as_text
 from tuning.results.dialogue_table import Column, as_rows
 from tuning.run.errors import UserError
 from tuning.run.files import write_csv, write_json, write_text
@@ -68,7 +67,7 @@ def evaluation(
     ids: list[str] = IDS,
     text: str = "a" * 64,
     tokenizer: str | None = "1" * 64,
-    template: str | None = "speaker_tokens",
+    template: str | None = "speakers",
     version: int | None = 1,
     full: bool = True,
     blocks: str = "b" * 64,
@@ -193,6 +192,7 @@ def test_no_recall_across_different_questions() -> None:
     [
         ({"tokenizer": "2" * 64}, "tokenizers differ"),
         ({"tokenizer": None}, "tokenizer not recorded"),
+        ({"template": "plain"}, "templates differ"),
         ({"template": "plain_text"}, "templates differ"),
     ],
 )
@@ -203,6 +203,15 @@ def test_no_perplexity_across_tokenizers_or_templates(other: Any, reason: str) -
     assert found.cells[2:] == ["–", "–", "–", reason]
     assert found.a != found.b
     assert row(comparison, "bits_per_byte").verdict == "better"
+
+
+@pytest.mark.parametrize(("old", "new"), [("speaker_tokens", "speakers"), ("plain_text", "plain")])
+def test_a_template_by_its_old_name_is_the_same_template(old: str, new: str) -> None:
+    before, after = evaluation(template=old), evaluation(-0.02, seed=1, template=new)
+    for comparison in (compared([before], [after]), compared([before], [after, before])):
+        assert row(comparison, "perplexity").change is not None
+    renamed = evaluation(template=new)
+    assert compared([before], [after]).rows == compared([renamed], [after]).rows
 
 
 def test_older_evaluations_compare_by_what_both_have() -> None:

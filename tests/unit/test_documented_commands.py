@@ -70,7 +70,7 @@ def starting(commands: list[list[str]], *words: str) -> list[str]:
     return sorted({shlex.join(each) for each in found})
 
 
-OURS = re.compile(r"(stages|benchmarks)\.")
+OURS = re.compile(r"(stages|tools|benchmarks)\.")
 WHOLE_OURS = [each for each in starting(WHOLE, "python", "-m") if OURS.match(each.split()[2])]
 QUOTED_OURS = [each for each in starting(QUOTED, "python", "-m") if OURS.match(each.split()[2])]
 TARGETS = starting(WHOLE + QUOTED, "make")
@@ -97,8 +97,11 @@ def take(command: str, monkeypatch: pytest.MonkeyPatch, *, whole: bool) -> None:
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):  # a package
+        module = importlib.import_module(f"{name}.__main__")
     with pytest.raises(Taken):
-        importlib.import_module(name).main()
+        module.main()
 
 
 @pytest.mark.parametrize("command", WHOLE_OURS)
@@ -127,7 +130,7 @@ def test_make_would_run_what_its_modules_take(
     assert "Nothing to be done" not in said.stdout
     monkeypatch.setenv("ID", "x")
     for line in said.stdout.replace("\\\n", " ").splitlines():
-        for found in re.findall(r"\bpython -m stages\.(?!evaluation\.report).*", line):
+        for found in re.findall(r"\bpython -m (?:stages|tools)\..*", line):
             take(os.path.expandvars(found), monkeypatch, whole=True)
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import TEXTS
 from tests.scored_models import distinct_dialogues, opinionated_model
 from tests.tiny_model import END_OF_TEXT, Like, make_tiny_llama
-from tools.preview_text import as_text
+from tools.show import as_text
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.encoding.encoder import Encoder
 from tuning.encoding.preview import show_dialogue

@@ -40,7 +40,7 @@ def git(*arguments: str) -> None:
 
 def test_what_dvc_would_take_is_taken(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
-    values = ["train.learning_rate=1e-4,3e-4", "seed=1,2,3", "params.yaml:eval.profile=smoke"]
+    values = ["train.learning_rate=1e-4,3e-4", "seed=1,2,3", "params.yaml:score.profile=smoke"]
     assert list(check_params(values)) == []
     assert (project / "params.yaml").read_bytes() == before
 
@@ -66,7 +66,7 @@ def test_what_would_fail_later_is_an_error_now(
 
 
 def test_a_key_that_runs_no_stage_is_named(project: Path) -> None:
-    values = ["runtime.checkpoint_minutes=3", "eval.profile=smoke"]
+    values = ["runtime.checkpoint_minutes=3", "score.profile=smoke"]
     text = "-S runtime.checkpoint_minutes: it changes no result, so no stage runs for it."
     assert list(check_params(values)) == [Finding("warning", text)]
 

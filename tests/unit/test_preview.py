@@ -19,8 +19,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from tools.preview_text import as_text
-from tools.show import find, main
+from tools.show import as_text, find, main
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.encoding.cutting import cut_windows, trained_turns
 from tuning.encoding.examples import examples
@@ -33,6 +32,7 @@ from tuning.encoding.preview import (
 from tuning.encoding.preview_page import MAX_SHOWN_TOKENS, MAX_SHOWN_WINDOWS, as_html
 from tuning.run.errors import UserError
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+from tuning.tokens.templates import extend_tokenizer
 from tuning.tokens.texts import encode_texts, token_texts
 from tuning.tokens.tokenizer import load_tokenizer
 
@@ -359,18 +359,18 @@ def test_an_unknown_id_is_answered_with_known_ones(
 
 def test_the_command_prints_the_dialogue_or_what_is_to_be_run_first(
     prepared: Path,
-    tokenizer: PreTrainedTokenizerFast,
+    tiny_base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    arguments = ["preview", "--prepared", "prepared", "--tokenizer", "tokenizer", "--", "d3"]
+    arguments = ["show", "--prepared", "prepared", "--tokenizer", "tokenizer", "--", "d3"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(UserError, match="tokenizer not found; .* run dvc repro first"):
         main()
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    extend_tokenizer(tiny_base, tmp_path / "tokenizer", 2)
     main()
     printed = capsys.readouterr().out
     assert printed.startswith("d3: Dropped: few turns\n")

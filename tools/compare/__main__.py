@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tools.compare.comparison import compare
+from tools.compare.comparison import COLUMNS, Comparison, compare
 from tools.compare.page import as_html
 from tools.compare.revisions import WORKING_TREE, read_evaluations
-from tools.compare.text import as_text
 from tuning.run.errors import UserError
 from tuning.run.files import write_text
 from tuning.run.process import run_stage
@@ -39,11 +38,26 @@ def main() -> None:
 
 
 def revisions(side: str) -> list[str]:
-    """The names on one side of the command line."""
+    """Split one side of the command line into its names."""
     names = [name.strip() for name in side.split(",")]
     if not all(names):
         raise UserError(f"{side!r}: a revision is missing; join several by single commas.")
     return names
+
+
+def as_text(comparison: Comparison) -> str:
+    """Return the two sides, the table, and what its intervals cover, for a terminal."""
+    table = [["fine-tuned", *COLUMNS]]
+    table += [[row.headline.title, *row.cells] for row in comparison.rows]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = [f"{letter}  {name}" for letter, name in comparison.sides.items()]
+    lines += [comparison.text, ""]
+    for title, *numbers, verdict in table:
+        cells = [title.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
+        lines.append("  ".join([*cells, verdict]))
+    lines += ["", "Δ = B − A, on the same dialogues; the verdict is about B.", *comparison.notes]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

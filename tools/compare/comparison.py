@@ -28,6 +28,8 @@ _SET_PARTS = {
 _DEFAULTS = {"metric_version": 1}
 _BLOCK_COLUMNS = {"block_bytes", "num_context_items"}
 _IDENTITY = {"tokenizer_sha256": "tokenizer", "template": "template"}
+_TEMPLATE_NAMES = {"plain_text": "plain", "speaker_tokens": "speakers"}
+"""Names of templates in evaluations of older revisions, and what the same ones are called now."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """What is shown under each of ``COLUMNS``; a dash for what there is not."""
+        """The text under each of ``COLUMNS``; a dash for what there is not."""
         shown = self.headline.shown
         a, b = ("–" if value is None else shown(value) for value in (self.a, self.b))
         if self.change is None:
@@ -78,7 +80,7 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """What both were scored on."""
+        """The size of the text on which both were scored."""
         table = self.a[0].table
         return (
             f"{len(self.a[0].dialogue_ids):,} dialogues, {table['num_responses'].sum():,.0f} "
@@ -87,7 +89,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What the intervals do and do not cover."""
+        """Sentences on what the intervals do and do not cover."""
         num_seeds = len(self.a), len(self.b)
         if max(num_seeds) == 1:
             return [
@@ -111,7 +113,7 @@ class Comparison:
 def compare(
     a: Sequence[Evaluation], b: Sequence[Evaluation], *, num_resamples: int, seed: int
 ) -> Comparison:
-    """Every headline of the fine-tuned models on both sides, B − A, paired by dialogue.
+    """Compare every headline of the fine-tuned models on both sides, B − A, paired by dialogue.
 
     Each resample draws D of the D dialogues with replacement, the same for every run on both
     sides, and of a side with S > 1 runs S − 1 runs with replacement, on each side for itself. A
@@ -183,7 +185,7 @@ def _check_same_set(evaluations: Sequence[Evaluation]) -> None:
         if differences:
             raise UserError(
                 f"{first.label} and {other.label} were not evaluated on the same set. Different: "
-                f"{'; '.join(differences)}. Evaluate one of them again with the other's data, eval "
+                f"{'; '.join(differences)}. Evaluate one of them again with the other's data, "
                 "parameters and code."
             )
 
@@ -199,7 +201,7 @@ def _shown(value: object) -> str:
 def _reason_against(
     headline: Headline, a: Sequence[Evaluation], b: Sequence[Evaluation]
 ) -> str | None:
-    """Why a headline must not be compared: it is for one tokenizer and template, or items."""
+    """Return why a headline must not be compared: other tokens, templates, blocks or questions."""
     if _BLOCK_COLUMNS.intersection(headline.denominator):
         blocks = {one.metrics["set"].get("blocks_sha256") for one in (*a, *b)}
         return "blocks differ" if len(blocks) > 1 else None
@@ -213,7 +215,8 @@ def _reason_against(
     if not headline.one_tokenizer_only:
         return None
     for key, title in _IDENTITY.items():
-        found = {one.metrics[MODEL].get(key) for one in (*a, *b)}
+        values = [one.metrics[MODEL].get(key) for one in (*a, *b)]
+        found = {_TEMPLATE_NAMES.get(value, value) for value in values}
         if None in found:
             return f"{title} not recorded"
         if len(found) > 1:
@@ -224,7 +227,7 @@ def _reason_against(
 def _run_counts(
     generator: np.random.Generator, num_runs: int, num_resamples: int
 ) -> NDArray[np.float64]:
-    """How often each resample holds each run, ``[R, S]``."""
+    """Draw how often each resample holds each run, ``[R, S]``."""
     if num_runs == 1:
         return np.ones((num_resamples, 1))
     return draw_counts(generator, num_runs, num_draws=num_runs - 1, num_resamples=num_resamples)
@@ -244,7 +247,7 @@ def _pooled(
     runs: NDArray[np.float64],
     dialogues: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The headline ``[R]`` over all runs, each taken ``runs[R, S]`` times."""
+    """Compute the headline ``[R]`` over all runs, each taken ``runs[R, S]`` times."""
     numerators = np.zeros(len(runs))
     denominators = np.zeros(len(runs))
     for index, table in enumerate(tables):

@@ -13,12 +13,11 @@ from typing import Any
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
 from dvc.scm import RevError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from scmrepo.exceptions import SCMError
 
 from tuning.results.dialogue_table import Table, from_csv
 from tuning.run.errors import UserError
+from tuning.run.pipeline import read_stages
 
 WORKING_TREE = "workspace"
 """DVC's name for the files as they are now."""
@@ -26,7 +25,7 @@ WORKING_TREE = "workspace"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one revision's evaluation left behind."""
+    """The files that one revision's evaluation left behind."""
 
     label: str
     """The revision as it was named, with its commit."""
@@ -41,7 +40,7 @@ class Evaluation:
 
 
 def read_evaluations(names: Sequence[str]) -> list[Evaluation]:
-    """The evaluation of each revision; ``workspace`` is the working tree.
+    """Read the evaluation of each revision; ``workspace`` is the working tree.
 
     Where the files are is read from the command of that revision's eval stage in ``dvc.yaml``.
 
@@ -86,7 +85,7 @@ def _read(repo: Any, name: str) -> Evaluation:
 
 
 def _text(repo: Any, name: str, path: str) -> str:
-    """A file's text, from the repository or DVC's cache; its line ends as they are."""
+    """Read a file from the repository or DVC's cache; its line ends stay as they are."""
     try:
         content: bytes = repo.dvcfs.read_bytes(f"/{path}")
         return content.decode("utf-8")
@@ -109,11 +108,10 @@ def _text_if_there(repo: Any, path: str | None) -> str | None:
 
 
 def _paths(name: str, pipeline: str) -> argparse.Namespace:
-    """The files that a revision's eval stage writes."""
+    """Find the files that a revision's eval stage writes, by the flags of its command."""
     try:
-        command = YAML(typ="safe").load(pipeline)["stages"]["eval"]["cmd"]
-        words = shlex.split(command)
-    except (YAMLError, KeyError, TypeError, ValueError, AttributeError):
+        words = shlex.split(read_stages(pipeline)["eval"]["cmd"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"dvc.yaml of {name} has no stage named eval with a command.") from None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--metrics", "--dialogues", "--samples"):
