@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show chat verify preflight repair test lint lock clean
+.PHONY: help setup repro show chat verify preflight repair docs test lint lock clean
 
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
@@ -30,6 +30,9 @@ preflight: setup ## would this run do what is meant? make preflight S='train.lea
 
 repair: setup ## mend what an interrupted dvc left behind
 	@$(in_venv) python -m tools.repair
+
+docs: setup ## make docs/parameters.md anew from params.yaml, its reader and dvc.yaml
+	@$(in_venv) python -m tools.parameters --write docs/parameters.md
 
 test: lint ## every check: style, types, tests
 	@$(in_venv) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -58,6 +58,22 @@ def test_an_unknown_key_is_refused_with_a_hint(path: Path, line: str, hint: str)
     assert "train.learning_rate: missing" in message
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "now"),
+    [
+        ("eval", "max_turns", "score.max_turns"),
+        ("eval", "max_dialogues", "data.max_dialogues or score.max_dialogues"),
+        ("train", "num_threads", "num_threads"),
+        ("data", "bootstrap_resamples", "eval.bootstrap_resamples"),
+    ],
+)
+def test_a_key_in_another_section_than_its_own_is_refused_with_its_place(
+    path: Path, section: str, key: str, now: str
+) -> None:
+    message = faults_of(path, TEXT.replace(f"\n{section}:\n", f"\n{section}:\n  {key}: 3\n"))
+    assert message.endswith(f"has 1 fault(s):\n  {section}.{key}: unknown key; did you mean {now}?")
+
+
 def test_an_unknown_section_is_refused_with_a_hint(path: Path) -> None:
     message = faults_of(path, TEXT.replace("\ntrain:", "\ntraining:"))
     assert "training: unknown key; did you mean train?" in message
@@ -120,7 +136,7 @@ def test_null_is_allowed_where_it_means_all_or_none(path: Path) -> None:
     path.write_text(TEXT.replace("max_dialogues: ", "max_dialogues: null  # "), encoding="utf-8")
     params = load_params(path)
     assert params.data.max_dialogues is None
-    assert params.eval.max_dialogues is None
+    assert params.score.max_dialogues is None
     assert params.model.revision is None
 
 

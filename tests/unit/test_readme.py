@@ -1,4 +1,4 @@
-"""The tables are true: every parameter with its default, in docs/; every file, in the README."""
+"""The tables are true: every parameter, in docs/; every file, in the README."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
+from tools.parameters import as_markdown
 from tuning.run.files import flattened
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,31 @@ def test_every_parameter_is_listed_with_its_default() -> None:
     listed = dict(re.findall(r"^\| `([\w.]+)` \| (\S+) \|", PARAMETERS, re.MULTILINE))
     found = {key: YAML(typ="safe", pure=True).load(value) for key, value in listed.items()}
     assert found == expected
+
+
+def test_the_page_of_parameters_is_what_make_docs_makes() -> None:
+    assert as_markdown() == PARAMETERS, "run make docs"
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed", "reruns"),
+    [
+        ("seed", "whole number ≥ 0, < 4,294,967,296", "train, score, eval, release"),
+        ("data.on_invalid", "`error`, `skip`", "prep, release"),
+        ("encoding.max_length", "whole number ≥ 16", "encode, train, release"),
+        ("encoding.loss_on", "text", "encode, release"),
+        ("train.lora.rank", "whole number ≥ 1 or `null`", "train, release"),
+        ("score.top_p", "number > 0, ≤ 1", "score, eval, release"),
+        ("eval.relevance", "`true`, `false`", "eval, release"),
+        ("runtime.shard_model", "`true`, `false`", "–"),
+    ],
+)
+def test_a_row_says_what_is_allowed_and_what_a_change_reruns(
+    key: str, allowed: str, reruns: str
+) -> None:
+    (line,) = (line for line in PARAMETERS.splitlines() if line.startswith(f"| `{key}` |"))
+    cells = line.strip("| ").split(" | ")
+    assert (cells[2], cells[4]) == (allowed, reruns)
 
 
 def test_every_file_is_listed_and_every_listed_file_exists() -> None:

@@ -50,7 +50,7 @@ def make_plan(validation: Path, settings: ScoreParams) -> Plan:
     )
     if not dialogues:
         raise UserError(
-            f"{validation}: no dialogue has a response within eval.max_turns and eval.max_bytes; "
+            f"{validation}: no dialogue has a response within score.max_turns and score.max_bytes; "
             "raise them."
         )
     profile = PROFILES[settings.profile]

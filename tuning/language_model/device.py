@@ -89,7 +89,7 @@ def choose_device(*, precision: Precision, compile_model: bool, num_threads: int
         compile_model = False
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if num_cores > num_threads:
-        notes.append(f"{num_cores} cores here, train.num_threads uses {num_threads}")
+        notes.append(f"{num_cores} cores here, num_threads uses {num_threads}")
     return Device(kind="cpu", precision=precision, compiled=compile_model, notes=tuple(notes))
 
 

