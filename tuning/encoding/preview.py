@@ -64,16 +64,16 @@ class ShownDialogue:
 
     dialogue_id: str
     bucket: str
-    """As in the ledgers: ``train``, ``validation``, ``test`` or ``dropped_…``."""
+    """Its bucket in the ledgers: ``train``, ``validation``, ``test`` or ``dropped_…``."""
     windows: tuple[ShownWindow, ...]
     num_tokens: int
     """Tokens of its turns, each counted once however many windows repeat it."""
     num_truncated: int = 0
-    """Of them in no window."""
+    """Tokens of them that are in no window."""
 
     @property
     def title(self) -> str:
-        """What became of it, in words."""
+        """The fate of the dialogue, in words."""
         if self.bucket == "train":
             return "Training dialogue"
         if self.bucket.startswith("dropped_"):
@@ -82,7 +82,7 @@ class ShownDialogue:
 
     @property
     def counts(self) -> str:
-        """How many tokens, and what the ledger counts them as."""
+        """The number of its tokens, and the ledger's buckets of them."""
         if self.bucket != "train":
             return f"{counted(self.num_tokens, 'token')}, not trained"
         trained = sum(window.num_trained for window in self.windows)
@@ -142,7 +142,7 @@ def show_dialogue(
 
 
 def visible(text: str) -> Iterator[tuple[str, bool]]:
-    """What to print for each character, and whether it stands in for one that cannot be seen."""
+    """Yield what to print for each character, and whether it stands in for an unseen one."""
     for character in text:
         if character.isprintable():
             yield character, False

@@ -63,9 +63,9 @@ class Picture:
     width: int = WIDTH
     height: int = HEIGHT
     right: int = WIDTH - RIGHT
-    """Where the horizontal lines end."""
+    """The place where the horizontal lines end."""
     middle: float = (LEFT + WIDTH - RIGHT) / 2
-    """Of the horizontal axis."""
+    """Ticks of the horizontal axis."""
 
     @property
     def is_empty(self) -> bool:

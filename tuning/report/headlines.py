@@ -46,14 +46,14 @@ class Headline:
     subtracted: tuple[str, ...] = ()
     denominator: tuple[str, ...]
     transform: Callable[[FloatArray], FloatArray]
-    """Of the divided sums; applied once, to the whole set."""
+    """Turns the divided sums into the metric; applied once, to the whole set."""
     higher_is_better: bool
     one_tokenizer_only: bool
     """Comparable only between models with one tokenizer and template."""
     decimals: int
 
     def is_in(self, table: Table, model: str) -> bool:
-        """Whether the table has all columns that this takes, with something to divide by."""
+        """Tell whether the table has all columns that this takes, with something to divide by."""
         names = (*self.numerator, *self.subtracted, *self.denominator)
         return all(name.format(m=model) in table for name in names) and bool(
             self.num_dialogues(table, model)
@@ -217,7 +217,7 @@ class HeadlineRow:
 
     title: str
     cells: tuple[tuple[str, str, str], ...]
-    """Of base, fine-tuned and change: the value, the interval's low and high end."""
+    """The value, and the interval's low and high end, of base, fine-tuned and change."""
     meaning: str
     """The verdict, or why there is none."""
 

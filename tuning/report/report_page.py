@@ -31,9 +31,9 @@ class SideBySide:
     dialogue_id: str
     context: tuple[Turn, ...]
     speaker: str
-    """Who answers."""
+    """The one who answers."""
     responses: Mapping[str, ScoredText]
-    """By ``base``, ``tuned``, ``people``."""
+    """Responses by ``base``, ``tuned`` and ``people``."""
 
     @property
     def speakers(self) -> list[str]:

@@ -170,7 +170,7 @@ class RuntimeParams(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     """Longest time between two checkpoints."""
     shard_model: bool
-    """With several processes, split weights and optimizer state over them (FSDP2)."""
+    """Split weights and optimizer state over several processes (FSDP2)."""
 
 
 class Params(Section):

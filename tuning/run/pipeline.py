@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CODE = ("stages", "tuning")
 """Folders in it whose files can change a result."""
 CODE_SUFFIXES = (".py", ".jinja")
-"""Of the files in them: modules, and the templates of pages."""
+"""Endings of the files in them that count: modules, and the templates of pages."""
 PIPELINE_FILE = "dvc.yaml"
 
 
