@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-
 from tuning.corpus.formats import parse_record
+
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.reading.pieces import read_pieces
 

@@ -64,6 +64,9 @@ def main() -> None:
         page = preview(args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"])
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
+    if lost := ledger["num_not_rendered"]:
+        named = ", ".join(f"{name} ({count:,})" for name, count in lost.items())
+        print(f"encode: the template has no place for: {named}; no model sees or learns it")
     write_text(args.preview, page)
     print(
         f"encode: {tokens['trained']:,} target tokens per epoch in {ledger['num_windows']:,} "
@@ -98,6 +101,7 @@ def encode(
     )
     num_tokens: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    not_rendered: Counter[str] = Counter()
     lengths = [np.empty(0, np.int64)]
     (folder / "validation").mkdir()
     with (
@@ -115,6 +119,7 @@ def encode(
                 lengths.append(piece.lengths)
                 counts["num_split_turns"] += piece.num_split_turns
                 counts["num_composed_turns"] += piece.num_composed_turns
+                not_rendered += piece.num_not_rendered
     if not num_tokens["trained"]:
         raise_nothing_trained(prepared, encoding.loss_on)
     window_lengths = np.concatenate(lengths)
@@ -131,6 +136,7 @@ def encode(
         "num_tokens_per_window": percentiles(window_lengths),
         "num_split_turns": counts["num_split_turns"],
         "num_composed_turns": counts["num_composed_turns"],
+        "num_not_rendered": dict(not_rendered),
     }
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from tuning.corpus.catalogue import Catalogue
-from tuning.corpus.cleaning import MAX_FAULTS, Cleaner, faults_message
+from tuning.corpus.cleaning import Cleaner, faults_message
 from tuning.corpus.duplicates import bands_for
-from tuning.corpus.formats import RECORD_KEYS, recognise
+from tuning.corpus.layouts import RECORD_KEYS
 from tuning.corpus.ledger import account, describe
-from tuning.corpus.selection import FATES, Selection, repeated_ids, select, shared_between_sides
+from tuning.corpus.message_rows import gathered
+from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
+from tuning.dialogue import from_line, to_line
 from tuning.reading.accounts import SIDES
 from tuning.reading.engine import map_in_order
 from tuning.reading.pieces import data_files, read_pieces
@@ -27,6 +29,9 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import DataParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+
+MAX_NAMED = 20
+"""Keys and kinds that are named in one line; the ledger has them all."""
 
 
 def main() -> None:
@@ -70,10 +75,17 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
         split = shared_between_sides(selection, catalogue)
         assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
         print_summary(ledger["num_dialogues"])
+        print_what_is_not_used(catalogue)
         return (
             ledger
             | describe(catalogue, selection)
-            | {"num_invalid": dict(catalogue.invalid), "split": split}
+            | {
+                "num_invalid": dict(catalogue.invalid),
+                "num_passed_over": dict(catalogue.passed_over),
+                "num_unused_keys": dict(catalogue.unused),
+                "num_renamed": len(selection.renamed),
+                "split": split,
+            }
         )
 
 
@@ -83,33 +95,20 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
         for file in files:
             prefix = f"{file.relative_to(path)}:" if path.is_dir() else ""
-            pieces = read_pieces(file, prefix, RECORD_KEYS)
-            records = (raw for p in read_pieces(file, prefix, RECORD_KEYS) for raw in p.records())
-            first = next(records, None)
-            if first is None:
-                raise UserError(f"{file} holds no dialogue.")
-            layout = data.format
-            if layout == "auto":
-                layout = recognise(file, chain([first], records))
             before = catalogue.num_records
-            for piece in map_in_order(partial(Cleaner, data, layout), pieces):
+            pieces = gathered(file, prefix, read_pieces(file, prefix, RECORD_KEYS))
+            for piece in map_in_order(partial(Cleaner, data), pieces):
                 catalogue.add(piece)
                 progress.update(piece.num_raw_characters)
             num_records = catalogue.num_records - before
-            progress.write(f"prep: {file}: {num_records:,} records in the {layout} layout")
+            if not num_records:
+                raise UserError(f"{file} holds no dialogue.")
+            progress.write(f"prep: {file}: {num_records:,} records")
 
 
 def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     """Stop with a list of what is wrong, or say what is being left out."""
-    _, repeated = repeated_ids(catalogue.rows)
-    faults = list(catalogue.faults)
-    for index in sorted(repeated.tolist())[: MAX_FAULTS - len(faults)]:
-        dialogue_id = catalogue.dialogue(index).dialogue_id
-        fault = (
-            f"the id {dialogue_id[:80]!r} belongs to another dialogue too; wanted one of its own"
-        )
-        faults.append((catalogue.line(index)[0], fault))
-    num_faults = catalogue.invalid.total() + len(repeated)
+    faults, num_faults = catalogue.faults, catalogue.invalid.total()
     if not num_faults:
         return
     message = faults_message(path, catalogue.num_records, faults, num_faults)
@@ -119,6 +118,15 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
         f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip",
         file=sys.stderr,
     )
+
+
+def print_what_is_not_used(catalogue: Catalogue) -> None:
+    """Name what stands in the data and is not used, each once, with a count."""
+    for what, counts in (("passed over", catalogue.passed_over), ("not used", catalogue.unused)):
+        named = [f"{name} ({count:,})" for name, count in counts.most_common(MAX_NAMED)]
+        if named:
+            more = f", … {len(counts) - MAX_NAMED} more" if len(counts) > MAX_NAMED else ""
+            print(f"prep: {what}: {', '.join(named)}{more}")
 
 
 def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
@@ -142,14 +150,25 @@ def write_sides(
         if side != "test" or with_test:
             with (folder / f"{side}.jsonl").open("wb") as file:
                 for index in selection.kept[selection.fates[selection.kept] == number].tolist():
-                    file.write(catalogue.line(index)[1])
+                    file.write(line_of(catalogue, selection, index)[1])
+
+
+def line_of(catalogue: Catalogue, selection: Selection, index: int) -> tuple[str, bytes]:
+    """A dialogue's place in the input, and its line, with an id that no other dialogue has."""
+    where, line = catalogue.line(index)
+    number = selection.renamed.get(index)
+    if number is not None:
+        dialogue = from_line(line)
+        name = f"{dialogue.dialogue_id}~{number}"
+        line = f"{to_line(replace(dialogue, dialogue_id=name))}\n".encode()
+    return where, line
 
 
 def write_dropped(path: Path, catalogue: Catalogue, selection: Selection) -> None:
     """Write every dialogue that is on no side, with its place in the input and the reason."""
     with path.open("wb") as file:
         for index in (selection.fates >= len(SIDES)).nonzero()[0].tolist():
-            where, line = catalogue.line(index)
+            where, line = line_of(catalogue, selection, index)
             reason = FATES[selection.fates[index]]
             head = json.dumps({"where": where, "reason": reason}, ensure_ascii=False)
             file.write(f"{head[:-1]}, ".encode() + line[1:])

@@ -106,6 +106,8 @@ def allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(allowed, schema["anyOf"]))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "object":
+        return f"names, each with one of {allowed(schema['additionalProperties'])}"
     if schema["type"] == "boolean":
         return "`true`, `false`"
     bounds = [f"{sign} {schema[name]:,}" for name, sign in BOUNDS.items() if name in schema]

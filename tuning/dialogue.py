@@ -1,4 +1,8 @@
-"""A dialogue, and its one form on disk: a JSON object per line."""
+"""A dialogue, and its one form on disk: a JSON object per line.
+
+On disk a key is absent where it says nothing, so a conversation between people has ``speaker`` and
+``utterance`` alone.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,48 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that an assistant calls."""
+
+    name: str
+    arguments: str
+    """JSON text, as the model is to write it."""
+    call_id: str = ""
+    """Names the call in the tool's answer, where the data has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The words of one speaker up to the next turn; several messages are its lines."""
+    """One speaker's words before the next turn; several messages are its lines."""
 
     speaker: str
     utterance: str
+    role: Role | None = None
+    """None: a person among people."""
+    reasoning: str = ""
+    """An assistant's thoughts before its answer."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """The call that a tool answers."""
+    weight: float = 1.0
+    """The turn's share in the loss; 0 is context that is never trained."""
+
+    @property
+    def text(self) -> str:
+        """The words, and behind them each call as a line of JSON, where a template has no other."""
+        if not self.tool_calls:
+            return self.utterance
+        calls = [
+            f'{{"name": {json.dumps(c.name)}, "arguments": {c.arguments}}}' for c in self.tool_calls
+        ]
+        return "\n".join([self.utterance, *calls] if self.utterance else calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +60,8 @@ class Dialogue:
 
     dialogue_id: str
     turns: tuple[Turn, ...]
+    tools: str = ""
+    """The functions that an assistant may call: a JSON list, in the form of the data."""
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -35,24 +75,50 @@ class Dialogue:
 
 
 def to_line(dialogue: Dialogue) -> str:
-    """One JSON object without a line end: keys in a fixed order, non-ASCII text as it is."""
-    return json.dumps(
-        {
-            "dialogue_id": dialogue.dialogue_id,
-            "turns": [{"speaker": t.speaker, "utterance": t.utterance} for t in dialogue.turns],
-        },
-        ensure_ascii=False,
-    )
+    """Return one JSON object without a line end: keys in a fixed order, non-ASCII text as it is."""
+    record: dict[str, Any] = {
+        "dialogue_id": dialogue.dialogue_id,
+        "turns": [_turn_record(turn) for turn in dialogue.turns],
+    }
+    if dialogue.tools:
+        record["tools"] = dialogue.tools
+    return json.dumps(record, ensure_ascii=False)
 
 
 def from_line(line: str | bytes) -> Dialogue:
-    """The dialogue that ``to_line`` wrote; other keys beside it are ignored."""
+    """Return the dialogue that ``to_line`` wrote; other keys beside it are passed over."""
     record = json.loads(line)
-    turns = tuple(Turn(turn["speaker"], turn["utterance"]) for turn in record["turns"])
-    return Dialogue(record["dialogue_id"], turns)
+    turns = tuple(map(_turn, record["turns"]))
+    return Dialogue(record["dialogue_id"], turns, record.get("tools", ""))
 
 
 def read_dialogues(path: Path) -> Iterator[Dialogue]:
-    """Dialogues of a file with one ``to_line`` per line."""
+    """Yield the dialogues of a file with one ``to_line`` per line."""
     with path.open("rb") as file:
         yield from map(from_line, file)
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    record: dict[str, Any] = {"speaker": turn.speaker, "utterance": turn.utterance}
+    if turn.role is not None:
+        record["role"] = turn.role
+    if turn.reasoning:
+        record["reasoning"] = turn.reasoning
+    if turn.tool_calls:
+        record["tool_calls"] = [
+            {"name": call.name, "arguments": call.arguments}
+            | ({"call_id": call.call_id} if call.call_id else {})
+            for call in turn.tool_calls
+        ]
+    if turn.tool_call_id:
+        record["tool_call_id"] = turn.tool_call_id
+    if turn.weight != 1:
+        record["weight"] = turn.weight
+    return record
+
+
+def _turn(record: dict[str, Any]) -> Turn:
+    if len(record) == 2:  # as all turns of people are
+        return Turn(record["speaker"], record["utterance"])
+    calls = tuple(ToolCall(**call) for call in record.get("tool_calls", ()))
+    return Turn(**(record | {"tool_calls": calls}))

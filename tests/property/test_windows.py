@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuning.dialogue import Turn
 from tuning.encoding.cutting import Window, cut_windows, trained_turns
 from tuning.tokens.template import EncodedTurn
 
@@ -32,6 +33,11 @@ def text(turn: EncodedTurn) -> list[int]:
     return turn.tag + turn.content + turn.end
 
 
+def said(turns: list[EncodedTurn]) -> list[Turn]:
+    """Who speaks, which is all that decides."""
+    return [Turn(turn.speaker, "") for turn in turns]
+
+
 def targets(window: Window) -> list[int]:
     return [i for i, target in zip(window.input_ids, window.is_target, strict=True) if target]
 
@@ -48,7 +54,10 @@ def cut(
     turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
 ) -> list[Window]:
     return cut_windows(
-        turns, trained_turns(turns, loss_on), max_length=max_length, context_turns=context_turns
+        turns,
+        trained_turns(said(turns), loss_on),
+        max_length=max_length,
+        context_turns=context_turns,
     ).windows
 
 
@@ -122,7 +131,10 @@ def test_what_is_in_no_window_is_counted(
 ) -> None:
     """Content ids are all different; a turn's tag and end are in a window if its content is."""
     result = cut_windows(
-        turns, trained_turns(turns, loss_on), max_length=max_length, context_turns=context_turns
+        turns,
+        trained_turns(said(turns), loss_on),
+        max_length=max_length,
+        context_turns=context_turns,
     )
     seen = {i for window in result.windows for i in window.input_ids}
     missing = 0
@@ -143,7 +155,7 @@ def test_what_is_in_no_window_is_counted(
 def test_what_begins_a_window_takes_its_room_and_changes_nothing_else(
     turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
 ) -> None:
-    trained = trained_turns(turns, loss_on)
+    trained = trained_turns(said(turns), loss_on)
     plain = cut_windows(turns, trained, max_length=max_length, context_turns=context_turns)
     begun = cut_windows(
         turns, trained, max_length=max_length + 2, context_turns=context_turns, start_ids=[7, 8]
@@ -175,7 +187,7 @@ def test_tags_and_ends_may_have_several_tokens(
 ) -> None:
     """None is cut in two, and a window says which turns and parts it is made of."""
     windows = cut(turns, loss_on, max_length, 2)
-    trained = trained_turns(turns, loss_on)
+    trained = trained_turns(said(turns), loss_on)
     wanted = [i for turn, own in zip(turns, trained, strict=True) if own for i in text(turn)]
     tags = {i for turn in turns for i in turn.tag}
     assert [i for window in windows for i in targets(window)] == [
@@ -197,7 +209,7 @@ def test_a_window_too_short_for_a_tag_and_an_end_is_an_error() -> None:
 
 def test_a_run_of_untrained_turns_is_context_where_it_is_near_and_else_left_out() -> None:
     turns = [EncodedTurn(f"s{n}", [1], [10 + n] * 4, [4]) for n in range(8)]
-    result = cut_windows(turns, trained_turns(turns, "s7"), max_length=16, context_turns=1)
+    result = cut_windows(turns, trained_turns(said(turns), "s7"), max_length=16, context_turns=1)
     assert [window.input_ids for window in result.windows] == [[1, *[16] * 4, 4, 1, *[17] * 4, 4]]
     assert result.num_truncated == 6 * 6
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import zstandard
+from tuning.corpus.formats import REASONS, RECORD_KEYS, Record, parse_record, recognise
 
 from stages.prep import read_all
 from tests.corpora import data_params
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.duplicates import bands_for
-from tuning.corpus.formats import REASONS, RECORD_KEYS, Record, parse_record, recognise
 from tuning.dialogue import Dialogue, Turn
 from tuning.reading.pieces import RawRecord, read_pieces
 from tuning.run.errors import UserError

@@ -212,7 +212,7 @@ def test_marks_are_those_of_the_windows_that_are_trained(
     dialogue = Dialogue("x", tuple(Turn(name, text) for name, text in said))
     shown = show(template, dialogue, "train", max_length=max_length, loss_on=loss_on)
     turns = template.encode(dialogue)
-    trained = trained_turns(turns, loss_on)
+    trained = trained_turns(dialogue.turns, loss_on)
     cut = cut_windows(turns, trained, max_length=max_length, context_turns=2)
     tags = {template.tag(0)[0], template.tag(1)[0]}
     assert len(shown.windows) == len(cut.windows)

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from tuning.corpus.cleaning import MAX_FAULTS, ROW, CleanPiece
-from tuning.corpus.duplicates import Ints, UInts, jaccard, normalised_words
+from tuning.corpus.duplicates import Ints, UInts, jaccard, normalised_words, said_here
 from tuning.dialogue import Dialogue, from_line
 
 
@@ -29,6 +29,9 @@ class Catalogue:
         self.num_records = 0
         self.num_raw_turns = 0
         self.num_raw_characters = 0
+        self.num_control = 0
+        self.unused: Counter[str] = Counter()
+        self.passed_over: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
         self.faults: list[tuple[str, str]] = []
         self._text_of = lru_cache(maxsize=4096)(self._read_words)
@@ -53,6 +56,9 @@ class Catalogue:
         self.num_records += piece.num_records
         self.num_raw_turns += piece.num_raw_turns
         self.num_raw_characters += piece.num_raw_characters
+        self.num_control += piece.num_control
+        self.unused += piece.unused
+        self.passed_over += piece.passed_over
         self.invalid += piece.invalid
         self.faults += piece.faults[: MAX_FAULTS - len(self.faults)]
 
@@ -98,4 +104,5 @@ class Catalogue:
         return jaccard(self._text_of(one), self._text_of(other))
 
     def _read_words(self, index: int) -> list[str]:
-        return [word for turn in normalised_words(self.dialogue(index)) for word in turn]
+        dialogue = self.dialogue(index)
+        return said_here(dialogue, normalised_words(dialogue))

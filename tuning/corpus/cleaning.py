@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tuning.corpus.duplicates import UInts, band_hashes, content_hash, normalised_words
-from tuning.corpus.formats import SPEAKERS, Record, parse_record
+from tuning.corpus.duplicates import (
+    UInts,
+    band_hashes,
+    content_hash,
+    normalised_words,
+    said,
+    said_here,
+)
+from tuning.corpus.records import SPEAKERS, Record, RecordReader
 from tuning.corpus.split import draw, side_of
 from tuning.dialogue import Dialogue, to_line
 from tuning.reading.pieces import Piece
-from tuning.run.params import DataParams, Layout
+from tuning.run.params import DataParams
 
 FEW_SPEAKERS = 1
 FEW_TURNS = 2
@@ -57,24 +64,30 @@ class CleanPiece:
     """Turns before empty ones are left out."""
     num_raw_characters: int
     """Characters before white space is stripped."""
+    num_control: int
+    """Control characters that were taken out."""
     num_records: int
     invalid: Counter[str]
     """Records that are not dialogues, by reason."""
     faults: list[tuple[str, str]] = field(default_factory=list)
     """The first invalid records: place, and what was found and wanted."""
+    unused: Counter[str] = field(default_factory=Counter)
+    """Records and messages with a key that says something and is not used, by its name."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Messages that are none of a conversation, by kind."""
 
 
 class Cleaner:
     """Cleans pieces of one file."""
 
-    def __init__(self, data: DataParams, layout: Layout) -> None:
+    def __init__(self, data: DataParams) -> None:
         """Take the settings and the file's layout."""
         self._data = data
-        self._layout = layout
 
     def __call__(self, piece: Piece) -> CleanPiece:
         """Decode, check, clean and hash one piece."""
-        records = [parse_record(raw, self._layout, self._data.group_by) for raw in piece.records()]
+        read = RecordReader(self._data)  # anew, with counts of its own
+        records = [record for raw in piece.records() for record in read(raw)]
         good = [(r, r.dialogue) for r in records if r.dialogue is not None]
         dialogues = [dialogue for _, dialogue in good]
         words = [normalised_words(dialogue) for dialogue in dialogues]
@@ -92,7 +105,10 @@ class Cleaner:
                 ROW,
             ),
             bands=band_hashes(
-                [[word for turn in of_dialogue for word in turn] for of_dialogue in words],
+                [
+                    said_here(dialogue, of_dialogue)
+                    for dialogue, of_dialogue in zip(dialogues, words, strict=True)
+                ],
                 self._data.near_duplicate_threshold,
             ),
             speakers=np.array(
@@ -100,9 +116,12 @@ class Cleaner:
             ),
             num_raw_turns=sum(r.num_raw_turns for r, _ in good),
             num_raw_characters=sum(r.num_raw_characters for r, _ in good),
+            num_control=sum(r.num_control for r, _ in good),
             num_records=len(records),
             invalid=Counter(r.reason for r in records if r.fault),
             faults=faults[:MAX_FAULTS],
+            unused=read.reader.unused,
+            passed_over=read.reader.passed_over,
         )
 
     def _row(
@@ -130,7 +149,7 @@ class Cleaner:
             len(dialogue.turns),
             dialogue.num_characters,
             (int.from_bytes(content[:8], "big"), int.from_bytes(content[8:16], "big")),
-            draw("\0".join(turn.utterance for turn in dialogue.turns).encode(), "text"),
+            draw("\0".join(map(said, dialogue.turns)).encode(), "text"),
             draw(dialogue.dialogue_id.encode(), "id"),
             draw(content, "order"),
         )

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
-from tuning.dialogue import Dialogue
+from tuning.dialogue import Dialogue, Turn
 
 UInts = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -39,8 +39,24 @@ _NUM_WORDS_KEPT = 2**17
 
 def normalised_words(dialogue: Dialogue) -> list[list[str]]:
     """Each turn's words without the differences that do not count: case, width, white space."""
+    return [unicodedata.normalize("NFKC", said(turn)).casefold().split() for turn in dialogue.turns]
+
+
+def said(turn: Turn) -> str:
+    """All that a turn says, thoughts and calls included."""
+    return f"{turn.reasoning}\n{turn.text}" if turn.reasoning else turn.text
+
+
+def said_here(dialogue: Dialogue, words: list[list[str]]) -> list[str]:
+    """The words by which a dialogue is like another one: not those of turns that have no weight.
+
+    Branches of one tree begin alike; what is trained in each is its own.
+    """
     return [
-        unicodedata.normalize("NFKC", turn.utterance).casefold().split() for turn in dialogue.turns
+        word
+        for turn, of_turn in zip(dialogue.turns, words, strict=True)
+        if turn.weight > 0
+        for word in of_turn
     ]
 
 

@@ -16,7 +16,8 @@ def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, i
 
     ``dropped_invalid`` are records that are not dialogues, so they have no turns or characters.
     ``dropped_empty`` are turns of white space alone, ``dropped_white_space`` the characters that
-    were stripped from the others' ends and from between their messages.
+    were stripped from the others' ends and from between their messages, ``dropped_control`` control
+    characters that were taken out.
     """
     rows = catalogue.rows
     ledger: dict[str, dict[str, int]] = {}
@@ -39,7 +40,10 @@ def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, i
         "input": catalogue.num_raw_turns,
     }
     ledger["num_characters"] |= {
-        "dropped_white_space": catalogue.num_raw_characters - num_characters,
+        "dropped_control": catalogue.num_control,
+        "dropped_white_space": catalogue.num_raw_characters
+        - catalogue.num_control
+        - num_characters,
         "input": catalogue.num_raw_characters,
     }
     for name, buckets in ledger.items():

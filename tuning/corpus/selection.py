@@ -18,7 +18,6 @@ FATES: Final = (
     *SIDES,
     "few_speakers",
     "few_turns",
-    "repeated_id",
     "duplicate",
     "near_duplicate",
     "over_max_dialogues",
@@ -39,6 +38,8 @@ class Selection:
     """``[D]``: equal for dialogues that say the same or nearly the same."""
     num_straddling: int
     """Dialogues left out because one that says the same is held out."""
+    renamed: dict[int, int]
+    """Dialogues whose id another one has, by index, with the number that tells them apart."""
 
 
 def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
@@ -64,7 +65,6 @@ def select(catalogue: Catalogue, data: DataParams) -> Selection:
     fates = np.full(len(rows), _OPEN, np.uint8)
     same_record, other_record = repeated_ids(rows)
     fates[same_record] = FATES.index("duplicate")
-    fates[other_record] = FATES.index("repeated_id")
     fates[rows["too_few"] == FEW_SPEAKERS] = FATES.index("few_speakers")
     fates[rows["too_few"] == FEW_TURNS] = FATES.index("few_turns")
 
@@ -91,8 +91,22 @@ def select(catalogue: Catalogue, data: DataParams) -> Selection:
     kept = kept[:end]
     fates[kept] = sides[kept]
     return Selection(
-        fates=fates, kept=kept, clusters=clusters, num_straddling=int(loses_side.sum())
+        fates=fates,
+        kept=kept,
+        clusters=clusters,
+        num_straddling=int(loses_side.sum()),
+        renamed=_numbered(rows, other_record),
     )
+
+
+def _numbered(rows: Rows, repeated: Ints) -> dict[int, int]:
+    """Number the dialogues of one id from 2, in the fixed random order of their contents."""
+    numbers: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for index in repeated.tolist():
+        own = int(rows["id"][index])
+        last[own] = numbers[index] = last.get(own, 1) + 1
+    return numbers
 
 
 def _clusters(catalogue: Catalogue, open_ones: Ints, threshold: float) -> tuple[Ints, Ints]:

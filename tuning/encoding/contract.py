@@ -79,13 +79,13 @@ def check_text(dialogue: Dialogue, decoded: Sequence[str]) -> int:
     """
     num_composed = 0
     for number, (turn, text) in enumerate(zip(dialogue.turns, decoded, strict=True), start=1):
-        if turn.utterance == text:
+        if turn.text == text:
             continue
-        if normalize("NFKC", turn.utterance) == normalize("NFKC", text):
+        if normalize("NFKC", turn.text) == normalize("NFKC", text):
             num_composed += 1
             continue
-        place = len(os.path.commonprefix([turn.utterance, text]))
-        wanted, found = (t[max(0, place - 10) : place + 20] for t in (turn.utterance, text))
+        place = len(os.path.commonprefix([turn.text, text]))
+        wanted, found = (t[max(0, place - 10) : place + 20] for t in (turn.text, text))
         raise ContractError(
             f"the tokenizer changes turn {number} at character {place + 1}: {wanted!r} comes back "
             f"as {found!r}"

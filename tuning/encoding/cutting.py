@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tuning.dialogue import Turn
 from tuning.tokens.template import EncodedTurn
 
 
@@ -36,11 +37,19 @@ class Cut:
     """Tokens in no window, because no turn near them is trained."""
 
 
-def trained_turns(turns: Sequence[EncodedTurn], loss_on: str) -> list[bool]:
-    """Say of each turn whether it is trained: ``all``, ``last``, or those of a named speaker."""
-    if loss_on == "last":
-        return [number == len(turns) - 1 for number in range(len(turns))]
-    return [loss_on in ("all", turn.speaker) for turn in turns]
+def trained_turns(turns: Sequence[Turn], loss_on: str) -> list[bool]:
+    """Say of each turn whether it is trained: ``all``, ``last``, or those of a speaker or role.
+
+    Whatever is asked for, what the data keeps out of training, a system text and a tool's answer
+    are context.
+    """
+    last = len(turns) - 1
+    return [
+        turn.weight > 0
+        and turn.role not in ("system", "tool")
+        and (number == last if loss_on == "last" else loss_on in ("all", turn.speaker, turn.role))
+        for number, turn in enumerate(turns)
+    ]
 
 
 def cut_windows(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from tuning.dialogue import from_line
+from tuning.dialogue import Dialogue, from_line
 from tuning.encoding.contract import ContractError, check_text, check_windows
 from tuning.encoding.cutting import Window, cut_windows, trained_turns
 from tuning.reading.accounts import bucket
@@ -43,6 +44,8 @@ class EncodedPiece:
     """Turns that were split, as too long for a window."""
     num_composed_turns: int
     """Turns that the tokenizer gives back in another Unicode composition."""
+    num_not_rendered: Counter[str]
+    """Turns with reasoning and dialogues with tools that the template has no place for."""
 
 
 class Encoder:
@@ -85,7 +88,7 @@ class Encoder:
             )
         )
         for dialogue, turns in zip(dialogues, encoded, strict=True):
-            trained = trained_turns(turns, self._loss_on)
+            trained = trained_turns(dialogue.turns, self._loss_on)
             cut = cut_windows(
                 turns,
                 trained,
@@ -129,7 +132,13 @@ class Encoder:
             num_tokens=num_tokens,
             num_split_turns=num_split_turns,
             num_composed_turns=num_composed_turns,
+            num_not_rendered=self._not_rendered(dialogues),
         )
+
+    def _not_rendered(self, dialogues: Sequence[Dialogue]) -> Counter[str]:
+        reasoning = sum(bool(turn.reasoning) for one in dialogues for turn in one.turns)
+        found = {"reasoning": reasoning, "tools": sum(bool(one.tools) for one in dialogues)}
+        return Counter({part: n for part, n in found.items() if n and part in self._template.lacks})
 
     def _count(self, part: str, lines: LineRange) -> EncodedPiece:
         """Count the tokens of dialogues without windows."""
@@ -146,4 +155,5 @@ class Encoder:
             num_tokens=num_tokens,
             num_split_turns=0,
             num_composed_turns=0,
+            num_not_rendered=Counter(),
         )

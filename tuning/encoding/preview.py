@@ -123,7 +123,7 @@ def show_dialogue(
             num_tokens=window.num_tokens,
         )
     turns = template.encode(dialogue)
-    trained = trained_turns(turns, loss_on)
+    trained = trained_turns(dialogue.turns, loss_on)
     cut = cut_windows(
         turns,
         trained,
@@ -154,7 +154,7 @@ def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWind
     """All turns; a dropped dialogue may have more speakers than the template has tags for."""
     tags = {name: template.spelled_tag(index) for index, name in enumerate(dialogue.speakers)}
     tokens: list[ShownToken] = []
-    contents = encode_texts(template.tokenizer, [turn.utterance for turn in dialogue.turns])
+    contents = encode_texts(template.tokenizer, [turn.text for turn in dialogue.turns])
     for turn, content in zip(dialogue.turns, contents, strict=True):
         tokens.append(ShownToken(tags[turn.speaker], "speaker", is_special=True))
         tokens += _content(content, kind, template)

@@ -98,7 +98,7 @@ def _blocks_at(turn: int, dialogues: Sequence[Dialogue], num_candidates: int) ->
             (index, Dialogue(dialogue.dialogue_id, dialogue.turns[: turn + 1]))
             for index, dialogue in enumerate(dialogues)
             if len(dialogue.turns) > turn
-            and len(dialogue.turns[turn].utterance.encode()) >= MIN_RESPONSE_BYTES
+            and len(dialogue.turns[turn].text.encode()) >= MIN_RESPONSE_BYTES
         ),
         key=lambda item: (len(_response(item[1]).encode()), _texts(item[1]), item[1].dialogue_id),
     )
@@ -136,8 +136,8 @@ def _cut(text: str, min_bytes: int, max_bytes: int) -> str:
 
 
 def _response(pair: Dialogue) -> str:
-    return pair.turns[-1].utterance
+    return pair.turns[-1].text
 
 
 def _texts(pair: Dialogue) -> tuple[str, ...]:
-    return tuple(turn.utterance for turn in pair.turns)
+    return tuple(turn.text for turn in pair.turns)

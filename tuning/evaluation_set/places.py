@@ -57,7 +57,7 @@ def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> 
     """Return people's own responses in these places."""
     return [
         response_of(
-            dialogues[place.dialogue], place, dialogues[place.dialogue].turns[place.turn].utterance
+            dialogues[place.dialogue], place, dialogues[place.dialogue].turns[place.turn].text
         )
         for place in places
     ]
@@ -70,8 +70,8 @@ def response_of(
     return Response(
         dialogue=place.dialogue,
         text=text,
-        context=tuple(turn.utterance for turn in dialogue.turns[: place.turn]),
-        reference=dialogue.turns[place.turn].utterance,
+        context=tuple(turn.text for turn in dialogue.turns[: place.turn]),
+        reference=dialogue.turns[place.turn].text,
         has_ended=has_ended,
         has_tag=has_tag,
     )

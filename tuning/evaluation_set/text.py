@@ -27,7 +27,7 @@ def cut_evaluation_set(
         num_bytes = 0
         num_turns = 0
         for turn in dialogue.turns[:max_turns]:
-            num_bytes += len(turn.utterance.encode())
+            num_bytes += len(turn.text.encode())
             if num_bytes > max_bytes:
                 break
             num_turns += 1
@@ -44,6 +44,6 @@ def text_sha256(dialogues: Iterable[Dialogue]) -> str:
     for dialogue in dialogues:
         order = {speaker: index for index, speaker in enumerate(dialogue.speakers)}
         for turn in dialogue.turns:
-            digest.update(f"{order[turn.speaker]}\x1f{turn.utterance}\x1e".encode())
+            digest.update(f"{order[turn.speaker]}\x1f{turn.text}\x1e".encode())
         digest.update(b"\x1d")
     return digest.hexdigest()

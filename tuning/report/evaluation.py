@@ -122,4 +122,4 @@ def _utterances(path: Path) -> Iterator[str]:
     """All texts of a file of dialogues."""
     for dialogue in read_dialogues(path):
         for turn in dialogue.turns:
-            yield turn.utterance
+            yield turn.text

@@ -140,11 +140,11 @@ def baseline_scores(
 
     Their ``num_tokens`` are words and the separators between them.
     """
-    texts = [turn.utterance for dialogue in training for turn in dialogue.turns]
+    texts = [turn.text for dialogue in training for turn in dialogue.turns]
     scores: dict[str, ResponseScores] = {}
     for name, order in BASELINES.items():
         model = WordModel(texts, order=order)
-        answers = [dialogues[d].turns[t].utterance for d, t in responses(dialogues)]
+        answers = [dialogues[d].turns[t].text for d, t in responses(dialogues)]
         nll = [model.text_nll(answer) for answer in answers]
         scores[name] = make_scores(
             dialogues,

@@ -56,9 +56,9 @@ def measure_writing(
         table.setdefault(name, {})[way] = found
     for name, samples in chats.items():
         if samples:
-            replies = [[turn.utterance for turn in one.reply] for one in samples]
+            replies = [[turn.text for turn in one.reply] for one in samples]
             table[name]["sampled"].values["loop_rate"] = loop_rate(replies)
-            human = [[turn.utterance for turn in one.human] for one in samples]
+            human = [[turn.text for turn in one.human] for one in samples]
             table["people"]["said"].values["loop_rate"] = loop_rate(human)
     return table
 

@@ -51,7 +51,7 @@ def make_scores(
 ) -> ResponseScores:
     """Put what a model says of the responses ``[R]`` beside what the text says of them."""
     places = list(responses(dialogues))
-    texts = [dialogues[d].turns[t].utterance for d, t in places]
+    texts = [dialogues[d].turns[t].text for d, t in places]
     speakers = [dialogue.speakers for dialogue in dialogues]
     return ResponseScores(
         dialogue=np.array([d for d, _ in places]),

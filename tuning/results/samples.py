@@ -28,7 +28,7 @@ def samples_as_rows(samples: Sequence[Sample]) -> list[list[str]]:
     """Samples as a table of texts, ``SAMPLE_COLUMNS``, for the tracker."""
 
     def text(turns: tuple[Turn, ...]) -> str:
-        return "\n".join(f"{turn.speaker}: {turn.utterance}" for turn in turns)
+        return "\n".join(f"{turn.speaker}: {turn.text}" for turn in turns)
 
     return [[s.dialogue_id, text(s.prompt), text(s.reply), text(s.human)] for s in samples]
 
@@ -50,7 +50,7 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
         ):
             lines += [f"**{title}**", ""]
             for turn in turns:
-                text = " / ".join(turn.utterance.splitlines()) or "(says nothing)"
+                text = " / ".join(turn.text.splitlines()) or "(says nothing)"
                 lines.append(f"- {names[turn.speaker]}: `{text.replace('`', chr(39))}`")
             lines.append("")
     return "\n".join(lines)

@@ -46,7 +46,7 @@ def flattened(section: Mapping[str, Any], separator: str) -> dict[str, Any]:
     """Flatten nested sections, such as parameters or metrics: keys are joined by a separator."""
     found: dict[str, Any] = {}
     for key, value in section.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             inner = flattened(value, separator)
             found |= {f"{key}{separator}{name}": one for name, one in inner.items()}
         else:

@@ -18,7 +18,6 @@ from tuning.run.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
-Layout = Literal["chitchat", "dialogues", "messages", "prompts", "sharegpt", "strings"]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -29,13 +28,29 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class ColumnsParams(Section):
+    """The parts of a record, as JMESPath expressions; null takes them by their usual names."""
+
+    list: str | None
+    """The list of messages, in a record."""
+    who: str | None
+    """The one who says it, in a message."""
+    text: str | None
+    """The words, in a message."""
+    role: str | None
+    """The role, in a message, where that is not who says it."""
+    id: str | None
+    """The dialogue's id, in a record."""
+
+
 class DataParams(Section):
     """The dialogues, and the side of the split on which each one is."""
 
     path: Annotated[str, Field(min_length=1)]
     """The dialogue file, or a folder of them. Also a DVC dependency of ``prep``."""
-    format: Literal["auto", Layout]
-    """The layout of the records; ``auto`` recognises it by their structure."""
+    columns: ColumnsParams
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]]
+    """A team's own spellings of roles, such as ``{agent: assistant, customer: user}``."""
     on_invalid: Literal["error", "skip"]
     """A malformed dialogue stops the run with a list of faults, or is dropped and counted."""
     max_dialogues: Count | None
@@ -55,7 +70,12 @@ class DataParams(Section):
     """The same for a test set (``test.jsonl`` in prep's folder) that nothing in the pipeline reads;
     0 makes none."""
     group_by: Annotated[str, Field(min_length=1)] | None
-    """Keep dialogues with an equal value of this field on one side; ``speakers`` for who speaks."""
+    """Keep dialogues with an equal value on one side: ``speakers`` for who speaks, or a JMESPath
+    expression, such as a field's name, or ``before(id, '_')`` for ``abc`` of ``abc_57``."""
+    session_gap_hours: Annotated[float, Field(gt=0)] | None
+    """A chat log is cut into dialogues where nobody writes for so long; null never cuts there."""
+    session_turns: Annotated[int, Field(ge=2)] | None
+    """A dialogue of more turns is cut into parts of so many; null never cuts there."""
 
 
 class EncodingParams(Section):

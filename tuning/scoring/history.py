@@ -75,7 +75,7 @@ def score_histories(
         dialogue=np.array([index for index, _ in chosen], dtype=np.int64),
         turn=np.array([turn for _, turn in chosen], dtype=np.int64),
         num_bytes=np.array(
-            [len(dialogues[index].turns[turn].utterance.encode()) for index, turn in chosen],
+            [len(dialogues[index].turns[turn].text.encode()) for index, turn in chosen],
             dtype=np.int64,
         ),
         nll=table[:, :-1],

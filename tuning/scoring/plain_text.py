@@ -46,7 +46,7 @@ def all_bits_per_byte(
 
 def text_of(dialogue: Dialogue) -> str:
     """The dialogue's utterances, a line each."""
-    return "\n".join(turn.utterance for turn in dialogue.turns)
+    return "\n".join(turn.text for turn in dialogue.turns)
 
 
 def rolling_nll(

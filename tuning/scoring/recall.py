@@ -177,7 +177,7 @@ def fillers_of(dialogues: Sequence[Dialogue]) -> list[tuple[int, tuple[str, ...]
     found: list[tuple[str, int, tuple[str, ...]]] = []
     for index, dialogue in enumerate(dialogues):
         turns = dialogue.turns[FIRST_FILLER_TURN : FIRST_FILLER_TURN + DISTANCES[-1]]
-        texts = tuple(turn.utterance for turn in turns)
+        texts = tuple(turn.text for turn in turns)
         speakers = [turn.speaker for turn in turns]
         if (
             len(turns) == DISTANCES[-1]

@@ -22,6 +22,7 @@ class PlainLines:
     """``A: text``, one turn a line."""
 
     name = "plain"
+    lacks = frozenset({"reasoning", "tools"})
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take the base model's own tokenizer."""
@@ -48,7 +49,7 @@ class PlainLines:
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
-        texts = [" " + turn.utterance for turn in dialogue.turns]
+        texts = [" " + turn.text for turn in dialogue.turns]
         contents = encode_behind(self.tokenizer, "A:", texts)
         lines = encode_behind(self.tokenizer, "A:", [text + "\n" for text in texts])
         tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}

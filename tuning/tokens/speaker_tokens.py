@@ -132,6 +132,7 @@ class SpeakerTokens:
     """The template of a model that was tuned with speaker tokens."""
 
     name = "speakers"
+    lacks = frozenset({"reasoning", "tools"})
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take a tokenizer that ``add_dialogue_tokens`` has extended."""
@@ -167,15 +168,13 @@ class SpeakerTokens:
         """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
         tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
         return [
-            EncodedTurn(
-                turn.speaker, tags[turn.speaker], self._encode_text(turn.utterance), self.end
-            )
+            EncodedTurn(turn.speaker, tags[turn.speaker], self._encode_text(turn.text), self.end)
             for turn in dialogue.turns
         ]
 
     def num_tokens(self, dialogue: Dialogue) -> int:
         """Count a tag, the content and an end per turn."""
-        return sum(len(self._encode_text(turn.utterance)) + 2 for turn in dialogue.turns)
+        return sum(len(self._encode_text(turn.text)) + 2 for turn in dialogue.turns)
 
     def spelled_tag(self, index: int) -> str:
         """Spell the speaker's token."""

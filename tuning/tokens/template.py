@@ -66,6 +66,9 @@ class Template(Protocol):
     untrained_ids: frozenset[int]
     """Ids that no model is to learn to write: tags, padding, what begins a text."""
 
+    lacks: frozenset[str]
+    """Parts of a dialogue that it has no place for: ``reasoning``, ``tools``."""
+
     def tag(self, index: int) -> list[int]:
         """Return the ids that begin a turn of a dialogue's speaker ``index``."""
 
