@@ -5,6 +5,11 @@
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
 
+# Values reach the recipes by the environment, as they were typed: neither make nor a shell reads them.
+override ID := $(value ID)
+override S := $(value S)
+export ID S
+
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' Makefile | expand -t 10
 
@@ -26,7 +31,7 @@ verify: setup ## take every hash of the fine-tuned model's receipt again, say wh
 	@$(in_venv) python -m tools.verify models/finetuned
 
 preflight: setup ## would this run do what is meant? make preflight S='train.learning_rate=1e-4,3e-4'
-	@$(in_venv) python -m tools.preflight --base models/base $(if $(S),-S $(S))
+	@set -f; $(in_venv) python -m tools.preflight --base models/base $${S:+-S $$S}
 
 repair: setup ## mend what an interrupted dvc left behind
 	@$(in_venv) python -m tools.repair

@@ -122,7 +122,7 @@ def run_once(
     write_params(folder)
     prep, prep_peak = timed(
         folder,
-        *("-m", "stages.prep", "--data", "mine.jsonl", "--lock", str(lock)),
+        *("-m", "stages.prep", "--lock", str(lock)),
         *("--prepared", "prepared", "--metrics", "prep.json"),
     )
     encode, encode_peak = timed(

@@ -135,7 +135,7 @@ def prepare(folder: Path, corpus: Path, model: str, settings: Settings) -> None:
             sys.exit(f"{path} not found")
     write_params(folder, corpus.resolve(), settings)
     (folder / "requirements.lock").symlink_to(ROOT / "requirements.lock")
-    run(folder, "prep", stage_command("prep", corpus.resolve()))
+    run(folder, "prep", stage_command("prep"))
     train = folder / "data/prepared/train.jsonl"
     (folder / "models").mkdir()
     if model == "gpt2-medium":
@@ -169,10 +169,10 @@ def write_params(folder: Path, corpus: Path, settings: Settings) -> None:
     yaml.dump(params, folder / "params.yaml")
 
 
-def stage_command(stage: str, corpus: Path | None = None) -> list[str]:
+def stage_command(stage: str) -> list[str]:
     """Return the command that dvc.yaml has for a stage, by this interpreter."""
     command = shlex.split(own_stages()[stage]["cmd"].removeprefix("exec "))
-    return [sys.executable, *(str(corpus) if a == "${data.path}" else a for a in command[1:])]
+    return [sys.executable, *command[1:]]
 
 
 def run_project(folder: Path, settings: Settings) -> Figures:

@@ -56,10 +56,11 @@ def main() -> None:
         [args.prepared, args.ledger, *base, args.lock], partial(declared_params, "encode")
     )
     prep = json.loads(args.ledger.read_bytes())
-    num_speakers = max(2, int(prep["num_speakers_per_dialogue"]["max"]))
+    has_roles = bool(prep["num_turns_by_role"])
+    num_people = max(0 if has_roles else 2, int(prep["num_people_per_dialogue"]["max"]))
 
     with new_folder(args.encoded) as folder:
-        ledger = encode(args.prepared, args.base, folder, encoding, num_speakers)
+        ledger = encode(args.prepared, args.base, folder, encoding, num_people, has_roles=has_roles)
         tokens = ledger["num_tokens"]
         page = preview(args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"])
         inputs.check_unchanged()
@@ -75,7 +76,13 @@ def main() -> None:
 
 
 def encode(
-    prepared: Path, base: Path, folder: Path, encoding: EncodingParams, num_speakers: int
+    prepared: Path,
+    base: Path,
+    folder: Path,
+    encoding: EncodingParams,
+    num_speakers: int,
+    *,
+    has_roles: bool = False,
 ) -> dict[str, Any]:
     """Write the windows and the extended tokenizer into an existing folder.
 
@@ -84,13 +91,14 @@ def encode(
         base: The base model's folder.
         folder: Gets the training windows, and a folder ``validation`` with those of that side.
         encoding: How to cut, and what is trained.
-        num_speakers: Most distinct speakers in a dialogue of any side.
+        num_speakers: Most people in a dialogue of any side.
+        has_roles: Whether the data has roles.
 
     Returns:
         The ledger: every token of the valid input in one bucket, and the shape of the training
         windows.
     """
-    template = extend_tokenizer(base, folder / "tokenizer", num_speakers)
+    template = extend_tokenizer(base, folder / "tokenizer", num_speakers, has_roles=has_roles)
     make = partial(
         Encoder,
         template.name,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
 from tuning.corpus.duplicates import bands_for
-from tuning.corpus.layouts import RECORD_KEYS
+from tuning.corpus.layouts import is_record
 from tuning.corpus.ledger import account, describe
 from tuning.corpus.message_rows import gathered
 from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
@@ -23,6 +23,7 @@ from tuning.dialogue import from_line, to_line
 from tuning.reading.accounts import SIDES
 from tuning.reading.engine import map_in_order
 from tuning.reading.pieces import data_files, read_pieces
+from tuning.reading.records import Break
 from tuning.run.errors import UserError
 from tuning.run.files import new_folder, write_json
 from tuning.run.inputs import Inputs
@@ -37,18 +38,18 @@ MAX_NAMED = 20
 def main() -> None:
     """Read, clean, deduplicate, select, split, and account for all of it."""
     parser = argparse.ArgumentParser(prog="python -m stages.prep", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a dialogue file, or a folder")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--prepared", type=Path, required=True, help="folder for the clean text")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger, JSON")
     args = parser.parse_args()
-    data = load_params().data
-    data_files(args.data)  # before it is hashed: a pipe would hang
-    inputs = Inputs([args.data, args.lock], partial(declared_params, "prep"))
+    data = load_params().data  # the path is no argument: a shell would take what is special in it
+    path = Path(data.path)
+    data_files(path)  # before it is hashed: a pipe would hang
+    inputs = Inputs([path, args.lock], partial(declared_params, "prep"))
 
     with new_folder(args.prepared) as folder:
         try:
-            ledger = prepare(args.data, data, folder)
+            ledger = prepare(path, data, folder)
         except (UserError, OSError):
             inputs.check_unchanged()  # a file that changed is the cause, not what it seemed to hold
             raise
@@ -64,7 +65,7 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
     """
     num_bands, _ = bands_for(data.near_duplicate_threshold)
     with Catalogue(folder / "scratch", num_bands) as catalogue:
-        read_all(path, data, catalogue)
+        unreadable_bytes = read_all(path, data, catalogue)
         catalogue.finish()
         report_faults(path, data, catalogue)
         selection = select(catalogue, data)
@@ -85,18 +86,34 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
                 "num_unused_keys": dict(catalogue.unused),
                 "num_renamed": len(selection.renamed),
                 "split": split,
+                "unreadable_bytes": unreadable_bytes,
             }
         )
 
 
-def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> None:
-    """Clean every file into the catalogue; each file's layout is recognised by itself."""
-    files = data_files(path)
+def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
+    """Clean every file into the catalogue; each file's layout is recognised by itself.
+
+    Returns:
+        The number of bytes that could not be read, where ``data.on_invalid`` is skip.
+    """
+    files, passed_over = data_files(path)
+    breaks: list[Break] = []
+    on_break = breaks.append if data.on_invalid == "skip" else None
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
+        if passed_over:
+            progress.write(f"prep: passed over in {path}: {named(passed_over)}")
         for file in files:
-            prefix = f"{file.relative_to(path)}:" if path.is_dir() else ""
-            before = catalogue.num_records
-            pieces = gathered(file, prefix, read_pieces(file, prefix, RECORD_KEYS))
+            name = str(file.relative_to(path)) if path.is_dir() else ""
+            beside: list[str] = []
+            before, num_breaks = catalogue.num_records, len(breaks)
+            pieces = gathered(
+                file,
+                name,
+                read_pieces(
+                    file, name, is_record=is_record, on_break=on_break, on_beside=beside.append
+                ),
+            )
             for piece in map_in_order(partial(Cleaner, data), pieces):
                 catalogue.add(piece)
                 progress.update(piece.num_raw_characters)
@@ -104,6 +121,26 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> None:
             if not num_records:
                 raise UserError(f"{file} holds no dialogue.")
             progress.write(f"prep: {file}: {num_records:,} records")
+            if beside:
+                progress.write(f"prep: {file}: beside the records, not used: {named(beside)}")
+            for found in breaks[num_breaks:]:
+                progress.write(break_message(found))
+    return sum(found.num_bytes for found in breaks)
+
+
+def named(names: list[str]) -> str:
+    """The first eight of some names, and the number of the others."""
+    shown = ", ".join(names[:8]).encode(errors="replace").decode()
+    return f"{shown} and {len(names) - 8:,} more" if len(names) > 8 else shown
+
+
+def break_message(found: Break) -> str:
+    """What is lost of a file that is broken in its middle, and why."""
+    why = found.why.removeprefix(f"{found.path}: ").removeprefix(f"{found.path} ").rstrip(".")
+    return (
+        f"prep: {found.path}: broken at byte {found.byte:,} ({why}): the records before it are "
+        f"kept, {found.num_bytes:,} bytes are not read"
+    )
 
 
 def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:

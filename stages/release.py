@@ -23,7 +23,6 @@ CARD = "README.md"
 def main() -> None:
     """Copy the model, write the card, then the receipt over both."""
     parser = argparse.ArgumentParser(prog="python -m stages.release", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the dialogues as they came")
     parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
     parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
     parser.add_argument("--trained", type=Path, required=True, help="training's folder")
@@ -37,7 +36,8 @@ def main() -> None:
     args = parser.parse_args()
     params = declared_params("release")
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
-    paths = [args.data, args.prepared, args.base, args.lock, *metrics]
+    data = Path(params["data"]["path"])
+    paths = [data, args.prepared, args.base, args.lock, *metrics]
     inputs = Inputs([*paths, args.trained], partial(declared_params, "release"))
     ledger, tokens, training, scores, generation = (
         json.loads(path.read_text(encoding="utf-8")) for path in metrics
@@ -46,7 +46,7 @@ def main() -> None:
     assert template is not None, "train writes it"
     facts = Facts(
         base=source_of_model(params["model"]["name"], params["model"]["revision"]),
-        corpus=source_of_data(args.data),
+        corpus=source_of_data(data),
         usage=template.usage,
         params=params,
         scores=scores,

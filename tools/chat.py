@@ -37,6 +37,8 @@ class Partner:
 
     model: PreTrainedModel
     template: Template
+    has_roles: bool
+    """Whether the fine-tuned model was made for roles; else both are two people."""
 
     def answer(
         self,
@@ -53,12 +55,11 @@ class Partner:
             sampling: How to choose tokens; with one seed, the same chat gets the same answer.
             max_new_tokens: Longest answer, in tokens.
         """
-        turns = tuple(Turn(message["role"], text_in(message)) for message in chat)
-        dialogue = Dialogue("chat", turns)
-        speakers = [*dialogue.speakers, role]
-        context = first_turns(self.template, dialogue, len(turns))
+        turns = tuple(self._turn(message["role"], text_in(message)) for message in chat)
+        context = first_turns(self.template, Dialogue("chat", turns), len(turns))
+        tags = self.template.tags(Dialogue("chat", (*turns, self._turn(role, ""))))
         request = Request(
-            tuple(context), len(context), (speakers.index(role),), sampling, name=str(len(turns))
+            tuple(context), len(context), (tuple(tags[role]),), sampling, name=str(len(turns))
         )
         replies = write_replies(
             self.model,
@@ -69,15 +70,19 @@ class Partner:
         )
         return text_of(self.template, replies[0][0]) if replies[0] else "(the chat is too long)"
 
+    def _turn(self, role: Literal["user", "assistant"], text: str) -> Turn:
+        return Turn(role, text, role if self.has_roles else None)
+
 
 def load_partners(base: Path, model: Path) -> dict[str, Partner]:
     """Load both models, each with the template that eval scores it in."""
-    partners = {}
+    loaded = {}
     for name, folder in (("base", base), ("tuned", model)):
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} is no model; get it with dvc pull, or make it: make repro.")
-        partners[name] = Partner(*load_model(folder))
-    return partners
+        loaded[name] = load_model(folder)
+    has_roles = loaded["tuned"][1].has_roles
+    return {name: Partner(*both, has_roles) for name, both in loaded.items()}
 
 
 def text_in(message: Message) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def check_files(data: str) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"data.path: {data} is neither in git nor in DVC, so experiments and other clones lack "
-            f"it: dvc add {data}",
+            f"it: dvc add {shlex.quote(data)}",
         )
 
 
@@ -140,7 +141,7 @@ def _is_kept(data: str) -> bool:
     outputs = {Path(out) for stage in own_stages().values() for out in stage["outs"]}
     places = (path, *path.parents)
     return (
-        bool(_git("ls-files", "--", data))
+        bool(_git("--literal-pathspecs", "ls-files", "--", data))
         or any(place in outputs for place in places)
         or any(place.with_name(f"{place.name}.dvc").is_file() for place in places if place.name)
     )

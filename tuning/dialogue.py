@@ -69,6 +69,15 @@ class Dialogue:
         return tuple(dict.fromkeys(turn.speaker for turn in self.turns))
 
     @property
+    def people(self) -> dict[str, int]:
+        """Speakers who are no role, numbered from 0 by order of first appearance.
+
+        A user with a name is one of several people.
+        """
+        named = (t.speaker for t in self.turns if t.role is None or t.speaker != t.role)
+        return {name: index for index, name in enumerate(dict.fromkeys(named))}
+
+    @property
     def num_characters(self) -> int:
         """Unicode code points in all utterances."""
         return sum(len(turn.utterance) for turn in self.turns)

@@ -36,7 +36,7 @@ from tests.unit.test_engine import (
 )
 from tuning.corpus.cleaning import Cleaner
 from tuning.encoding.encoder import Encoder
-from tuning.reading import pieces as reading
+from tuning.reading import records
 from tuning.reading.engine import map_in_order
 from tuning.run.errors import UserError
 
@@ -127,7 +127,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PIECE_BYTES", 4_000)
+    monkeypatch.setattr(records, "PIECE_BYTES", 4_000)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def expected(
 ) -> dict[str, object]:
     """What the local engine writes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE_BYTES", 4_000)
+        patch.setattr(records, "PIECE_BYTES", 4_000)
         use(2, patch)
         return run_both(source, tiny_base, tmp_path_factory.mktemp("local"))
 

@@ -56,6 +56,6 @@ def test_an_epoch_is_what_was_run_and_the_rest_at_its_speed() -> None:
 
 @pytest.mark.parametrize("stage", ["prep", "encode", "train"])
 def test_the_project_is_started_as_dvc_starts_it(stage: str) -> None:
-    command = stage_command(stage, Path("corpus.json"))
+    command = stage_command(stage)
     assert command[:3] == [sys.executable, "-m", f"stages.{stage}"]
     assert not [argument for argument in command if "$" in argument]

@@ -55,13 +55,18 @@ def write(
     return write_replies(model, template, requests, max_new_tokens=10, batch_size=batch_size)
 
 
+def tags_of(template: Template) -> list[tuple[int, ...]]:
+    """Of both speakers."""
+    return [tuple(tag) for tag in template.tags(DIALOGUES[-1]).values()]
+
+
 def requests_for(template: Template, num_turns: int = 1) -> list[Request]:
     """Of every dialogue, after each of its turns, greedy and sampled."""
     return [
         Request(
             context=tuple(first_turns(template, one, len(one.turns))),
             length=len(first_turns(template, one, turns)),
-            speakers=tuple((turns + i) % 2 for i in range(num_turns)),
+            tags=tuple(tags_of(template)[(turns + i) % 2] for i in range(num_turns)),
             sampling=sampling,
             name=f"{number} {turns}",
         )
@@ -77,7 +82,7 @@ def test_greedy_replies_are_those_of_the_librarys_own_loop(model: Any, template:
     endings = Counter[str]()
     for request, [reply] in zip(requests, write(model, template, requests), strict=True):
         ids = list(request.context[: request.length])
-        ids += template.tag(request.speakers[0])
+        ids += request.tags[0]
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=10, eos_token_id=ends, pad_token_id=0
         )
@@ -123,11 +128,11 @@ def test_later_turns_follow_from_all_that_was_written(model: Any, speakers: Spea
     [replies] = write(model, speakers, [request])
     ids = first_turns(speakers, DIALOGUES[0], 1)
     for number, reply in enumerate(replies):
-        alone = Request(tuple(ids), len(ids), (request.speakers[number],), GREEDY, "")
+        alone = Request(tuple(ids), len(ids), (request.tags[number],), GREEDY, "")
         [[expected]] = write(model, speakers, [alone], batch_size=1)
         assert expected.ids == reply.ids
         assert expected.nats == pytest.approx(reply.nats, abs=1e-4)
-        ids += [*speakers.tag(request.speakers[number]), *reply.ids, *speakers.end]
+        ids += [*request.tags[number], *reply.ids, *speakers.end]
 
 
 def test_nats_are_those_of_the_evaluation(model: Any, template: Template) -> None:
@@ -139,7 +144,7 @@ def test_nats_are_those_of_the_evaluation(model: Any, template: Template) -> Non
         sequence = TokenSequence()
         context = request.context[: request.length]
         sequence.append(context)
-        for part in (template.tag(request.speakers[0]), reply.ids):
+        for part in (request.tags[0], reply.ids):
             place = sequence.append(part)
         sequences.append(sequence)
         places.append(place)

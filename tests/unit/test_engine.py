@@ -19,8 +19,9 @@ import pytest
 
 from stages.encode import encode
 from stages.prep import prepare
-from tuning.reading import pieces as reading
+from tuning.reading import records
 from tuning.reading.engine import map_in_order
+from tuning.reading.pieces import read_pieces
 from tuning.run.errors import UserError
 from tuning.run.params import DataParams, EncodingParams, load_params
 
@@ -206,9 +207,9 @@ def test_a_small_file_before_a_large_one_does_not_hang() -> None:
 def test_the_written_bytes_do_not_depend_on_the_workers(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PIECE_BYTES", 8_000)
+    monkeypatch.setattr(records, "PIECE_BYTES", 8_000)
     source = write_corpus(tmp_path / "data", num_dialogues=400)
-    num_pieces = sum(1 for file in source.iterdir() for _ in reading.read_pieces(file))
+    num_pieces = sum(1 for file in source.iterdir() for _ in read_pieces(file))
     assert num_pieces > 10
 
     def outputs(workers: int) -> dict[str, object]:

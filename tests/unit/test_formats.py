@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from tuning.corpus.formats import REASONS, RECORD_KEYS, Record, parse_record, recognise
+from tuning.corpus.formats import REASONS, Record, parse_record, recognise
 
 from stages.prep import read_all
 from tests.corpora import data_params
@@ -111,7 +111,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 def read(path: Path, layout: Layout | None = None) -> tuple[Layout, list[Record]]:
     """The layout of a file, and its records."""
-    raw = [raw for piece in read_pieces(path, "", RECORD_KEYS) for raw in piece.records()]
+    raw = [raw for piece in read_pieces(path, is_record=is_record) for raw in piece.records()]
     layout = layout or recognise(path, raw)
     return layout, [parse_record(record, layout) for record in raw]
 

@@ -189,7 +189,13 @@ def test_what_is_written_keeps_the_mark(model: Any, template: PlainLines) -> Non
 
     def write(ids: list[int], speakers: tuple[int, ...], names: list[str]) -> list[list[Reply]]:
         requests = [
-            Request(tuple(ids), len(ids), speakers, Sampling(temperature=2.0, seed=1), name)
+            Request(
+                tuple(ids),
+                len(ids),
+                tuple(tuple(template.tag(speaker)) for speaker in speakers),
+                Sampling(temperature=2.0, seed=1),
+                name,
+            )
             for name in names
         ]
         return write_replies(model, template, requests, max_new_tokens=30, batch_size=8)

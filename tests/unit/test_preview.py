@@ -214,7 +214,7 @@ def test_marks_are_those_of_the_windows_that_are_trained(
     turns = template.encode(dialogue)
     trained = trained_turns(dialogue.turns, loss_on)
     cut = cut_windows(turns, trained, max_length=max_length, context_turns=2)
-    tags = {template.tag(0)[0], template.tag(1)[0]}
+    tags = {tag[0] for tag in template.tags(dialogue).values()}
     assert len(shown.windows) == len(cut.windows)
     for window, cut_window in zip(shown.windows, cut.windows, strict=True):
         kinds = [token.kind for token in window.tokens for _ in range(token.num_tokens)]

@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuning.reading import pieces as reading
+from tuning.reading import records as reading
 from tuning.reading.pieces import LineRange, RawRecord, data_files, read_pieces
 from tuning.run.errors import UserError
 
@@ -45,13 +45,13 @@ documents = st.recursive(
 )
 
 
-def read(path: Path, piece_bytes: int, prefix: str = "", keys: str = "") -> list[RawRecord]:
+def read(path: Path, piece_bytes: int, name: str = "", **options: Any) -> list[RawRecord]:
     """All records, with pieces of this size; a piece goes to a worker by pickle."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "PIECE_BYTES", piece_bytes)
         return [
             record
-            for piece in read_pieces(path, prefix, frozenset(keys.split()))
+            for piece in read_pieces(path, name, **options)
             for record in pickle.loads(pickle.dumps(piece)).records()
         ]
 
@@ -76,12 +76,12 @@ def test_every_line_comes_out_once_with_its_number(
     path = folder / f"mine.jsonl{compression}"
     path.write_bytes(COMPRESSIONS[compression](b"\xef\xbb\xbf" * bom + content))
     wanted = [
-        RawRecord(f"{path}:{number}", f"a/:line-{number}", line)
+        RawRecord(f"{path}:{number}", f"a/b:line-{number}", line, "a/b")
         for number, line in enumerate(content.split(b"\n"), start=1)
         if line.strip()
     ]
     if content or bom:
-        assert read(path, piece_bytes, prefix="a/:") == wanted
+        assert read(path, piece_bytes, name="a/b") == wanted
 
 
 @given(
@@ -104,7 +104,7 @@ def test_every_element_of_a_list_comes_out_once_with_its_number(
     text = json.dumps(elements, indent=indent, ensure_ascii=is_ascii).encode(errors="replace")
     path = folder / f"mine.json{compression}"
     path.write_bytes(COMPRESSIONS[compression](b"\xef\xbb\xbf" * bom + text))
-    records = read(path, piece_bytes, prefix="a:")
+    records = read(path, piece_bytes, name="a")
     assert [json.loads(record.text) for record in records] == json.loads(text)
     assert [(record.where, record.key) for record in records] == [
         (f"{path}, record {number}", f"a:record-{number}") for number in range(1, len(elements) + 1)
@@ -123,7 +123,7 @@ def test_every_value_of_an_object_comes_out_once_with_its_key(
     members = f",{space}".join(f"{json.dumps(key)}{space}:{json.dumps(v)}" for key, v in pairs)
     path = folder / "object.json"
     path.write_text(f"{space}{{{space}{members}{space}}}{space}", encoding="utf-8", newline="")
-    records = read(path, piece_bytes, prefix="p:")
+    records = read(path, piece_bytes, name="p")
     found = [(json.dumps(r.key.removeprefix("p:")), json.loads(r.text)) for r in records]
     assert found == [(json.dumps(key), json.loads(json.dumps(value))) for key, value in pairs]
 
@@ -142,7 +142,7 @@ def test_an_object_that_is_a_record_stays_whole(
 ) -> None:
     path = folder / "record.json"
     path.write_text(json.dumps({"turns": [], **entry}))
-    [record] = read(path, piece_bytes, keys="turns dialogue")
+    [record] = read(path, piece_bytes, is_record=lambda value: "turns" in value)
     assert json.loads(record.text) == {"turns": [], **entry}
     assert (record.where, record.key) == (f"{path}, record 1", "record-1")
 
@@ -177,7 +177,7 @@ def test_what_is_json_and_what_is_not_is_as_python_has_it(
     elif isinstance(wanted, dict):
         assert {r.key: json.loads(r.text) for r in read(path, piece_bytes)} == wanted
     else:
-        with pytest.raises(UserError, match=r"any\.json(:| is empty)"):
+        with pytest.raises(UserError, match=r"any\.json(:| is (empty|a text file))"):
             read(path, piece_bytes)
 
 
@@ -194,11 +194,13 @@ def _first_line(text: str) -> object:
     [
         ('["☺",\n\n "x" ,\r\n[1, 2 3]]', "Expecting ',' delimiter at line 4, column 7."),
         ('["☺",\n\n {"x": 1} ,\r\n{\'a\': 1}]', "Expecting property name enclosed in double "
-         "quotes at line 4, column 2."),
+         "quotes (found a single quote: Python's form; write it with json.dumps) at line 4, "
+         "column 2."),
         ('["☺",\n\n "x" ,\r\ntru]', "Expecting value at line 4, column 1."),
-        ('["☺",\n\n "x" ,\r\n]', "Expecting value at line 4, column 1."),
-        ('["☺",\n\n "x" \r\n] ]', "wanted the end of the file (if each line is a record, name it "
-         ".jsonl) at line 4, column 3."),
+        ('["☺",\n\n "x" ,\r\n]', "found a comma after the last item at line 4, column 1."),
+        ('["☺",\n\n "x" ,\r\n// y\n]', "Expecting value (found a comment, which JSON does not "
+         "have) at line 4, column 1."),
+        ('["☺",\n\n "x" \r\n] ]', "wanted the end of the file at line 4, column 3."),
         ('["☺",\n\n "x" 1', "wanted ',' or ']' at line 3, column 6."),
         ('["☺",\n\n "x" ', "wanted ',' or ']' at line 3, column 6, where the file ends."),
         ('["☺",\n\n "x', "Unterminated string starting at line 3, column 2."),
@@ -216,7 +218,9 @@ def test_a_fault_is_placed_by_line_and_column_however_far_in(
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     with pytest.raises(UserError) as caught:
         read(path, piece_bytes)
-    assert str(caught.value) == f"{path}: not JSON: {fault}"
+    found, _, kept = str(caught.value).partition(" data.on_invalid: skip keeps the ")
+    assert found == f"{path}: not JSON: {fault}"
+    assert kept in ("", "record before it.", "2 records before it.")
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 3, 8, 2**20])
@@ -239,7 +243,7 @@ def test_a_record_without_end_is_refused_before_it_fills_the_memory(
     path = tmp_path / name
     content = b'[1,\n"' + b"x" * 5000 + b'"]'
     path.write_bytes(COMPRESSIONS["" if path.suffix.startswith(".json") else path.suffix](content))
-    with pytest.raises(UserError, match=r"mine\.json.* a record of more than 1,000 bytes; is the"):
+    with pytest.raises(UserError, match=r"mine\.json.* a record of more than 1,000 bytes; wanted"):
         read(path, 100)
 
 
@@ -325,6 +329,8 @@ def test_the_files_of_a_folder_come_sorted_and_hidden_ones_not_at_all(tmp_path: 
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "link.json").symlink_to("b.json")
-    found = [str(file.relative_to(tmp_path)) for file in data_files(tmp_path)]
+    files, passed_over = data_files(tmp_path)
+    found = [str(file.relative_to(tmp_path)) for file in files]
     assert found == ["a/B.JSON.ZST", "a/z.jsonl.gz", "a.ndjson", "b.json", "c.json", "link.json"]
-    assert data_files(tmp_path / "b.json") == [tmp_path / "b.json"]
+    assert passed_over == []
+    assert data_files(tmp_path / "b.json") == ([tmp_path / "b.json"], [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +12,11 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.tiny_model import END_OF_TEXT
-from tuning.dialogue import Dialogue, Turn
+from tuning.dialogue import Dialogue, Role, ToolCall, Turn
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.template import EncodedTurn, Template
+from tuning.tokens.templates import extend_tokenizer, template_of
 from tuning.tokens.tokenizer import load_tokenizer
 
 HELLO = Dialogue("x", (Turn("ann", "Hello! How are you?"), Turn("bob", "fine ☺\nand you?")))
@@ -261,3 +262,76 @@ def test_more_speakers_than_there_are_tokens_are_refused(saved: Any) -> None:
     saved.apply_chat_template(chat)
     with pytest.raises(TemplateError, match="this model knows 2 speakers; the chat has more"):
         saved.apply_chat_template(chat, add_generation_prompt=True)
+
+
+# --- roles ----------------------------------------------------------------------------------------
+
+ROLES_CHAT = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "name": "ann", "content": "hello"},
+    {"role": "user", "name": "bob", "content": "hi"},
+    {"role": "assistant", "content": "fine"},
+    {"role": "tool", "content": "7"},
+    {"role": "user", "content": "bye"},
+]
+
+
+@pytest.fixture(scope="module")
+def with_roles(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("roles")
+    extend_tokenizer(tiny_base, folder, 2, has_roles=True)
+    return folder
+
+
+def said(chat: list[dict[str, str]]) -> Dialogue:
+    """As prep reads it."""
+    turns = (Turn(m.get("name", m["role"]), m["content"], cast(Role, m["role"])) for m in chat)
+    return Dialogue("x", tuple(turns))
+
+
+@given(st.lists(st.sampled_from(ROLES_CHAT), min_size=1, max_size=8))
+def test_a_role_has_one_token_wherever_it_stands(
+    with_roles: Path, chat: list[dict[str, str]]
+) -> None:
+    """The chat template writes what is trained, with or without a system text, in any order."""
+    template = template_of(with_roles)
+    encoded = template.encode(said(chat))
+    for message, turn in zip(chat, encoded, strict=True):
+        if "name" not in message:
+            token = f"<|{message['role']}|>"
+            assert turn.tag == [template.tokenizer.convert_tokens_to_ids(token)]
+    served = AutoTokenizer.from_pretrained(with_roles)
+    assert served.apply_chat_template(chat, return_dict=False) == all_ids(encoded)
+    asked = served.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    if any("name" not in message for message in chat):
+        assert asked[-1] == template.tokenizer.convert_tokens_to_ids("<|assistant|>")
+
+
+def test_a_model_without_role_tokens_numbers_roles_like_anybody(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    template = SpeakerTokens(tokenizer)
+    tags = template.tags(said([ROLES_CHAT[5], ROLES_CHAT[3]]))
+    assert tags == {"user": template.tag(0), "assistant": template.tag(1)}
+
+
+def test_plain_lines_name_the_roles(tokenizer: PreTrainedTokenizerFast) -> None:
+    template = PlainLines(tokenizer)
+    assert template.spelled_tags(said(ROLES_CHAT)) == {
+        "system": "System:",
+        "ann": "A:",
+        "bob": "B:",
+        "assistant": "Assistant:",
+        "tool": "Tool:",
+        "user": "User:",
+    }
+
+
+def test_a_call_is_written_as_json_behind_the_words(with_roles: Path) -> None:
+    template = template_of(with_roles)
+    calls = (ToolCall("price_of", '{"item": "kettle"}'),)
+    (turn,) = template.encode(
+        Dialogue("x", (Turn("assistant", "wait", "assistant", tool_calls=calls),))
+    )
+    text = decode(template.tokenizer, turn.content)
+    assert text == 'wait\n{"name": "price_of", "arguments": {"item": "kettle"}}'

@@ -30,6 +30,7 @@ class Catalogue:
         self.num_raw_turns = 0
         self.num_raw_characters = 0
         self.num_control = 0
+        self.roles: Counter[str] = Counter()
         self.unused: Counter[str] = Counter()
         self.passed_over: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
@@ -57,6 +58,7 @@ class Catalogue:
         self.num_raw_turns += piece.num_raw_turns
         self.num_raw_characters += piece.num_raw_characters
         self.num_control += piece.num_control
+        self.roles += piece.roles
         self.unused += piece.unused
         self.passed_over += piece.passed_over
         self.invalid += piece.invalid

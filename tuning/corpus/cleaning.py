@@ -37,6 +37,7 @@ ROW = np.dtype(
         ("side", np.uint8),  # of the split
         ("too_few", np.uint8),  # FEW_SPEAKERS, FEW_TURNS or 0
         ("num_speakers", np.uint32),
+        ("num_people", np.uint32),  # of them, who are no role
         ("num_turns", np.uint32),
         ("num_characters", np.uint64),
         ("content", np.uint64, (2,)),  # half of its content_hash
@@ -71,6 +72,8 @@ class CleanPiece:
     """Records that are not dialogues, by reason."""
     faults: list[tuple[str, str]] = field(default_factory=list)
     """The first invalid records: place, and what was found and wanted."""
+    roles: Counter[str] = field(default_factory=Counter)
+    """Turns by role; people's have none."""
     unused: Counter[str] = field(default_factory=Counter)
     """Records and messages with a key that says something and is not used, by its name."""
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -120,6 +123,7 @@ class Cleaner:
             num_records=len(records),
             invalid=Counter(r.reason for r in records if r.fault),
             faults=faults[:MAX_FAULTS],
+            roles=Counter(str(t.role) for d in dialogues for t in d.turns if t.role is not None),
             unused=read.reader.unused,
             passed_over=read.reader.passed_over,
         )
@@ -146,6 +150,7 @@ class Cleaner:
             side,
             too_few,
             num_speakers,
+            len(dialogue.people),
             len(dialogue.turns),
             dialogue.num_characters,
             (int.from_bytes(content[:8], "big"), int.from_bytes(content[8:16], "big")),

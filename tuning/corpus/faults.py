@@ -13,6 +13,7 @@ REASONS = (
     "missing_group",
     "missing_speaker",
     "no_text",
+    "not_a_row",
     "not_json",
     "not_text",
     "not_utf8",

@@ -12,7 +12,18 @@ from typing import Any, Final
 
 from tuning.corpus import chat_apps, pairs, trees
 from tuning.corpus.faults import Invalid, keys
-from tuning.corpus.messages import Draft, DraftTurn, Reader, is_message
+from tuning.corpus.messages import (
+    FLAG_KEYS,
+    SYSTEM_KEYS,
+    TOOLS_KEYS,
+    Draft,
+    Reader,
+    is_message,
+    system_of,
+    tools_of,
+    weight_of,
+)
+from tuning.corpus.roles import role_of
 
 LIST_KEYS: Final = (
     "messages",
@@ -39,12 +50,6 @@ ID_KEYS: Final = (
     "thread_id",
     "c_id",
 )
-RECORD_KEYS: Final = frozenset({*LIST_KEYS[:-3], "prompt", "mapping", "instruction", "query"})
-"""An object with one of these is a record, not a table of records by id."""
-RECORD_LISTS: Final = ("data", "train", "validation", "test", "valid", "dev", "list", "chats")
-"""Usual names of a list of records inside a wrapper."""
-_SYSTEM: Final = ("system", "system_prompt", "system_message")
-_TOOLS: Final = ("tools", "functions", "available_tools")
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def _read_messages(entry: Any, reader: Reader) -> list[Draft]:
     key = _message_list(entry)
     assert key is not None
     turns = reader.turns(entry[key], "turn")
-    used = {key, *ID_KEYS, *_SYSTEM, *_TOOLS}
+    used = {key, *ID_KEYS, *SYSTEM_KEYS, *TOOLS_KEYS}
     speakers = next((k for k in ("speakers", "roles") if isinstance(entry.get(k), list)), None)
     if (
         speakers is not None
@@ -106,29 +111,14 @@ def _read_messages(entry: Any, reader: Reader) -> list[Draft]:
         rows = [{"speaker": s, "text": t} for s, t in zip(entry[speakers], entry[key], strict=True)]
         turns, used = reader.turns(rows, "turn"), used | {speakers}
     reader.leave(entry, tuple(used))
-    return [Draft(with_system(entry, turns), tools=tools_of(entry))]
-
-
-def with_system(entry: Mapping[str, Any], turns: list[DraftTurn]) -> list[DraftTurn]:
-    """The turns behind a system text that stands beside them."""
-    text = next((entry[k] for k in _SYSTEM if isinstance(entry.get(k), str)), "")
-    if not text.strip() or (turns and turns[0].role == "system"):
-        return turns
-    return [DraftTurn("system", [text], role="system"), *turns]
-
-
-def tools_of(entry: Mapping[str, Any]) -> str:
-    """The functions that may be called, as JSON text; none where the list is empty."""
-    import json
-
-    value = next((entry[k] for k in _TOOLS if entry.get(k)), "")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "" if text.strip() in ("", "[]", "null") else text
+    return [Draft(system_of(entry, turns) + turns, tools=tools_of(entry))]
 
 
 def _is_list(entry: Any) -> bool:
     if not isinstance(entry, list) or not entry:
         return False
+    if all(isinstance(one, list) and len(one) == 2 for one in entry):  # [["human", "hi"], …]
+        return all(isinstance(one[0], str) and role_of(one[0], {}) for one in entry)
     return all(isinstance(one, str) for one in entry) or is_message(entry[0])
 
 
@@ -138,7 +128,9 @@ def _read_list(entry: Any, reader: Reader) -> list[Draft]:
 
 def _is_preference(entry: Any) -> bool:
     return isinstance(entry, dict) and (
-        {"chosen", "rejected"} <= entry.keys() or isinstance(entry.get("label"), bool)
+        {"chosen", "rejected"} <= entry.keys()
+        or isinstance(entry.get("label"), bool)
+        or (entry.get("label") in (0, 1) and pairs.is_pair(entry))
     )
 
 
@@ -213,6 +205,19 @@ def layout_of(entry: Any) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.fits(entry)), None)
 
 
+def is_record(value: Any) -> bool:
+    """Tell whether a JSON value is one dialogue: not one of its messages, not a list of dialogues.
+
+    Lists in an object may end at their first item, for this is asked while a file is read.
+    """
+    if isinstance(value, list):
+        if value and isinstance(value[0], str):
+            return len(value) > 1 and all(isinstance(text, str) for text in value)
+        return bool(value) and is_message(value[0])
+    layout = layout_of(value)
+    return layout is not None and layout.name != "wrapper"
+
+
 def read_record(entry: Any, reader: Reader) -> list[Draft]:
     """Read a record into drafts.
 
@@ -222,7 +227,13 @@ def read_record(entry: Any, reader: Reader) -> list[Draft]:
     layout = layout_of(entry)
     if layout is None:
         raise Invalid("unknown_layout", unknown_message(entry))
-    return layout.read(entry, reader)
+    drafts = layout.read(entry, reader)
+    flags = [key for key in FLAG_KEYS if isinstance(entry, dict) and key in entry]
+    if flags and weight_of(entry, flags, "the record") == 0:
+        for draft in drafts:
+            for turn in draft.turns:
+                turn.weight = 0.0
+    return drafts
 
 
 def unknown_message(entry: Any) -> str:

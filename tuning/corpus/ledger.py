@@ -66,6 +66,8 @@ def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:
         },
         "num_speakers": len(np.unique(names)),
         "num_speakers_per_dialogue": percentiles(kept["num_speakers"]),
+        "num_people_per_dialogue": percentiles(kept["num_people"]),
+        "num_turns_by_role": dict(catalogue.roles),
         "num_turns_per_dialogue": percentiles(kept["num_turns"]),
         "num_characters_per_dialogue": percentiles(kept["num_characters"]),
     }

@@ -15,7 +15,9 @@ from typing import Any, Final
 from tuning.corpus.faults import Invalid, decoded
 from tuning.corpus.layouts import layout_of
 from tuning.corpus.messages import CONVERSATION_KEYS, is_spoken
-from tuning.reading.pieces import PIECE_BYTES, Elements, Piece, RawRecord
+from tuning.reading.documents import Elements
+from tuning.reading.pieces import Piece, RawRecord
+from tuning.reading.records import PIECE_BYTES
 from tuning.run.errors import UserError
 
 _HEADER: Final = ("chat_metadata", "character_name")
@@ -23,7 +25,7 @@ _HEADER: Final = ("chat_metadata", "character_name")
 _NUM_ASKED: Final = 2
 
 
-def gathered(path: Path, prefix: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
+def gathered(path: Path, name: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yield a file's pieces as they are, or gathered by conversation if its rows are messages."""
     first = next(pieces, None)
     if first is None:
@@ -40,7 +42,7 @@ def gathered(path: Path, prefix: str, pieces: Iterator[Piece]) -> Iterator[Piece
         records = chain.from_iterable(piece.records() for piece in whole)
         if is_headed:
             next(records)
-        yield from _conversations(path, prefix, records, _key_of(rows[0]))
+        yield from _conversations(path, name, records, _key_of(rows[0]))
     else:
         yield from whole
 
@@ -61,11 +63,10 @@ def _entry(raw: RawRecord) -> Any:
 
 
 def _conversations(
-    path: Path, prefix: str, rows: Iterable[RawRecord], key: str | None
+    path: Path, file: str, rows: Iterable[RawRecord], key: str | None
 ) -> Iterator[Elements]:
     """Pieces of conversations, each a JSON list of its rows' texts."""
-    names: list[str] = []
-    texts: list[str] = []
+    entries: list[tuple[str | None, str]] = []
     own: list[str] = []
     number, size, current = 1, 0, ""
     met: set[int] = set()
@@ -76,8 +77,7 @@ def _conversations(
         row = _entry(raw) if key is not None else None
         name = str(row.get(key)) if isinstance(row, dict) and key is not None else path.stem
         if own and name != current:
-            names.append(current)
-            texts.append(f"[{','.join(own)}]")
+            entries.append((current, f"[{','.join(own)}]"))
             met.add(hash(current))
             own = []
             if hash(name) in met:
@@ -86,13 +86,12 @@ def _conversations(
                     f"sort the file by {key!r}, so that they stand together."
                 )
         if size >= PIECE_BYTES and not own:
-            yield Elements(path, prefix, number, names, texts)
-            number, size, names, texts = number + len(texts), 0, [], []
+            yield Elements(path, file, number, entries)
+            number, size, entries = number + len(entries), 0, []
         current = name
         own.append(text)
         size += len(text)
     if own:
-        names.append(current)
-        texts.append(f"[{','.join(own)}]")
-    if texts:
-        yield Elements(path, prefix, number, names, texts)
+        entries.append((current, f"[{','.join(own)}]"))
+    if entries:
+        yield Elements(path, file, number, entries)

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -49,6 +50,9 @@ FLAG_KEYS: Final = (
 )
 MASKS: Final = frozenset({"mask", "masked"})
 """Flags that are true where a message is not trained."""
+SYSTEM_KEYS: Final = ("system", "system_prompt", "system_message")
+"""Names of a system text beside a list of messages or a pair."""
+TOOLS_KEYS: Final = ("tools", "functions", "available_tools")
 REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
 CONVERSATION_KEYS: Final = (
     "conversation_id",
@@ -114,7 +118,7 @@ class Reader:
     def leave(self, entry: Mapping[str, Any], used: Sequence[str], prefix: str = "") -> None:
         """Count the keys of an object that hold something and are not used."""
         for key, value in entry.items():
-            if key not in used and value not in (None, "", [], {}):
+            if key not in used and key not in FLAG_KEYS and value not in (None, "", [], {}):
                 self.unused[f"{prefix}{key}"[:80]] += 1
 
     def turn(self, item: Any, where: str, number: int) -> DraftTurn:
@@ -160,7 +164,7 @@ class Reader:
             reasoning=_reasoning(item, plan, where),
             tool_calls=calls,
             tool_call_id=_optional(item, "tool_call_id"),
-            weight=_weight(item, plan, where),
+            weight=weight_of(item, plan.flags, where),
             time=item[plan.time] if plan.time else None,
         )
 
@@ -196,7 +200,7 @@ class Reader:
         """The speaker's name, and the role if the message says one."""
         if "is_user" in item and isinstance(item["is_user"], bool):  # SillyTavern
             role: Role | None = "user" if item["is_user"] else "assistant"
-            return _name(item.get("name", role), f"{where}: 'name'"), role
+            return str(role), role
         if plan.who is None:
             return "AB"[number % 2], None
         who = item[plan.who]
@@ -211,8 +215,9 @@ class Reader:
         role = role_of(name, self.roles)
         if plan.role is not None:
             role = role_of(_name(item[plan.role], f"{where}: {plan.role!r}"), self.roles) or role
-        if plan.name is not None and isinstance(item[plan.name], str) and item[plan.name].strip():
-            return item[plan.name], role
+        own = item[plan.name] if plan.name is not None else None
+        if role in (None, "user") and isinstance(own, str) and own.strip():
+            return checked(own, f"{where}: {plan.name!r}"), role
         return role or name, role
 
 
@@ -264,6 +269,29 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     )
 
 
+def system_of(entry: Mapping[str, Any], turns: Sequence[DraftTurn] = ()) -> list[DraftTurn]:
+    """Return the turn of a system text that stands beside the messages.
+
+    Raises:
+        Invalid: the messages begin with another one.
+    """
+    text = next((entry[key] for key in SYSTEM_KEYS if isinstance(entry.get(key), str)), "")
+    if not text.strip():
+        return []
+    if turns and turns[0].role == "system":
+        if "".join(turns[0].lines).strip() == text.strip():
+            return []
+        raise Invalid("wrong_layout", "a system text beside the messages and another one in them")
+    return [DraftTurn("system", [checked(text, "'system'")], role="system")]
+
+
+def tools_of(entry: Mapping[str, Any]) -> str:
+    """Return the functions that may be called, as JSON text; nothing where there are none."""
+    value = next((entry[key] for key in TOOLS_KEYS if entry.get(key)), "")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "" if text.strip() in ("", "[]", "null") else checked(text, "'tools'")
+
+
 def alternating(texts: Sequence[Any], what: str) -> list[DraftTurn]:
     """Read texts of two speakers, A and B, in turn."""
     for number, text in enumerate(texts, start=1):
@@ -295,14 +323,12 @@ def is_spoken(item: Any) -> bool:
 def _looks_said(value: Any) -> bool:
     """Text, or parts of a text; not a list of further messages."""
     return not isinstance(value, list) or not any(
-        isinstance(part, dict) and _plan(tuple(part)).who for part in value
+        isinstance(part, dict) and "type" not in part and _plan(tuple(part)).who for part in value
     )
 
 
 def time_of(value: Any) -> float | None:
     """Return seconds since 1970 of a number of seconds or milliseconds, or of an ISO date."""
-    from datetime import UTC, datetime
-
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
@@ -399,10 +425,14 @@ def _reasoning(item: Mapping[str, Any], plan: _Plan, where: str) -> str:
     return "\n".join(_lines(item[plan.reasoning], f"{where}: {plan.reasoning!r}")).strip()
 
 
-def _weight(item: Mapping[str, Any], plan: _Plan, where: str) -> float:
-    """0 or 1: whether the message is trained, by all flags that it has."""
+def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> float:
+    """Return 0 or 1: whether a message or record is trained, by all flags that it has.
+
+    Raises:
+        Invalid: a flag says anything else.
+    """
     weight = 1.0
-    for key in plan.flags:
+    for key in flags:
         value = item[key]
         if value is None:
             continue

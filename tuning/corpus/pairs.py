@@ -7,22 +7,31 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tuning.corpus.faults import Invalid, checked, found
-from tuning.corpus.messages import Draft, DraftTurn, Reader, is_message
+from tuning.corpus.messages import (
+    SYSTEM_KEYS,
+    TOOLS_KEYS,
+    Draft,
+    DraftTurn,
+    Reader,
+    is_message,
+    system_of,
+    tools_of,
+)
 from tuning.corpus.roles import role_of
 from tuning.dialogue import Role
 
 PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user")
 RESPONSES: Final = ("response", "completion", "output", "answer", "assistant", "target", "reply")
 _BESIDE: Final = (
-    "system",
-    "system_prompt",
+    *SYSTEM_KEYS,
+    *TOOLS_KEYS,
     "history",
     "input",
-    "tools",
     "id",
     "dialogue_id",
     "conversation_id",
 )
+"""Keys that a pair may have besides, which are used."""
 _MARK: Final = re.compile(
     r"(?:^|\n)(?:###\s*)?(Human|User|Assistant|System|Bot|AI|Prompter)\s*:[ \t]?", re.IGNORECASE
 )
@@ -48,7 +57,7 @@ def read_pair(entry: Any, reader: Reader) -> list[Draft]:
     """Read Alpaca's and other pairs, with a system text, an input and a history beside them."""
     pair = _keys_of(entry)
     assert pair is not None
-    turns = _system(entry)
+    turns = system_of(entry)
     for number, past in enumerate(_history(entry), start=1):
         turns.append(_turn(past[0], "user", f"history {number}", weight=0))
         turns.append(_turn(past[1], "assistant", f"history {number}", weight=0))
@@ -59,8 +68,7 @@ def read_pair(entry: Any, reader: Reader) -> list[Draft]:
     turns.append(_turn(prompt, "user", repr(pair[0])))
     turns.append(_turn(_text(entry, pair[1]), "assistant", repr(pair[1])))
     reader.leave(entry, (*pair, *_BESIDE))
-    tools = entry.get("tools")
-    return [Draft(turns, tools=tools if isinstance(tools, str) and tools.strip("[] ") else "")]
+    return [Draft(turns, tools=tools_of(entry))]
 
 
 def is_pair_list(entry: Any) -> bool:
@@ -81,19 +89,19 @@ def read_pair_list(entry: Any, reader: Reader) -> list[Draft]:
     """Read exchanges one after another; a system text stands beside or in the first of them."""
     key = _pair_list(entry)
     assert key is not None
-    turns = _system(entry)
+    turns = system_of(entry)
     for number, exchange in enumerate(entry[key], start=1):
         where = f"{key} {number}"
         pair = _keys_of(exchange) if isinstance(exchange, dict) else None
         if pair is None:
             raise Invalid("wrong_layout", f"{where}: wanted both sides, {found(exchange)}")
         if not turns:
-            turns += _system(exchange)
+            turns += system_of(exchange)
         turns.append(_turn(_text(exchange, pair[0]), "user", where))
         turns.append(_turn(_text(exchange, pair[1]), "assistant", where))
-        reader.leave(exchange, (*pair, "system"), f"{key}.")
+        reader.leave(exchange, (*pair, *SYSTEM_KEYS), f"{key}.")
     reader.leave(entry, (key, *_BESIDE))
-    return [Draft(turns)]
+    return [Draft(turns, tools=tools_of(entry))]
 
 
 def is_prompt(entry: Any) -> bool:
@@ -112,8 +120,9 @@ def read_prompt(entry: Any, reader: Reader) -> list[Draft]:
     turns = reader.turns(entry["prompt"], "prompt")
     for turn in turns:
         turn.weight = 0.0
-    reader.leave(entry, ("prompt", key, "tools", *_BESIDE))
-    return [Draft(turns + reader.turns(entry[key], key))]
+    reader.leave(entry, ("prompt", key, *_BESIDE))
+    completion = reader.turns(entry[key], key)
+    return [Draft(system_of(entry, turns) + turns + completion, tools=tools_of(entry))]
 
 
 def is_marked(entry: Any) -> bool:
@@ -169,11 +178,6 @@ def read_persona(entry: Any, reader: Reader) -> list[Draft]:
         turns.append(_turn(text, role, f"history {number + 1}"))
     reader.leave(entry, ("utterances", "personality"))
     return [Draft(turns)]
-
-
-def _system(entry: Mapping[str, Any]) -> list[DraftTurn]:
-    text = entry.get("system", entry.get("system_prompt"))
-    return [_turn(text, "system", "'system'")] if isinstance(text, str) and text.strip() else []
 
 
 def _history(entry: Mapping[str, Any]) -> list[list[Any]]:

@@ -65,6 +65,8 @@ class RecordReader:
     def __call__(self, raw: RawRecord) -> list[Record]:
         """Decode and check one record; whatever is wrong with it becomes its fault."""
         try:
+            if raw.fault:
+                raise Invalid("not_a_row", raw.fault)
             entry = decoded(raw.text)
             drafts = self._columns.read(entry, self.reader)
             if drafts is None:

@@ -152,7 +152,7 @@ def visible(text: str) -> Iterator[tuple[str, bool]]:
 
 def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWindow:
     """All turns; a dropped dialogue may have more speakers than the template has tags for."""
-    tags = {name: template.spelled_tag(index) for index, name in enumerate(dialogue.speakers)}
+    tags = template.spelled_tags(dialogue)
     tokens: list[ShownToken] = []
     contents = encode_texts(template.tokenizer, [turn.text for turn in dialogue.turns])
     for turn, content in zip(dialogue.turns, contents, strict=True):

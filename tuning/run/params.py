@@ -52,7 +52,8 @@ class DataParams(Section):
     roles: dict[str, Literal["system", "user", "assistant", "tool"]]
     """A team's own spellings of roles, such as ``{agent: assistant, customer: user}``."""
     on_invalid: Literal["error", "skip"]
-    """A malformed dialogue stops the run with a list of faults, or is dropped and counted."""
+    """A malformed dialogue stops the run with a list of faults, or is dropped and counted, and of a
+    file that breaks off what stands before is kept."""
     max_dialogues: Count | None
     """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
     min_speakers: Count

@@ -77,7 +77,7 @@ def plan_places(
         Request(
             context=contexts[place.dialogue],
             length=len(first_turns(template, dialogues[place.dialogue], place.turn)),
-            speakers=(_speaker(dialogues[place.dialogue], place.turn),),
+            tags=(_tag(template, dialogues[place.dialogue], place.turn),),
             sampling=sampling,
             name=text_sha256([dialogues[place.dialogue]]) + f" {place.turn}",
         )
@@ -135,5 +135,5 @@ def scored_text(template: Template, ids: Sequence[int], nats: Sequence[float]) -
     return ScoredText(tuple(parts), tuple(sums))
 
 
-def _speaker(dialogue: Dialogue, turn: int) -> int:
-    return dialogue.speakers.index(dialogue.turns[turn].speaker)
+def _tag(template: Template, dialogue: Dialogue, turn: int) -> tuple[int, ...]:
+    return tuple(template.tags(dialogue)[dialogue.turns[turn].speaker])

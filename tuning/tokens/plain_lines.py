@@ -22,6 +22,7 @@ class PlainLines:
     """``A: text``, one turn a line."""
 
     name = "plain"
+    has_roles = True
     lacks = frozenset({"reasoning", "tools"})
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -35,7 +36,14 @@ class PlainLines:
 
     def tag(self, index: int) -> list[int]:
         """``A:`` for the first speaker, …, ``Z:``, ``A1:``."""
-        return encode_behind(self.tokenizer, "\n", [self.spelled_tag(index)])[0]
+        return encode_behind(self.tokenizer, "\n", [_letter(index)])[0]
+
+    def tags(self, dialogue: Dialogue) -> dict[str, list[int]]:
+        """Return the ids of ``A:`` and so on, and of a role's name."""
+        spelled = self.spelled_tags(dialogue)
+        return {
+            name: encode_behind(self.tokenizer, "\n", [tag])[0] for name, tag in spelled.items()
+        }
 
     def ending_of(self, token_id: int) -> Ending | None:
         """A token that holds the end of a line ends the turn, as does the end of the text."""
@@ -52,7 +60,7 @@ class PlainLines:
         texts = [" " + turn.text for turn in dialogue.turns]
         contents = encode_behind(self.tokenizer, "A:", texts)
         lines = encode_behind(self.tokenizer, "A:", [text + "\n" for text in texts])
-        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        tags = self.tags(dialogue)
         return [
             EncodedTurn(
                 turn.speaker,
@@ -68,6 +76,16 @@ class PlainLines:
         """Count the tokens of all lines."""
         return sum(map(len, self.encode(dialogue)))
 
-    def spelled_tag(self, index: int) -> str:
-        """Spell the letter, with a number from the 27th speaker on, and a colon."""
-        return f"{string.ascii_uppercase[index % 26]}{index // 26 or ''}:"
+    def spelled_tags(self, dialogue: Dialogue) -> dict[str, str]:
+        """Spell a letter, with a number from the 27th speaker on, or a role, and a colon."""
+        letters = {name: _letter(index) for name, index in dialogue.people.items()}
+        return {name: letters.get(name) or role_line(name) for name in dialogue.speakers}
+
+
+def role_line(role: str) -> str:
+    """Spell a role at the beginning of a line: ``User:``."""
+    return f"{role.capitalize()}:"
+
+
+def _letter(index: int) -> str:
+    return f"{string.ascii_uppercase[index % 26]}{index // 26 or ''}:"

@@ -12,21 +12,26 @@ from itertools import count, takewhile
 
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from tuning.dialogue import Dialogue
+from tuning.dialogue import ROLES, Dialogue
 from tuning.template_record import TemplateRecord
-from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.plain_lines import PlainLines, role_line
 from tuning.tokens.template import EncodedTurn, Ending
-from tuning.tokens.texts import TextEncoder
+from tuning.tokens.texts import TextEncoder, encode_behind
 from tuning.tokens.tokenizer import first_token, special_ids
 
 END_OF_TURN = "<|endofturn|>"
 PAD = "<|pad|>"
 
-_USAGE = """\
+_ROLES = """\
+It answers as the assistant. The messages' roles (`system`, `user`, `assistant`, `tool`) have tokens
+of their own, wherever they stand.
+"""
+_SPEAKERS = """\
 It writes the next turn of a chat between up to {num_speakers} speakers. Speakers get their tokens
 in the order in which they first speak; a message's `name`, if it has one, stands before its `role`.
 More speakers in one chat are refused by its chat template.
-
+"""
+_END = """
 Generation ends at `<|endofturn|>`. Text that spells a special token (`<|endofturn|>`,
 `<|speaker1|>`) becomes that token in a chat template: remove it from what users type.
 """
@@ -75,12 +80,44 @@ START
 """
 
 
+_ROLES_SET = """\
+{%- set roles = ROLES -%}
+{%- set chat = namespace(speakers=[], last="", other="", has_roles=false) -%}
+"""
+_CHAT_SET = """\
+{%- set chat = namespace(speakers=[], last="", other="") -%}
+"""
+_SAID_BY_ROLE = """\
+{%- for message in messages -%}
+  {%- if message.role in roles and (message.role != "user" or not message.name) -%}
+    {%- set chat.has_roles = true -%}
+    {{- roles[message.role] -}}
+  {%- else -%}
+"""
+_SAID = """\
+{%- for message in messages -%}
+"""
+_ASKED_ROLE = """\
+{%- if add_generation_prompt and (chat.has_roles or not chat.speakers) -%}
+  {{- roles["assistant"] -}}
+{%- elif add_generation_prompt -%}
+"""
+_ASKED = """\
+{%- if add_generation_prompt -%}
+"""
+
+
+def role_token(role: str) -> str:
+    """Return ``<|assistant|>`` and so on: a role has one token, wherever it stands."""
+    return f"<|{role}|>"
+
+
 def speaker_token(index: int) -> str:
     """``<|speaker1|>`` for the first speaker of a dialogue (index 0), and so on."""
     return f"<|speaker{index + 1}|>"
 
 
-def chat_template(num_speakers: int, *, has_start: bool) -> str:
+def chat_template(num_speakers: int, *, has_start: bool, has_roles: bool = False) -> str:
     """Return the chat template that writes messages as ``SpeakerTokens`` writes turns.
 
     It is saved with the tokenizer, for whoever loads that.
@@ -92,11 +129,22 @@ def chat_template(num_speakers: int, *, has_start: bool) -> str:
     tags = json.dumps([speaker_token(index) for index in range(num_speakers)])
     start = "{{- bos_token -}}\n" if has_start else ""
     template = _CHAT_TEMPLATE.replace("TAGS", tags).replace("END_OF_TURN", END_OF_TURN)
+    if has_roles:
+        spelled = {role: role_token(role) for role in ROLES}
+        roles = spelled | {"developer": role_token("system"), "function": role_token("tool")}
+        template = template.replace(_CHAT_SET, _ROLES_SET.replace("ROLES", json.dumps(roles)))
+        template = template.replace(_SAID, _SAID_BY_ROLE).replace(_ASKED, _ASKED_ROLE)
+        by_speaker = "  {{- tag(speaker) -}}\n"
+        template = template.replace(by_speaker, f"{by_speaker}  {{%- endif -%}}\n")
     return template.replace("START\n", start)
 
 
-def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -> TemplateRecord:
+def add_dialogue_tokens(
+    tokenizer: PreTrainedTokenizerFast, num_speakers: int, *, has_roles: bool = False
+) -> TemplateRecord:
     """Add the speaker tokens, the end of turn, and a pad token that is nothing else.
+
+    Where the data has roles, each of the four gets a token of its own besides.
 
     The chat template becomes ``chat_template``. An embedding of a new token is to begin as that of
     what it stands for in plain text: ``<|speaker1|>`` as ``A:``, ``<|endofturn|>`` as a line's end,
@@ -107,14 +155,19 @@ def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -
     plain = PlainLines(tokenizer)
     stands_for = {PAD: [], END_OF_TURN: plain.end}
     stands_for |= {speaker_token(index): plain.tag(index) for index in range(num_speakers)}
+    roles = ROLES if has_roles else ()
+    stands_for |= {
+        role_token(role): encode_behind(tokenizer, "\n", [role_line(role)])[0] for role in roles
+    }
     num_base_tokens = len(tokenizer)
-    names = [speaker_token(index) for index in range(num_speakers)] + [END_OF_TURN, PAD]
+    names = [speaker_token(index) for index in range(num_speakers)]
+    names += [*map(role_token, roles), END_OF_TURN, PAD]
     tokenizer.add_tokens(
         [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
     )
     tokenizer.pad_token = PAD
     has_start = bool(first_token(tokenizer))
-    tokenizer.chat_template = chat_template(num_speakers, has_start=has_start)
+    tokenizer.chat_template = chat_template(num_speakers, has_start=has_start, has_roles=has_roles)
     new_ids = range(num_base_tokens, len(tokenizer))
     end_of_turn, pad = (_single_id(tokenizer, name) for name in (END_OF_TURN, PAD))
     return TemplateRecord(
@@ -124,7 +177,9 @@ def add_dialogue_tokens(tokenizer: PreTrainedTokenizerFast, num_speakers: int) -
         # No turn holds another special token, so a model that writes one has ended its turn, too.
         stop_ids=[end_of_turn, *sorted(set(special_ids(tokenizer)) - {end_of_turn})],
         pad_id=pad,
-        usage=_USAGE.format(num_speakers=num_speakers),
+        usage=_ROLES * has_roles
+        + _SPEAKERS.format(num_speakers=num_speakers) * (num_speakers > 0)
+        + _END,
     )
 
 
@@ -145,7 +200,13 @@ class SpeakerTokens:
         self._encode_text = TextEncoder(tokenizer)
         vocabulary = tokenizer.get_vocab()
         known = takewhile(vocabulary.__contains__, map(speaker_token, count()))
-        tags = (vocabulary[token] for token in known)
+        self._roles = {
+            str(role): [vocabulary[role_token(role)]]
+            for role in ROLES
+            if role_token(role) in vocabulary
+        }
+        self.has_roles = bool(self._roles)
+        tags = (vocabulary[token] for token in (*known, *map(role_token, self._roles)))
         self.untrained_ids = frozenset({*tags, _single_id(tokenizer, PAD), *self.start})
 
     def tag(self, index: int) -> list[int]:
@@ -153,6 +214,20 @@ class SpeakerTokens:
         if index not in self._tags:
             self._tags[index] = [_single_id(self.tokenizer, speaker_token(index))]
         return self._tags[index]
+
+    def tags(self, dialogue: Dialogue) -> dict[str, list[int]]:
+        """Return the token of each role, and of the others by order of first appearance."""
+        numbers = self._numbers(dialogue)
+        return {
+            name: self.tag(numbers[name]) if name in numbers else self._roles[name]
+            for name in dialogue.speakers
+        }
+
+    def _numbers(self, dialogue: Dialogue) -> dict[str, int]:
+        """Speakers without a role's token, by number."""
+        if self._roles:
+            return dialogue.people
+        return {name: index for index, name in enumerate(dialogue.speakers)}
 
     def ending_of(self, token_id: int) -> Ending | None:
         """Every special token ends a turn; ``<|endofturn|>`` alone is the right end."""
@@ -166,7 +241,7 @@ class SpeakerTokens:
 
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
-        tags = {name: self.tag(index) for index, name in enumerate(dialogue.speakers)}
+        tags = self.tags(dialogue)
         return [
             EncodedTurn(turn.speaker, tags[turn.speaker], self._encode_text(turn.text), self.end)
             for turn in dialogue.turns
@@ -176,9 +251,13 @@ class SpeakerTokens:
         """Count a tag, the content and an end per turn."""
         return sum(len(self._encode_text(turn.text)) + 2 for turn in dialogue.turns)
 
-    def spelled_tag(self, index: int) -> str:
-        """Spell the speaker's token."""
-        return speaker_token(index)
+    def spelled_tags(self, dialogue: Dialogue) -> dict[str, str]:
+        """Spell the speakers' and the roles' tokens."""
+        numbers = self._numbers(dialogue)
+        return {
+            name: speaker_token(numbers[name]) if name in numbers else f"<|{name}|>"
+            for name in dialogue.speakers
+        }
 
 
 def _single_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

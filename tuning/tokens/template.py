@@ -66,11 +66,13 @@ class Template(Protocol):
     untrained_ids: frozenset[int]
     """Ids that no model is to learn to write: tags, padding, what begins a text."""
 
+    has_roles: bool
+    """Whether a role is written as such, and not as one more speaker."""
     lacks: frozenset[str]
     """Parts of a dialogue that it has no place for: ``reasoning``, ``tools``."""
 
-    def tag(self, index: int) -> list[int]:
-        """Return the ids that begin a turn of a dialogue's speaker ``index``."""
+    def tags(self, dialogue: Dialogue) -> dict[str, list[int]]:
+        """Return the ids that begin the turns of each speaker of a dialogue."""
 
     def ending_of(self, token_id: int) -> Ending | None:
         """Tell how a model that writes this token ends its turn; None if it does not."""
@@ -84,5 +86,5 @@ class Template(Protocol):
     def num_tokens(self, dialogue: Dialogue) -> int:
         """Count the tokens of all turns, also where there are more speakers than tags."""
 
-    def spelled_tag(self, index: int) -> str:
-        """Spell the tag of speaker ``index`` for people, also where there is no such tag."""
+    def spelled_tags(self, dialogue: Dialogue) -> dict[str, str]:
+        """Spell each speaker's tag for people, also where there is no such tag."""

@@ -16,16 +16,19 @@ from tuning.tokens.tokenizer import load_tokenizer
 TEMPLATES: Final = {template.name: template for template in (SpeakerTokens, PlainLines)}
 
 
-def extend_tokenizer(base: Path, folder: Path, num_speakers: int) -> Template:
+def extend_tokenizer(
+    base: Path, folder: Path, num_speakers: int, *, has_roles: bool = False
+) -> Template:
     """Write a base model's tokenizer, extended to the template that the model is tuned with.
 
     Args:
         base: The base model's folder.
         folder: Gets the tokenizer and the template's record.
-        num_speakers: Most speakers in a dialogue.
+        num_speakers: Most people in a dialogue, who are no role.
+        has_roles: Whether the data has roles.
     """
     tokenizer = load_tokenizer(base)
-    record = add_dialogue_tokens(tokenizer, num_speakers)
+    record = add_dialogue_tokens(tokenizer, num_speakers, has_roles=has_roles)
     tokenizer.save_pretrained(folder)
     write_record(folder, record)
     return make_template(record.name, tokenizer)

@@ -45,10 +45,11 @@ def plan_continuations(
         first = min(prompt_turns, len(dialogue.turns) - 1)
         names = _next_speakers(dialogue, first, reply_turns)
         context = first_turns(template, dialogue, first)
+        tags = template.tags(dialogue)
         request = Request(
             context=tuple(context),
             length=len(context),
-            speakers=tuple(dialogue.speakers.index(name) for name in names),
+            tags=tuple(tuple(tags[name]) for name in names),
             sampling=sampling,
             name=dialogue.dialogue_id,
         )

@@ -46,8 +46,8 @@ class Request:
     """Token ids; equal ones are read once."""
     length: int
     """The number of these ids that the model sees, from the first; at least 1."""
-    speakers: tuple[int, ...]
-    """Index of who speaks, turn by turn."""
+    tags: tuple[tuple[int, ...], ...]
+    """Ids that begin each turn: the tag of the one who is to speak."""
     sampling: Sampling
     name: str
     """Name from whose hash the random draws follow."""
@@ -113,7 +113,7 @@ def write_replies(
             number = waiting.popleft()
             request = requests[number]
             cache.put(len(rows), contexts.read(request.context), request.length)
-            first = list(template.tag(request.speakers[0]))
+            first = list(request.tags[0])
             rows.append(_Row(number, request, pending=first, position=request.length))
         logits = model(
             input_ids=torch.tensor([[row.pending.pop(0)] for row in rows], device=model.device),
@@ -145,7 +145,7 @@ def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:
     Neighbours have contexts of nearly one length, and so see few slots that are not their own.
     """
     possible = (i for i, request in enumerate(requests) if request.length < num_positions)
-    keys = {i: (-len(requests[i].speakers), len(requests[i].context)) for i in possible}
+    keys = {i: (-len(requests[i].tags), len(requests[i].context)) for i in possible}
     return sorted(keys, key=lambda i: (keys[i], requests[i].context))
 
 
@@ -223,8 +223,7 @@ def _take(row: _Row, token: int, nat: float, template: Template, max_new_tokens:
     end = template.end if ending == "cut" or not row.pending else []
     row.replies.append(Reply(tuple(row.ids), tuple(row.nats), ending))
     row.ids, row.nats = [], []
-    if len(row.replies) < len(row.request.speakers):
-        speaker = row.request.speakers[len(row.replies)]
-        row.pending += [*end, *template.tag(speaker)]
+    if len(row.replies) < len(row.request.tags):
+        row.pending += [*end, *row.request.tags[len(row.replies)]]
     else:
         row.is_done = True

@@ -1,0 +1,68 @@
+"""Raw records with their places, how large they may be, and where a file breaks off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning.run.errors import UserError
+
+PIECE_BYTES = 2**20
+"""A piece ends at the first record that reaches this size."""
+MAX_RECORD_BYTES = 2**28
+"""A record over a quarter of a gigabyte is a file that is not what its reader believes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One record's bytes or text, as it stands in the file or as JSON of a table's row."""
+
+    where: str
+    """``file:line`` in JSONL; ``file, record N`` in JSON and ``file, row N`` in a table, from 1. In
+    CSV the header is row 1, as in a spreadsheet."""
+    key: str
+    """The dialogue's id if the record has none of its own."""
+    text: str | bytes
+    """JSON, or what stands in its place."""
+    file: str = ""
+    """The file's name relative to ``data.path``; empty where that names this one file."""
+    fault: str = ""
+    """What keeps a table's row from being a record; ``text`` is ``null`` then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The place from which on a file cannot be read."""
+
+    path: Path
+    byte: int
+    """Of the file's text, after decompression: where the first record begins that is not whole."""
+    why: str
+    num_bytes: int
+    """Bytes that are not read: of the text, and of the file where it cannot be decompressed."""
+
+
+class BrokenError(UserError):
+    """A file that cannot be read to its end."""
+
+
+def own_key(name: str, key: str) -> str:
+    """The id of a record without one; where there are several files, it begins with the file's."""
+    return f"{name}:{key}" if name else key
+
+
+def broken(error: BrokenError, num_records: int) -> UserError:
+    """The error that stops the run, with the way to keep what stands before the break."""
+    if not num_records:
+        return UserError(str(error))
+    records = "record" if num_records == 1 else f"{num_records:,} records"
+    return UserError(f"{error} data.on_invalid: skip keeps the {records} before it.")
+
+
+def check_record_size(num_bytes: int, where: str) -> None:
+    """Raise ``UserError`` for a record that is too large to be one."""
+    if num_bytes > MAX_RECORD_BYTES:
+        raise UserError(
+            f"{where}: a record of more than {MAX_RECORD_BYTES:,} bytes; wanted one dialogue per "
+            "record. Cut it into several."
+        )
