@@ -18,6 +18,7 @@ from tuning.corpus.duplicates import bands_for
 from tuning.corpus.layouts import is_record
 from tuning.corpus.ledger import account, describe
 from tuning.corpus.message_rows import gathered
+from tuning.corpus.private_data import PrivateData, check_region, summary
 from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
 from tuning.dialogue import from_line, to_line
 from tuning.reading.accounts import SIDES
@@ -33,6 +34,7 @@ from tuning.run.process import run_stage
 
 MAX_NAMED = 20
 """Keys and kinds that are named in one line; the ledger has them all."""
+PRIVATE = "private.jsonl"
 
 
 def main() -> None:
@@ -55,6 +57,8 @@ def main() -> None:
             raise
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
+    if found := summary(ledger, args.prepared / PRIVATE, data.redact):
+        print(f"prep: {found}")
 
 
 def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
     Returns:
         The ledger: every dialogue, turn and character of the input in one bucket.
     """
+    check_region(data.phone_region)
     num_bands, _ = bands_for(data.near_duplicate_threshold)
     with Catalogue(folder / "scratch", num_bands) as catalogue:
         unreadable_bytes = read_all(path, data, catalogue)
@@ -71,8 +76,10 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
         selection = select(catalogue, data)
         ledger = account(catalogue, selection)
         raise_if_a_side_is_empty(path, ledger["num_dialogues"])
-        write_sides(folder, catalogue, selection, with_test=data.test_fraction > 0)
-        write_dropped(folder / "dropped.jsonl", catalogue, selection)
+        with PrivateData(folder / PRIVATE, data.redact) as private:
+            with_test = data.test_fraction > 0
+            write_sides(folder, catalogue, selection, private, with_test=with_test)
+            write_dropped(folder / "dropped.jsonl", catalogue, selection, private)
         split = shared_between_sides(selection, catalogue)
         assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
         print_summary(ledger["num_dialogues"])
@@ -88,6 +95,7 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
                 "split": split,
                 "unreadable_bytes": unreadable_bytes,
             }
+            | private.ledger()
         )
 
 
@@ -180,32 +188,41 @@ def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
 
 
 def write_sides(
-    folder: Path, catalogue: Catalogue, selection: Selection, *, with_test: bool
+    folder: Path,
+    catalogue: Catalogue,
+    selection: Selection,
+    private: PrivateData,
+    *,
+    with_test: bool,
 ) -> None:
     """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order."""
     for number, side in enumerate(SIDES):
         if side != "test" or with_test:
             with (folder / f"{side}.jsonl").open("wb") as file:
                 for index in selection.kept[selection.fates[selection.kept] == number].tolist():
-                    file.write(line_of(catalogue, selection, index)[1])
+                    _, findings, line = entry_of(catalogue, selection, index)
+                    file.write(private.written(line, findings, is_kept=True))
 
 
-def line_of(catalogue: Catalogue, selection: Selection, index: int) -> tuple[str, bytes]:
-    """A dialogue's place in the input, and its line, with an id that no other dialogue has."""
-    where, line = catalogue.line(index)
+def entry_of(catalogue: Catalogue, selection: Selection, index: int) -> tuple[str, str, bytes]:
+    """A dialogue's place, what is private in it, and its line, with an id that no other one has."""
+    where, findings, line = catalogue.entry(index)
     number = selection.renamed.get(index)
     if number is not None:
         dialogue = from_line(line)
         name = f"{dialogue.dialogue_id}~{number}"
         line = f"{to_line(replace(dialogue, dialogue_id=name))}\n".encode()
-    return where, line
+    return where, findings, line
 
 
-def write_dropped(path: Path, catalogue: Catalogue, selection: Selection) -> None:
+def write_dropped(
+    path: Path, catalogue: Catalogue, selection: Selection, private: PrivateData
+) -> None:
     """Write every dialogue that is on no side, with its place in the input and the reason."""
     with path.open("wb") as file:
         for index in (selection.fates >= len(SIDES)).nonzero()[0].tolist():
-            where, line = line_of(catalogue, selection, index)
+            where, findings, line = entry_of(catalogue, selection, index)
+            line = private.written(line, findings, is_kept=False)
             reason = FATES[selection.fates[index]]
             head = json.dumps({"where": where, "reason": reason}, ensure_ascii=False)
             file.write(f"{head[:-1]}, ".encode() + line[1:])

@@ -80,6 +80,8 @@ def data_params(**changes: Any) -> DataParams:
         "validation_fraction": 0.3,
         "test_fraction": 0.0,
         "group_by": None,
+        "redact": "report",
+        "phone_region": "US",
     }
     return DataParams(**defaults | changes)
 
@@ -119,7 +121,7 @@ def prepare_records(records: Sequence[Any], **changes: Any) -> Prepared:
         sides = {
             file.stem: list(read_dialogues(file))
             for file in sorted(folder.glob("*.jsonl"))
-            if file.stem != "dropped"
+            if file.stem not in ("dropped", "private")
         }
         return Prepared(sides, dropped, ledger)
 

@@ -148,6 +148,7 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
     weights = {"config.json", "generation_config.json", "model.safetensors"}
     assert found == {
         "data/prepared/dropped.jsonl",
+        "data/prepared/private.jsonl",
         "data/prepared/train.jsonl",
         "data/prepared/val.jsonl",
         *(f"data/encoded/{name}.npy" for name in arrays),

@@ -75,7 +75,9 @@ def prepared(path: Path, **changes: Any) -> tuple[dict[str, Any], list[Dialogue]
         counts = dict(ledger[what])
         assert counts.pop("input") == sum(counts.values())
     assert ledger["num_dialogues"]["dropped_invalid"] == sum(ledger["num_invalid"].values())
-    assert {file.name for file in folder.iterdir()} == {"train.jsonl", "val.jsonl", "dropped.jsonl"}
+    assert {file.name for file in folder.iterdir()} == {
+        *("train.jsonl", "val.jsonl", "dropped.jsonl", "private.jsonl")
+    }
     shutil.rmtree(folder)
     return ledger, sorted(kept, key=lambda dialogue: dialogue.dialogue_id)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tuning.corpus.formats import is_record
+
 from tuning.reading import documents, records
 from tuning.reading.pieces import RawRecord, read_pieces
 from tuning.reading.records import Break

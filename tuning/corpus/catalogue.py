@@ -93,9 +93,14 @@ class Catalogue:
 
     def line(self, index: int) -> tuple[str, bytes]:
         """One dialogue's place in the input, and its line with the line end."""
+        where, _, line = self.entry(index)
+        return where, line
+
+    def entry(self, index: int) -> tuple[str, str, bytes]:
+        """The same, with its private data between, as ``private_data.dump`` writes them."""
         self._lines.seek(self._offsets[index])
-        where, _, line = self._lines.read(int(self.rows["length"][index])).partition(b"\0")
-        return where.decode(), line
+        where, private, line = self._lines.read(int(self.rows["length"][index])).split(b"\0", 2)
+        return where.decode(), private.decode(), line
 
     def dialogue(self, index: int) -> Dialogue:
         """One dialogue."""

@@ -21,6 +21,7 @@ from tuning.corpus.duplicates import (
     said,
     said_here,
 )
+from tuning.corpus.private_data import dump, find_in
 from tuning.corpus.records import SPEAKERS, Record, RecordReader
 from tuning.corpus.split import draw, side_of
 from tuning.dialogue import Dialogue, to_line
@@ -54,7 +55,7 @@ class CleanPiece:
     """The dialogues of one piece, in order, and what it held besides."""
 
     lines: bytes
-    r"""One line per dialogue: its place in the input, a NUL, ``to_line``, a line end."""
+    r"""Of each dialogue: place in the input, NUL, private data, NUL, ``to_line``, a line end."""
     rows: Rows
     """``[D]`` of ``ROW``."""
     bands: UInts
@@ -94,7 +95,11 @@ class Cleaner:
         good = [(r, r.dialogue) for r in records if r.dialogue is not None]
         dialogues = [dialogue for _, dialogue in good]
         words = [normalised_words(dialogue) for dialogue in dialogues]
-        lines = [f"{r.where}\0{to_line(dialogue)}\n".encode() for r, dialogue in good]
+        private = [self._private(dialogue) for dialogue in dialogues]
+        lines = [
+            f"{r.where}\0{findings}\0{to_line(dialogue)}\n".encode()
+            for (r, dialogue), findings in zip(good, private, strict=True)
+        ]
         faults = [(r.where, r.fault) for r in records if r.fault]
         return CleanPiece(
             lines=b"".join(lines),
@@ -127,6 +132,11 @@ class Cleaner:
             unused=read.reader.unused,
             passed_over=read.reader.passed_over,
         )
+
+    def _private(self, dialogue: Dialogue) -> str:
+        if self._data.redact == "none":
+            return ""
+        return dump(find_in(dialogue, self._data.phone_region))
 
     def _row(
         self, record: Record, dialogue: Dialogue, words: list[list[str]]

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from typing import Any
 
+from tuning.reading.json_text import fault_of
+
 NOT_TEXT = re.compile("[\ud800-\udfff\0]")
 
 REASONS = (
@@ -50,7 +52,7 @@ def decoded(text: str | bytes) -> Any:
         raise Invalid("not_utf8", f"{message}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} of it"
-        message = f"not JSON: {error.msg.removesuffix(' at')} at {place}"
+        message = f"not JSON: {fault_of(error)} at {place}"
         raise Invalid("not_json", message) from None
     except RecursionError:
         raise Invalid("not_json", "not usable JSON: nested too deeply") from None

@@ -18,6 +18,7 @@ from tuning.run.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
+Redact = Literal["none", "report", "replace"]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -77,6 +78,11 @@ class DataParams(Section):
     """A chat log is cut into dialogues where nobody writes for so long; null never cuts there."""
     session_turns: Annotated[int, Field(ge=2)] | None
     """A dialogue of more turns is cut into parts of so many; null never cuts there."""
+    redact: Redact
+    """E-mail addresses, phone, card and account numbers, IP addresses and keys: count and list them
+    in ``private.jsonl``, also replace them with placeholders, or do not look for any."""
+    phone_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None
+    """Where phone numbers without a country code are from, say US; null finds those with one."""
 
 
 class EncodingParams(Section):
