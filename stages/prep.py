@@ -35,6 +35,8 @@ from tuning.run.process import run_stage
 MAX_NAMED = 20
 """Keys and kinds that are named in one line; the ledger has them all."""
 PRIVATE = "private.jsonl"
+MANY_DUPLICATES = 0.1
+"""The share of the input beyond which what is left out as duplicates is said loudly."""
 
 
 def main() -> None:
@@ -75,6 +77,7 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
         report_faults(path, data, catalogue)
         selection = select(catalogue, data)
         ledger = account(catalogue, selection)
+        report_likeness(ledger["num_dialogues"], data, selection)
         raise_if_a_side_is_empty(path, ledger["num_dialogues"])
         with PrivateData(folder / PRIVATE, data.redact) as private:
             with_test = data.test_fraction > 0
@@ -172,6 +175,27 @@ def print_what_is_not_used(catalogue: Catalogue) -> None:
         if named:
             more = f", … {len(counts) - MAX_NAMED} more" if len(counts) > MAX_NAMED else ""
             print(f"prep: {what}: {', '.join(named)}{more}")
+
+
+def report_likeness(num_dialogues: dict[str, int], data: DataParams, selection: Selection) -> None:
+    """Say what was no likeness, and loudly if a large part of the input is left out as alike."""
+    if selection.num_common_runs:
+        print(
+            f"prep: {selection.num_common_runs:,} runs of five words stand in more than "
+            f"{data.common_run_share:.4g} of the dialogues (data.common_run_share), as those of a "
+            "shared prompt do: they make no near duplicates"
+        )
+    exact, near = (num_dialogues[f"dropped_{kind}"] for kind in ("duplicate", "near_duplicate"))
+    if exact + near > MANY_DUPLICATES * num_dialogues["input"]:
+        print(
+            f"prep: WARNING: {exact + near:,} of {num_dialogues['input']:,} dialogues are left out "
+            f"because others say the same: {exact:,} duplicates, {near:,} near duplicates. Look at "
+            "some in dropped.jsonl. If they are no repeats, set data.near_duplicate_threshold: 1 "
+            f"(now {data.near_duplicate_threshold:g}), which leaves out only equal ones, or lower "
+            f"data.common_run_share (now {data.common_run_share:g}) if groups of them share a text "
+            "such as a prompt; data.deduplicate: keep_all keeps what is on one side of the split.",
+            file=sys.stderr,
+        )
 
 
 def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:

@@ -77,6 +77,7 @@ def data_params(**changes: Any) -> DataParams:
         "min_turns": 1,
         "deduplicate": "keep_one",
         "near_duplicate_threshold": 0.7,
+        "common_run_share": 0.05,
         "validation_fraction": 0.3,
         "test_fraction": 0.0,
         "group_by": None,

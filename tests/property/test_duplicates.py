@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpora import WORDS, as_record, generated, nearly, prepare_dialogues, prepare_records
+from tuning.corpus.common_runs import jaccard
 from tuning.corpus.duplicates import (
     MAX_COMPARED,
     NUM_PERMUTATIONS,
     Clusters,
+    UInts,
     band_hashes,
     bands_for,
-    jaccard,
     shingle_hashes,
 )
 from tuning.dialogue import Dialogue, Turn
@@ -29,6 +30,10 @@ word_lists = st.lists(st.sampled_from(SHORT), max_size=14)
 def runs(words: list[str]) -> set[tuple[str, ...]]:
     """Runs of five words, by the definition; fewer words are one run."""
     return {tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+
+def distinct_hashes(words: list[str]) -> UInts:
+    return np.unique(shingle_hashes([words])[0])
 
 
 def all_words(dialogue: Dialogue) -> list[str]:
@@ -44,17 +49,18 @@ def similarity(one: Dialogue, other: Dialogue) -> float:
 @settings(max_examples=200)
 def test_similarity_is_the_share_of_five_word_runs(one: list[str], other: list[str]) -> None:
     a, b = runs(one), runs(other)
-    assert jaccard(one, other) == len(a & b) / len(a | b)
+    assert jaccard(distinct_hashes(one), distinct_hashes(other)) == len(a & b) / len(a | b)
 
 
 @given(st.lists(word_lists, max_size=6))
 def test_dialogues_hashed_together_are_hashed_as_alone(words: list[list[str]]) -> None:
     hashes, offsets = shingle_hashes(words)
+    bands = band_hashes(hashes, offsets, 0.7)
     assert offsets.tolist() == [0, *np.cumsum([max(1, len(w) - 4) for w in words]).tolist()]
     for number, of_dialogue in enumerate(words):
-        alone, _ = shingle_hashes([of_dialogue])
+        alone, its_offsets = shingle_hashes([of_dialogue])
         assert np.array_equal(hashes[int(offsets[number]) : int(offsets[number + 1])], alone)
-        assert np.array_equal(band_hashes(words, 0.7)[number], band_hashes([of_dialogue], 0.7)[0])
+        assert np.array_equal(bands[number], band_hashes(alone, its_offsets, 0.7)[0])
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 0.9, 0.99, 1.0])
@@ -76,9 +82,10 @@ def test_pairs_at_the_threshold_share_a_band(threshold: float) -> None:
         other = list(one)
         for _ in range(source.randint(1, 12)):
             other[source.randrange(120)] = source.choice(WORDS)
-        if threshold <= jaccard(one, other) < threshold + 0.05:
+        alike = jaccard(distinct_hashes(one), distinct_hashes(other))
+        if threshold <= alike < threshold + 0.05:
             pairs += 1
-            first, second = band_hashes([one, other], threshold)
+            first, second = band_hashes(*shingle_hashes([one, other]), threshold)
             missed += not (first == second).any()
     assert missed <= 2
 

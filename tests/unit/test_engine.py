@@ -193,9 +193,10 @@ def is_running(process: Path) -> bool:
 def test_a_small_file_before_a_large_one_does_not_hang() -> None:
     """Threads of rensa in this process, from a single piece, must not outlive into a fork."""
     code = (
-        "from tuning.corpus.duplicates import band_hashes\n"
+        "from tuning.corpus.duplicates import band_hashes, shingle_hashes\n"
         "from tuning.reading.engine import map_in_order\n"
-        "hashes = lambda _: band_hashes([list('abcdef') * 50] * 500, 0.7).shape[0]\n"
+        "runs = shingle_hashes([list('abcdef') * 50] * 500)\n"
+        "hashes = lambda _: band_hashes(*runs, 0.7).shape[0]\n"
         "print(*map_in_order(lambda: hashes, range(1)), *map_in_order(lambda: hashes, range(3)))"
     )
     environment = os.environ | {"TUNING_ENGINE": "local", "TUNING_WORKERS": "2"}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from tuning.corpus.cleaning import MAX_FAULTS, ROW, CleanPiece
-from tuning.corpus.duplicates import Ints, UInts, jaccard, normalised_words, said_here
+from tuning.corpus.common_runs import RunPiece
+from tuning.corpus.duplicates import NUM_PERMUTATIONS, Ints, UInts
 from tuning.dialogue import Dialogue, from_line
+
+RUNS_PER_PIECE = 2**17
+"""A megabyte of them."""
 
 
 class Catalogue:
@@ -25,6 +31,7 @@ class Catalogue:
         self._lines = (folder / "lines").open("w+b")
         self._rows = (folder / "rows").open("w+b")
         self._speakers = (folder / "speakers").open("w+b")
+        self._runs = (folder / "runs").open("w+b")
         self._bands = [(folder / f"band-{n}").open("w+b") for n in range(num_bands)]
         self.num_records = 0
         self.num_raw_turns = 0
@@ -35,7 +42,7 @@ class Catalogue:
         self.passed_over: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
         self.faults: list[tuple[str, str]] = []
-        self._text_of = lru_cache(maxsize=4096)(self._read_words)
+        self.distinct_runs = lru_cache(maxsize=4096)(self._read_distinct_runs)
 
     def __enter__(self) -> Self:
         """The catalogue."""
@@ -43,7 +50,7 @@ class Catalogue:
 
     def __exit__(self, *_: object) -> None:
         """Remove the scratch files."""
-        for file in (self._lines, self._rows, self._speakers, *self._bands):
+        for file in (self._lines, self._rows, self._speakers, self._runs, *self._bands):
             file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -52,8 +59,7 @@ class Catalogue:
         self._lines.write(piece.lines)
         piece.rows.tofile(self._rows)
         piece.speakers.tofile(self._speakers)
-        for file, column in zip(self._bands, piece.bands.T, strict=True):
-            np.ascontiguousarray(column).tofile(file)
+        piece.runs.tofile(self._runs)
         self.num_records += piece.num_records
         self.num_raw_turns += piece.num_raw_turns
         self.num_raw_characters += piece.num_raw_characters
@@ -66,11 +72,14 @@ class Catalogue:
 
     def finish(self) -> None:
         """Load the rows, once all pieces have been added."""
-        for file in (self._lines, self._rows, self._speakers, *self._bands):
+        for file in (self._lines, self._rows, self._speakers, self._runs):
             file.flush()
             file.seek(0)
         self.rows = np.fromfile(self._rows, ROW)
-        self._offsets: Ints = np.concatenate([[0], np.cumsum(self.rows["length"], dtype=np.int64)])
+        self._offsets, self._run_offsets = (
+            np.append(0, np.cumsum(self.rows[name], dtype=np.int64))
+            for name in ("length", "num_runs")
+        )
 
     def __len__(self) -> int:
         """The number of dialogues, not counting invalid records."""
@@ -81,8 +90,38 @@ class Catalogue:
         """The number of columns of the near-duplicate index."""
         return len(self._bands)
 
+    def run_pieces(self, dialogues: Ints) -> Iterator[RunPiece]:
+        """Some dialogues' runs in their order, in pieces of about ``RUNS_PER_PIECE``."""
+        is_wanted = np.zeros(len(self), np.bool_)
+        is_wanted[dialogues] = True
+        # A signature takes memory too, however short its dialogue is
+        sizes = self._run_offsets + NUM_PERMUTATIONS * np.arange(len(self) + 1)
+        cuts = np.searchsorted(sizes, np.arange(0, sizes[-1], RUNS_PER_PIECE))
+        for start, stop in pairwise(np.unique(np.append(cuts, len(self))).tolist()):
+            wanted, num_runs = is_wanted[start:stop], np.diff(self._run_offsets[start : stop + 1])
+            if wanted.any():
+                runs = self._read_runs(start, stop)[np.repeat(wanted, num_runs)]
+                yield RunPiece(runs, num_runs[wanted])
+
+    def _read_runs(self, start: int, stop: int) -> UInts:
+        """The runs of dialogues ``start`` to ``stop``."""
+        first, end = self._run_offsets[[start, stop]].tolist()
+        self._runs.seek(first * np.dtype(np.uint64).itemsize)
+        return np.fromfile(self._runs, np.uint64, end - first)
+
+    def _read_distinct_runs(self, index: int) -> UInts:
+        """One dialogue's runs without repeats, ascending."""
+        return np.unique(self._read_runs(index, index + 1))
+
+    def write_bands(self, pieces: Iterable[UInts]) -> None:
+        """Take the near-duplicate index of some dialogues, ``[D, bands]`` in all, in pieces."""
+        for bands in pieces:
+            for file, column in zip(self._bands, bands.T, strict=True):
+                np.ascontiguousarray(column).tofile(file)
+
     def band(self, number: int) -> UInts:
-        """``[D]``: one band's hash of every dialogue."""
+        """``[D]``: one band's hash of every dialogue of ``write_bands``."""
+        self._bands[number].flush()
         self._bands[number].seek(0)
         return np.fromfile(self._bands[number], np.uint64)
 
@@ -105,11 +144,3 @@ class Catalogue:
     def dialogue(self, index: int) -> Dialogue:
         """One dialogue."""
         return from_line(self.line(index)[1])
-
-    def similarity(self, one: int, other: int) -> float:
-        """The share of five-word runs that two dialogues have in common."""
-        return jaccard(self._text_of(one), self._text_of(other))
-
-    def _read_words(self, index: int) -> list[str]:
-        dialogue = self.dialogue(index)
-        return said_here(dialogue, normalised_words(dialogue))

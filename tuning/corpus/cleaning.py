@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from tuning.corpus.duplicates import (
     UInts,
-    band_hashes,
     content_hash,
     normalised_words,
     said,
     said_here,
+    shingle_hashes,
 )
 from tuning.corpus.private_data import dump, find_in
 from tuning.corpus.records import SPEAKERS, Record, RecordReader
@@ -35,6 +35,7 @@ MAX_FAULTS = 20
 ROW = np.dtype(
     [
         ("length", np.uint32),  # bytes of its line
+        ("num_runs", np.uint32),  # of five words
         ("side", np.uint8),  # of the split
         ("too_few", np.uint8),  # FEW_SPEAKERS, FEW_TURNS or 0
         ("num_speakers", np.uint32),
@@ -58,8 +59,8 @@ class CleanPiece:
     r"""Of each dialogue: place in the input, NUL, private data, NUL, ``to_line``, a line end."""
     rows: Rows
     """``[D]`` of ``ROW``."""
-    bands: UInts
-    """``[D, bands]``."""
+    runs: UInts
+    """Hashed runs of five words, ``num_runs`` for each dialogue."""
     speakers: UInts
     """Hashes of speaker names, ``num_speakers`` for each dialogue."""
     num_raw_turns: int
@@ -101,24 +102,22 @@ class Cleaner:
             for (r, dialogue), findings in zip(good, private, strict=True)
         ]
         faults = [(r.where, r.fault) for r in records if r.fault]
+        runs, offsets = shingle_hashes(
+            [said_here(dialogue, turns) for dialogue, turns in zip(dialogues, words, strict=True)]
+        )
+        num_runs = np.diff(offsets).tolist()
         return CleanPiece(
             lines=b"".join(lines),
             rows=np.array(
                 [
-                    (len(line), *self._row(record, dialogue, of_dialogue))
-                    for line, (record, dialogue), of_dialogue in zip(
-                        lines, good, words, strict=True
+                    (len(line), of_runs, *self._row(record, dialogue, of_dialogue))
+                    for line, of_runs, (record, dialogue), of_dialogue in zip(
+                        lines, num_runs, good, words, strict=True
                     )
                 ],
                 ROW,
             ),
-            bands=band_hashes(
-                [
-                    said_here(dialogue, of_dialogue)
-                    for dialogue, of_dialogue in zip(dialogues, words, strict=True)
-                ],
-                self._data.near_duplicate_threshold,
-            ),
+            runs=runs,
             speakers=np.array(
                 [draw(s.encode(), "speaker") for d in dialogues for s in d.speakers], np.uint64
             ),
@@ -141,7 +140,7 @@ class Cleaner:
     def _row(
         self, record: Record, dialogue: Dialogue, words: list[list[str]]
     ) -> tuple[object, ...]:
-        """All of ``ROW`` but the length."""
+        """All of ``ROW`` but the length and the number of runs."""
         content = content_hash(dialogue, words)
         num_speakers = len(dialogue.speakers)
         too_few = 0

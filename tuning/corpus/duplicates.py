@@ -1,10 +1,11 @@
 """Finds dialogues that say the same: word for word, or nearly.
 
 Exact: equal ``content_hash``. Near: the Jaccard similarity of their sets of five-word runs
-(shingles) reaches a threshold. Candidates come from MinHash signatures cut into bands (Broder 1997;
-Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3); every candidate is then
-compared exactly. Whole pieces are hashed at once, and bands are sorted one at a time, so memory
-stays at a few bytes per dialogue.
+(shingles) reaches a threshold, and so does that of the runs that few dialogues share
+(``common_runs``). Candidates come from MinHash signatures cut into bands (Broder 1997; Leskovec,
+Rajaraman and Ullman, Mining of Massive Datasets, chapter 3); every candidate is then compared
+exactly. Whole pieces are hashed at once, and bands are sorted one at a time, so memory stays at a
+few bytes per dialogue.
 """
 
 from __future__ import annotations
@@ -132,25 +133,25 @@ def bands_for(threshold: float) -> tuple[int, int]:
     return NUM_PERMUTATIONS, 1
 
 
-def band_hashes(words: Sequence[Sequence[str]], threshold: float) -> UInts:
-    """``[D, bands]``: dialogues that are near duplicates are equal in at least one column."""
+def band_hashes(runs: UInts, offsets: UInts, threshold: float) -> UInts:
+    """``[D, bands]``: dialogues whose sets of runs are alike are equal in at least one column.
+
+    Args:
+        runs: Hashed runs of all dialogues in order.
+        offsets: D + 1 of them, as ``shingle_hashes`` gives them.
+        threshold: The similarity from which two sets are alike.
+    """
     num_bands, rows = bands_for(threshold)
-    if not words:
+    num_dialogues = len(offsets) - 1
+    if not num_dialogues:
         return np.empty((0, num_bands), np.uint64)
-    runs, offsets = shingle_hashes(words)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(runs, offsets, NUM_PERMUTATIONS, _SEED)
     signatures = np.array(matrix.to_rows(), np.uint64)[:, : num_bands * rows]
-    signatures = signatures.reshape(len(words), num_bands, rows)
-    mixed = np.zeros((len(words), num_bands), np.uint64)
+    signatures = signatures.reshape(num_dialogues, num_bands, rows)
+    mixed = np.zeros((num_dialogues, num_bands), np.uint64)
     for row in range(rows):
         mixed = _mix(mixed, signatures[:, :, row])
     return mixed
-
-
-def jaccard(one: Sequence[str], other: Sequence[str]) -> float:
-    """Shared runs of five words over all runs of five words; the exact similarity."""
-    sets = [set(shingle_hashes([words])[0].tolist()) for words in (one, other)]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 class Clusters:

@@ -63,6 +63,7 @@ def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:
             "num_clusters": int((sizes > 1).sum()),
             "largest_cluster": int(sizes.max(initial=0)),
             "num_straddling": selection.num_straddling,
+            "num_common_runs": selection.num_common_runs,
         },
         "num_speakers": len(np.unique(names)),
         "num_speakers_per_dialogue": percentiles(kept["num_speakers"]),

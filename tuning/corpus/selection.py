@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy.typing as npt
 
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import FEW_SPEAKERS, FEW_TURNS, Rows
+from tuning.corpus.common_runs import Signer, common_runs, likeness
 from tuning.corpus.duplicates import Clusters, Ints
 from tuning.reading.accounts import SIDES, TRAIN, VALIDATION
+from tuning.reading.engine import map_in_order
 from tuning.run.params import DataParams
 
 FATES: Final = (
@@ -40,6 +43,8 @@ class Selection:
     """Dialogues left out because one that says the same is held out."""
     renamed: dict[int, int]
     """Dialogues whose id another one has, by index, with the number that tells them apart."""
+    num_common_runs: int
+    """Runs of five words that so many dialogues share that they are no likeness."""
 
 
 def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
@@ -70,7 +75,7 @@ def select(catalogue: Catalogue, data: DataParams) -> Selection:
 
     open_ones = np.flatnonzero(fates == _OPEN)
     open_ones = open_ones[_canonical(rows[open_ones])]
-    exact, clusters = _clusters(catalogue, open_ones, data.near_duplicate_threshold)
+    exact, clusters, num_common_runs = _clusters(catalogue, open_ones, data)
     # Within a cluster, held-out dialogues first, then by the fixed random order
     held_out_first = VALIDATION - rows["side"][open_ones]
     ranked = open_ones[np.lexsort([held_out_first, clusters[open_ones]])]
@@ -96,6 +101,7 @@ def select(catalogue: Catalogue, data: DataParams) -> Selection:
         clusters=clusters,
         num_straddling=int(loses_side.sum()),
         renamed=_numbered(rows, other_record),
+        num_common_runs=num_common_runs,
     )
 
 
@@ -109,8 +115,8 @@ def _numbered(rows: Rows, repeated: Ints) -> dict[int, int]:
     return numbers
 
 
-def _clusters(catalogue: Catalogue, open_ones: Ints, threshold: float) -> tuple[Ints, Ints]:
-    """``[D]`` twice: clusters of equal content, and of equal or nearly equal content."""
+def _clusters(catalogue: Catalogue, open_ones: Ints, data: DataParams) -> tuple[Ints, Ints, int]:
+    """``[D]`` twice: clusters of equal content, of equal or nearly equal content; common runs."""
     content = catalogue.rows["content"]
     clusters = Clusters(len(catalogue))
     clusters.join_equal(
@@ -118,17 +124,25 @@ def _clusters(catalogue: Catalogue, open_ones: Ints, threshold: float) -> tuple[
     )
     exact = clusters.roots().copy()
     one_of_each = open_ones[exact[open_ones] == open_ones]
+    compared = np.sort(one_of_each)
+    read = partial(catalogue.run_pieces, compared)
+    num_runs = int(catalogue.rows["num_runs"][compared].sum())
+    common = common_runs(read, len(compared), num_runs, data.common_run_share)
+    threshold = data.near_duplicate_threshold
+    catalogue.write_bands(map_in_order(partial(Signer, common, threshold), read()))
     verdicts: dict[tuple[int, int], bool] = {}
 
     def is_near(one: int, other: int) -> bool:
         pair = (one, other)
         if pair not in verdicts:
-            verdicts[pair] = catalogue.similarity(one, other) >= threshold
+            runs, others = map(catalogue.distinct_runs, pair)
+            verdicts[pair] = likeness(runs, others, common) >= threshold
         return verdicts[pair]
 
+    places = np.searchsorted(compared, one_of_each)
     for number in range(catalogue.num_bands):
-        clusters.join_equal(catalogue.band(number)[one_of_each], one_of_each, is_near)
-    return exact, clusters.roots()
+        clusters.join_equal(catalogue.band(number)[places], one_of_each, is_near)
+    return exact, clusters.roots(), len(common)
 
 
 def _canonical(rows: Rows, *first: npt.NDArray[np.uint64]) -> Ints:

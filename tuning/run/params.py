@@ -66,6 +66,8 @@ class DataParams(Section):
     split."""
     near_duplicate_threshold: Annotated[float, Field(ge=0.3, le=1)]
     """Dialogues are near duplicates if they share this much of their five-word runs (Jaccard)."""
+    common_run_share: Annotated[float, Field(ge=0.001, le=1)]
+    """Runs in more than this share of the dialogues (a prompt's) are no likeness; 1 counts all."""
     validation_fraction: Fraction
     """Probability that a dialogue's content hash puts it in the validation set."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
