@@ -23,14 +23,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from tuning.corpus.formats import parse_record
 
+from tuning.corpus.records import RecordReader
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.reading.pieces import read_pieces
+from tuning.run.params import load_params
 
 ROOT = Path(__file__).parent.parent
 BATCH = 1000
@@ -83,11 +85,11 @@ def main() -> None:
 
 def read_corpus(path: Path) -> Iterator[Dialogue]:
     """The corpus's dialogues that have text."""
+    read = RecordReader(load_params(ROOT / "params.yaml").data)
     for piece in read_pieces(path):
-        for raw in piece.records():
-            dialogue = parse_record(raw, "chitchat").dialogue
-            if dialogue and dialogue.turns:
-                yield dialogue
+        for record in chain.from_iterable(map(read, piece.records())):
+            if record.dialogue and record.dialogue.turns:
+                yield record.dialogue
 
 
 def write_copies(path: Path, dialogues: list[Dialogue], size: int) -> int:

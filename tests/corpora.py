@@ -6,15 +6,19 @@ import json
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
 from stages.prep import prepare
+from tuning.corpus.layouts import is_record
+from tuning.corpus.message_rows import gathered
+from tuning.corpus.records import Record, RecordReader
 from tuning.dialogue import Dialogue, Turn, from_line, read_dialogues
-from tuning.run.params import DataParams
+from tuning.reading.pieces import RawRecord, read_pieces
+from tuning.run.params import ColumnsParams, DataParams
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "ei", "o", "ul", "y")]
 
@@ -57,8 +61,28 @@ def nearly(dialogue: Dialogue, dialogue_id: str, last_word: str) -> Dialogue:
     return Dialogue(dialogue_id, (*others, Turn(last.speaker, " ".join(words))))
 
 
+def system(text: str, **more: Any) -> Turn:
+    """A system text."""
+    return Turn("system", text, "system", **more)
+
+
+def user(text: str, **more: Any) -> Turn:
+    """A user's turn."""
+    return Turn("user", text, "user", **more)
+
+
+def assistant(text: str, **more: Any) -> Turn:
+    """An assistant's turn."""
+    return Turn("assistant", text, "assistant", **more)
+
+
+def tool(text: str, **more: Any) -> Turn:
+    """A tool's answer."""
+    return Turn("tool", text, "tool", **more)
+
+
 def as_record(dialogue: Dialogue, **fields: Any) -> dict[str, Any]:
-    """The ``dialogues`` layout."""
+    """A list of turns, each with a speaker and a text."""
     return {
         "id": dialogue.dialogue_id,
         "turns": [{"speaker": t.speaker, "text": t.utterance} for t in dialogue.turns],
@@ -70,7 +94,8 @@ def data_params(**changes: Any) -> DataParams:
     """Everything is kept unless ``changes`` say otherwise."""
     defaults: dict[str, Any] = {
         "path": "mine.jsonl",
-        "format": "dialogues",
+        "columns": ColumnsParams(list=None, who=None, text=None, role=None, id=None),
+        "roles": {},
         "on_invalid": "error",
         "max_dialogues": None,
         "min_speakers": 1,
@@ -81,10 +106,63 @@ def data_params(**changes: Any) -> DataParams:
         "validation_fraction": 0.3,
         "test_fraction": 0.0,
         "group_by": None,
+        "session_gap_hours": None,
+        "session_turns": None,
         "redact": "report",
         "phone_region": "US",
     }
     return DataParams(**defaults | changes)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What became of records, and what was counted beside."""
+
+    records: list[Record]
+    unused: dict[str, int]
+    passed_over: dict[str, int]
+    beside: list[str] = field(default_factory=list)
+    """Keys of a file that hold no records."""
+
+    @property
+    def dialogues(self) -> list[Dialogue]:
+        """All of them; none is a fault."""
+        assert [record.fault for record in self.records if record.fault] == []
+        return [record.dialogue for record in self.records if record.dialogue]
+
+    @property
+    def dialogue(self) -> Dialogue:
+        """The only one."""
+        [dialogue] = self.dialogues
+        return dialogue
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Those of the only one."""
+        return list(self.dialogue.turns)
+
+    @property
+    def fault(self) -> tuple[str, str]:
+        """Reason and message of the only record, which is a fault."""
+        [record] = self.records
+        assert record.dialogue is None
+        return record.reason, record.fault
+
+
+def read_entry(entry: Any, **changes: Any) -> Read:
+    """Read one record, which stands at line 1."""
+    read = RecordReader(data_params(**changes))
+    records = read(RawRecord("mine.jsonl:1", "line-1", json.dumps(entry)))
+    return Read(records, dict(read.reader.unused), dict(read.reader.passed_over))
+
+
+def read_file(path: Path, **changes: Any) -> Read:
+    """Read a file as prep does."""
+    read = RecordReader(data_params(**changes))
+    beside: list[str] = []
+    pieces = gathered(path, "", read_pieces(path, is_record=is_record, on_beside=beside.append))
+    records = [record for piece in pieces for raw in piece.records() for record in read(raw)]
+    return Read(records, dict(read.reader.unused), dict(read.reader.passed_over), beside)
 
 
 @dataclass(frozen=True)

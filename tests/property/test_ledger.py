@@ -24,7 +24,7 @@ from tuning.training.rows import PackedRows
 blanks = st.sampled_from(["", " ", "\n", "\t \n", "\u2003"])
 INVALID: list[Any] = [
     {"turns": None},
-    {"turns": [{"text": "who says it?"}]},
+    {"turns": [{"speaker": None, "text": "who says it?"}]},
     {"turns": [{"speaker": "a", "text": 7}]},
     "text",
 ]

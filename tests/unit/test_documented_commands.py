@@ -128,10 +128,17 @@ def test_make_would_run_what_its_modules_take(
     )
     assert said.returncode == 0, said.stderr
     assert "Nothing to be done" not in said.stdout
-    monkeypatch.setenv("ID", "x")
+    settings = dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
     for line in said.stdout.replace("\\\n", " ").splitlines():
         for found in re.findall(r"\bpython -m (?:stages|tools)\..*", line):
-            take(os.path.expandvars(found), monkeypatch, whole=True)
+            words = subprocess.run(
+                ["sh", "-f", "-c", f"printf '%s\\0' {found}"],
+                env=environment | {"ID": "x"} | settings,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            take(shlex.join(words.split("\0")[:-1]), monkeypatch, whole=True)
 
 
 @pytest.mark.parametrize("command", DVC)

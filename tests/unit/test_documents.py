@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tuning.corpus.formats import is_record
 
+from tuning.corpus.layouts import is_record
 from tuning.reading import documents, records
 from tuning.reading.pieces import RawRecord, read_pieces
 from tuning.reading.records import Break
@@ -44,7 +44,7 @@ ONE = [
     pytest.param({"prompt": ROLES[:1], "completion": ROLES[1:]}, id="prompt of messages"),
     pytest.param({"prompt": {"text": "Hello", "role": "prompter", "replies": []}}, id="tree"),
     pytest.param({"title": "x", "mapping": {"r": {"message": None}}}, id="mapping"),
-    pytest.param({"text": "### Human: Hello"}, id="text"),
+    pytest.param({"text": "### Human: Hello\n### Assistant: Hi"}, id="text"),
     pytest.param({"messages": []}, id="empty"),
 ]  # fmt: skip
 MANY: list[Any] = [
@@ -59,8 +59,8 @@ MANY: list[Any] = [
     pytest.param({"data": [ROLES, SAID]}, [ROLES, SAID], [], id="lists of messages"),
     pytest.param({"data": [["Hello", "Hi"], ["a", "b"]]}, [["Hello", "Hi"], ["a", "b"]], [],
                  id="lists of texts"),
-    pytest.param({"rows": [{"text": "### Human: Hello"}], "tags": ["x", "y"]},
-                 [{"text": "### Human: Hello"}], ["tags"], id="texts"),
+    pytest.param({"rows": [{"text": "### Human: Hello\n### Assistant: Hi"}], "tags": ["x", "y"]},
+                 [{"text": "### Human: Hello\n### Assistant: Hi"}], ["tags"], id="texts"),
     pytest.param({"n": 2, "dialogues": {"a": {"turns": SAID}, "b": {"turns": SAID}}},
                  [{"turns": SAID}] * 2, ["n"], id="wrapped table"),
 ]  # fmt: skip

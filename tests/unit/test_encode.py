@@ -76,7 +76,11 @@ def test_there_is_a_token_for_every_speaker_that_prep_counted(
     few_turns = '{"where": "x.jsonl:7", "reason": "few_turns", ' + to_line(TRIO)[1:]
     write_parts(tmp_path / "prepared", {"dropped": [few_turns]})
     counts = {"train": 1, "validation": 1, "test": 0, "dropped_few_turns": 1234, "input": 1236}
-    ledger = {"num_speakers_per_dialogue": {"max": most_speakers}, "num_dialogues": counts}
+    ledger = {
+        "num_people_per_dialogue": {"max": most_speakers},
+        "num_turns_by_role": {},
+        "num_dialogues": counts,
+    }
     (tmp_path / "prep.json").write_text(json.dumps(ledger))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)

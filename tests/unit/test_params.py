@@ -85,14 +85,19 @@ def test_faults_in_several_sections_are_reported_at_once(path: Path) -> None:
         TEXT.replace("epochs: 3", "epochs: 0")
         .replace("max_length: 512", "max_length: long")
         .replace("validation_fraction: 0.2", "validation_fraction: 1")
-        .replace("format: auto", "format: csv")
+        .replace("roles: {}", "roles: {agent: helper}")
     )
     message = faults_of(path, text)
     assert message.startswith(f"{path} has 4 fault(s):\n")
     assert "train.epochs: found 0 (int); input should be greater than or equal to 1" in message
     assert "encoding.max_length: found 'long' (str); input should be a valid integer" in message
     assert "data.validation_fraction: found 1 (int); input should be less than 1" in message
-    assert "data.format: found 'csv' (str); input should be 'auto', 'chitchat'" in message
+    assert "data.roles.agent: found 'helper' (str); input should be 'system', 'user'" in message
+
+
+def test_the_layout_is_no_parameter(path: Path) -> None:
+    message = faults_of(path, with_line("on_invalid", "on_invalid: error\n  format: auto"))
+    assert "data.format" in message
 
 
 def test_a_repeated_key_is_refused(path: Path) -> None:

@@ -208,7 +208,7 @@ def test_the_list_names_each_place_in_the_text_as_written(tmp_path: Path, redact
 def test_any_number_of_workers_writes_the_same_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuning.reading.pieces.PIECE_BYTES", 2000)
+    monkeypatch.setattr("tuning.reading.records.PIECE_BYTES", 2000)
     monkeypatch.setenv("TUNING_WORKERS", "1")
     one = prepared(tmp_path / "one", redact="replace")
     monkeypatch.setenv("TUNING_WORKERS", "3")

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tuning.corpus.messages import Draft, DraftTurn, Reader, time_of
+from tuning.corpus.beside import ID_KEYS
+from tuning.corpus.drafts import Draft, DraftTurn, time_of
+from tuning.corpus.faults import holds
+from tuning.corpus.message_keys import TIME_KEYS
+from tuning.corpus.messages import Reader
+
+_TELEGRAM: Final = {"text_entities", "from_id", "actor"}
+"""Keys that only its messages have."""
+_USED: Final = ("content", "text", "type", "id", "from_id", "is_unsent")
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class _App:
     who: str
     kind: Callable[[Mapping[str, Any]], str | None]
     """Names what a message is, if it is none of the conversation."""
-    text: Callable[[Mapping[str, Any]], str]
+    text: Callable[[Mapping[str, Any]], Any]
     mends: bool = False
     """Whether names are spelled as ``mended`` says."""
 
@@ -44,20 +52,23 @@ def read_export(entry: Any, reader: Reader) -> list[Draft]:
     for number, message in enumerate(entry["messages"]):
         kind = app.kind(message) if isinstance(message, dict) else "not an object"
         if kind is not None:
-            reader.passed_over[f"{app.name}: {kind}"] += 1
+            reader.passed_over[f"{app.name}: {kind}"[:80]] += 1
             continue
-        who = message.get(app.who) or "deleted account"
+        who = message.get(app.who) or message.get("from_id") or "deleted account"
         if app.mends and isinstance(who, str):
             who = mended(who)
-        own = {app.who: who, "text": app.text(message)}
-        own |= {
-            key: message[key] for key in ("date", "timestamp", "timestamp_ms") if key in message
-        }
+        # A name is a person's, whatever it spells.
+        own = {"author" if isinstance(who, dict) else "name": who, "text": app.text(message)}
+        own |= {key: message[key] for key in TIME_KEYS if key in message}
         turns.append(reader.turn(own, f"message {number + 1}", number))
+        reader.leave(message, {app.who, *_USED, *TIME_KEYS}, "message.")
     times = [time_of(turn.time) for turn in turns]
-    if None not in times:  # Messenger begins with the newest
+    if times and None not in times:
+        if (times[0] or 0.0) > (times[-1] or 0.0):  # Messenger begins with the newest
+            turns, times = turns[::-1], times[::-1]
         order = sorted(range(len(turns)), key=lambda number: times[number] or 0.0)
         turns = [turns[number] for number in order]
+    reader.leave(entry, {"messages", *ID_KEYS})
     return [Draft(turns, is_log=True)]
 
 
@@ -78,7 +89,12 @@ def _telegram_text(message: Mapping[str, Any]) -> str:
 def _discord_kind(message: Mapping[str, Any]) -> str | None:
     if message.get("type", "Default") not in ("Default", "Reply", 0, 19):
         return f"{message['type']} messages"
-    return None if str(message.get("content") or "").strip() else "messages without text"
+    return None if _has_content(message) else "messages without text"
+
+
+def _has_content(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return bool(content.strip()) if isinstance(content, str) else holds(content)
 
 
 def _messenger_kind(message: Mapping[str, Any]) -> str | None:
@@ -86,11 +102,12 @@ def _messenger_kind(message: Mapping[str, Any]) -> str | None:
         return "unsent messages"
     if message.get("type", "Generic") not in ("Generic", "Share"):
         return f"{message['type']} messages"
-    return None if str(message.get("content") or "").strip() else "messages without text"
+    return None if _has_content(message) else "messages without text"
 
 
-def _messenger_text(message: Mapping[str, Any]) -> str:
-    return mended(str(message["content"]))
+def _messenger_text(message: Mapping[str, Any]) -> Any:
+    content = message["content"]
+    return mended(content) if isinstance(content, str) else content
 
 
 def mended(text: str) -> str:
@@ -107,7 +124,8 @@ _APPS: Final = (
         lambda chat: (
             "type" in chat
             and any(
-                "text_entities" in m or "from_id" in m or "actor" in m for m in chat["messages"][:5]
+                isinstance(m, dict) and not m.keys().isdisjoint(_TELEGRAM)
+                for m in chat["messages"][:5]
             )
         ),
         "from",
@@ -119,7 +137,7 @@ _APPS: Final = (
         lambda chat: "channel" in chat,
         "author",
         _discord_kind,
-        lambda message: str(message["content"]),
+        lambda message: message["content"],
     ),
     _App(
         "Messenger",

@@ -61,6 +61,26 @@ def decoded(text: str | bytes) -> Any:
         raise Invalid("not_json", f"not usable JSON: {message}") from None
 
 
+def unpacked(value: Any) -> Any:
+    """Return the list or object that a text is, as JSON; another value as it is.
+
+    Raises:
+        Invalid: a key is repeated in it.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return decoded(value)
+        except Invalid as invalid:
+            if invalid.reason == "repeated_key":
+                raise
+    return value
+
+
+def holds(value: Any) -> bool:
+    """Tell whether a value says something: it is neither null nor empty."""
+    return value is not None and value not in ("", [], {})
+
+
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
@@ -96,8 +116,3 @@ def keys(entry: Any) -> str:
 def kind(value: Any) -> str:
     """Name a value's type and show its beginning."""
     return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
-
-
-def is_flag_or_number(value: Any) -> bool:
-    """Tell whether a value is a number, true or false."""
-    return isinstance(value, bool | int | float)

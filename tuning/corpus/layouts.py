@@ -11,45 +11,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tuning.corpus import chat_apps, pairs, trees
-from tuning.corpus.faults import Invalid, keys
-from tuning.corpus.messages import (
-    FLAG_KEYS,
-    SYSTEM_KEYS,
-    TOOLS_KEYS,
-    Draft,
-    Reader,
-    is_message,
-    system_of,
-    tools_of,
-    weight_of,
-)
+from tuning.corpus.beside import ID_KEYS, id_of, with_beside
+from tuning.corpus.drafts import Draft
+from tuning.corpus.faults import Invalid, keys, unpacked
+from tuning.corpus.message_keys import LIST_KEYS
+from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken, weigh
 from tuning.corpus.roles import role_of
 
-LIST_KEYS: Final = (
-    "messages",
-    "conversations",
-    "conversation",
-    "turns",
-    "dialogue",
-    "dialog",
-    "utterances",
-    "thread",
-    "chat_messages",
-    "chat",
-    "log",
-    "content",
-)
-"""Usual names of a list of messages; else it is the one list of messages under any name."""
-ID_KEYS: Final = (
-    "dialogue_id",
-    "id",
-    "conversation_id",
-    "conv_id",
-    "message_tree_id",
-    "uuid",
-    "thread_id",
-    "c_id",
-)
+_ALSO_TEXTS: Final = LIST_KEYS[-3:]
+"""Of these, the ones that hold a text as often."""
+_TELLING: Final = frozenset({"prompt", "completion", "mapping", "instruction", "query", "history"})
+"""An object with one of these is a record before the rest of it is read."""
+_DEEPEST: Final = 3
+"""Wrappers within each other."""
+_NUM_ASKED: Final = 20
+"""Of a wrapper's records, those that are asked whether they are some."""
 
 
 @dataclass(frozen=True)
@@ -63,75 +39,107 @@ class Layout:
     read: Callable[[Any, Reader], list[Draft]]
 
 
-def _message_list(entry: Mapping[str, Any]) -> str | None:
-    """The key of an object's list of messages, by its usual names, then by what is in it."""
-    spelled = {key.strip().casefold(): key for key in reversed(list(entry))}
-    for name in LIST_KEYS:
-        if name in spelled and _is_list_of_messages(entry[spelled[name]]):
-            return spelled[name]
-    found = [key for key, value in entry.items() if _is_list_of_messages(value, strict=True)]
+def _usual_list(entry: Mapping[str, Any]) -> str | None:
+    """The key of an object's list of messages, by its usual names."""
+    return next((key for key in _usual_lists(entry) if _is_list_of_messages(key, entry[key])), None)
+
+
+def _other_list(entry: Mapping[str, Any]) -> str | None:
+    """The key of the one list of messages that an object has, under whatever name."""
+    found = [key for key, value in entry.items() if _is_spoken_list(value)]
     return found[0] if len(found) == 1 else None
 
 
-def _is_list_of_messages(value: Any, *, strict: bool = False) -> bool:
-    """Objects, texts, blocks of objects, or their form as JSON text or as a dict of lists.
+def _usual_lists(entry: Mapping[str, Any]) -> list[str]:
+    """The keys of an object that usually hold a list of messages, the most usual first."""
+    spelled = {key.strip().casefold(): key for key in reversed(list(entry))}
+    return [spelled[name] for name in LIST_KEYS if name in spelled]
 
-    Args:
-        value: What stands under a key.
-        strict: Only objects that look like messages.
-    """
-    if isinstance(value, str) and not strict:
-        return value.lstrip()[:2] in ("[{", "[ ", "[\n") and value.rstrip()[-1:] == "]"
-    if isinstance(value, dict) and not strict:
-        return bool(value) and all(isinstance(column, list) for column in value.values())
-    if not isinstance(value, list) or not value:
+
+def _is_list_of_messages(key: str, value: Any) -> bool:
+    """Objects, texts, blocks of objects, or their form as JSON text or as a dict of lists."""
+    if key.strip().casefold() in _ALSO_TEXTS and isinstance(value, str):
         return False
-    first = value[0]
+    if key.strip().casefold() == "content":  # or the parts of a message
+        return _is_spoken_list(value)
+    value = _unpacked_list(value)
+    if isinstance(value, dict):
+        columns = all(isinstance(column, list) for column in value.values())
+        return columns and is_message(dict.fromkeys(value, ""))
+    if not isinstance(value, list):
+        return False
+    first = next((one for one in value if one not in (None, [])), None)
     if isinstance(first, list):
-        first = first[0] if first else None
-        return not strict and isinstance(first, dict | str)
-    if isinstance(first, str):
-        return not strict
-    return is_message(first)
+        return isinstance(first[0], dict | str)
+    return isinstance(first, str) or is_message(first)
 
 
-def _read_messages(entry: Any, reader: Reader) -> list[Draft]:
-    """A list of messages, and beside it a system text, tools, and who speaks where texts stand."""
-    key = _message_list(entry)
+def _is_spoken_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and is_spoken(value[0])
+
+
+def _unpacked_list(value: Any) -> Any:
+    """A list that stands there as JSON text; a broken one is taken for a list, and its fault."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    rows = unpacked(value)
+    return [""] if rows is value and value.lstrip()[:2] == "[{" else rows
+
+
+def _read_usual(entry: Any, reader: Reader) -> list[Draft]:
+    key = _usual_list(entry)
     assert key is not None
-    turns = reader.turns(entry[key], "turn")
-    used = {key, *ID_KEYS, *SYSTEM_KEYS, *TOOLS_KEYS}
+    return _read_messages(entry, reader, key)
+
+
+def _read_other(entry: Any, reader: Reader) -> list[Draft]:
+    key = _other_list(entry)
+    assert key is not None
+    return _read_messages(entry, reader, key)
+
+
+def _read_messages(entry: Any, reader: Reader, key: str) -> list[Draft]:
+    """A list of messages, and beside it a system text, tools, and who speaks where texts stand."""
+    items, used = as_rows(unpacked(entry[key]), key), {key, *ID_KEYS}
     speakers = next((k for k in ("speakers", "roles") if isinstance(entry.get(k), list)), None)
-    if (
-        speakers is not None
-        and len(entry[speakers]) == len(turns)
-        and entry[key]
-        and all(isinstance(text, str) for text in entry[key])
-    ):
-        rows = [{"speaker": s, "text": t} for s, t in zip(entry[speakers], entry[key], strict=True)]
-        turns, used = reader.turns(rows, "turn"), used | {speakers}
-    reader.leave(entry, tuple(used))
-    return [Draft(system_of(entry, turns) + turns, tools=tools_of(entry))]
+    is_texts = all(isinstance(text, str) for text in items)
+    if speakers is not None and is_texts and len(entry[speakers]) == len(items):
+        pairs = zip(entry[speakers], items, strict=True)
+        items = [{"speaker": speaker, "text": text} for speaker, text in pairs]
+        used.add(speakers)
+    return [with_beside(entry, reader, Draft(reader.turns(items, "turn")), used)]
 
 
 def _is_list(entry: Any) -> bool:
-    if not isinstance(entry, list) or not entry:
+    if not isinstance(entry, list):
         return False
-    if all(isinstance(one, list) and len(one) == 2 for one in entry):  # [["human", "hi"], …]
+    if entry and all(isinstance(one, list) and len(one) == 2 for one in entry):
         return all(isinstance(one[0], str) and role_of(one[0], {}) for one in entry)
-    return all(isinstance(one, str) for one in entry) or is_message(entry[0])
+    return (
+        not entry
+        or all(isinstance(one, str) for one in entry)
+        or (is_message(entry[0]) and not pairs.is_marked(entry[0]))
+    )
 
 
 def _read_list(entry: Any, reader: Reader) -> list[Draft]:
     return [Draft(reader.turns(entry, "turn"))]
 
 
+def _is_empty(entry: Any) -> bool:
+    return isinstance(entry, dict) and any(entry[key] == [] for key in _usual_lists(entry))
+
+
+def _read_empty(entry: Any, reader: Reader) -> list[Draft]:
+    return [with_beside(entry, reader, Draft([]), ID_KEYS)]
+
+
 def _is_preference(entry: Any) -> bool:
-    return isinstance(entry, dict) and (
-        {"chosen", "rejected"} <= entry.keys()
-        or isinstance(entry.get("label"), bool)
-        or (entry.get("label") in (0, 1) and pairs.is_pair(entry))
-    )
+    if not isinstance(entry, dict):
+        return False
+    is_labelled = isinstance(entry.get("label"), bool)
+    is_numbered = entry.get("label") in (0, 1) and (pairs.is_pair(entry) or pairs.is_prompt(entry))
+    return is_labelled or is_numbered or {"chosen", "rejected"} <= entry.keys()
 
 
 def _refuse_preference(entry: Any, _reader: Reader) -> list[Draft]:
@@ -139,64 +147,109 @@ def _refuse_preference(entry: Any, _reader: Reader) -> list[Draft]:
     raise Invalid(
         "preference",
         f"found {held}: a preference, which is not trained as if it were plain. To train on the "
-        "preferred answers, say where they are: data.columns.list: chosen (or leave out the "
-        "records whose label is false).",
+        f'preferred answers, say where they are: data.columns: {{list: "{_preferred(entry)}"}}',
     )
 
 
-def _records_in(entry: Any) -> list[tuple[str, Any]]:
-    """The records of a wrapper, with the keys that lead to them."""
+def _preferred(entry: Mapping[str, Any]) -> str:
+    """The expression that takes a record's preferred answer behind what it answers."""
+    answer = "chosen" if "chosen" in entry else "completion"
+    before = next((key for key in ("prompt", *LIST_KEYS) if key in entry), None)
+    is_text, is_list = (isinstance(entry.get(answer), kind) for kind in (str, list))
+    spoken = f"{{role: 'assistant', content: {answer}}}" if is_text else answer
+    if before is None or (is_list and isinstance(entry[before], str)):
+        turns = answer
+    elif isinstance(entry[before], str):
+        turns = f"[{{role: 'user', content: {before}}}, {spoken}]"
+    else:
+        turns = f"[{before}, {answer}][]" if is_list else f"[{before}, [{spoken}]][]"
+    if "chosen" in entry:
+        return turns
+    return f"label && {turns}" if isinstance(entry["label"], bool) else f"label == `1` && {turns}"
+
+
+def _records_in(entry: Any) -> list[tuple[str, str, Any]]:
+    """The records of a wrapper: the key that they stand under, the way to each, and itself."""
     if isinstance(entry, list):
-        return [(f"/{number}", one) for number, one in enumerate(entry, start=1)]
-    found = []
+        return [("", f"/{number}", one) for number, one in enumerate(entry, start=1)]
+    records: list[tuple[str, str, Any]] = []
     for key, value in entry.items():
         if isinstance(value, dict) and isinstance(value.get("list"), list):  # Telegram: chats.list
             value = value["list"]
-        if isinstance(value, list) and value and isinstance(value[0], dict | list):
-            found += [(f"/{key}/{number}", one) for number, one in enumerate(value, start=1)]
-    return found
+        if _is_record(value):
+            records.append((key, f"/{key}", value))
+            continue
+        inside = dict(enumerate(value, start=1)) if isinstance(value, list) else value
+        if isinstance(inside, dict) and all(isinstance(v, dict | list) for v in inside.values()):
+            records += [(key, f"/{key}/{name}", one) for name, one in inside.items()]
+    return records
 
 
-def _is_wrapper(entry: Any) -> bool:
-    if isinstance(entry, list):
-        return bool(entry) and layout_of(entry[0]) is not None
-    if not isinstance(entry, dict):
+def _is_record(value: Any) -> bool:
+    """A record by itself, among others; a list is one only if its messages say who speaks."""
+    if isinstance(value, dict):
+        return any(layout.fits(value) for layout in _RECORDS)
+    return _is_spoken_list(value)
+
+
+def _is_wrapper(entry: Any, depth: int = _DEEPEST) -> bool:
+    if not depth or not isinstance(entry, list | dict):
         return False
-    records = _records_in(entry)
-    return bool(records) and layout_of(records[0][1]) is not None
+    first = (record for _, _, record in _records_in(entry)[:_NUM_ASKED])
+    return any(
+        any(layout.fits(record) for layout in _RECORDS) or _is_wrapper(record, depth - 1)
+        for record in first
+    )
 
 
 def _read_wrapper(entry: Any, reader: Reader) -> list[Draft]:
+    """Read each record by itself, so that a fault of one is not the others'."""
     drafts = []
-    for place, record in _records_in(entry):
-        read = read_record(record, reader)
+    records = _records_in(entry)
+    for _, place, record in records:
+        try:
+            read = read_record(record, reader)
+        except Invalid as invalid:
+            read = [Draft([], fault=invalid)]
+        own = id_of(record) if len(read) == 1 else None
         for number, draft in enumerate(read):
-            own = id_of(record) if len(read) == 1 else None
-            draft.dialogue_id = (
-                draft.dialogue_id or own or f"{place}#{number}"[: None if number else -2]
-            )
+            inner = draft.dialogue_id or own or (f"/{number + 1}" if len(read) > 1 else "")
+            draft.dialogue_id = inner if inner and inner[0] != "/" else place + inner
+            draft.place = place + draft.place
             drafts.append(draft)
+    if isinstance(entry, dict):
+        reader.leave(entry, {key for key, _, _ in records})
     return drafts
 
 
-LAYOUTS: Final = (
+_RECORDS: Final = (
     Layout("preference", "TRL's DPO and KTO, LLaMA-Factory", _is_preference, _refuse_preference),
     Layout("chatgpt", "ChatGPT's data export", trees.is_mapping, trees.read_mapping),
     Layout("oasst", "Open Assistant's message trees", trees.is_tree, trees.read_tree),
     Layout("personachat", "PersonaChat", pairs.is_persona, pairs.read_persona),
     Layout("app", "Telegram, Discord, Messenger", chat_apps.is_export, chat_apps.read_export),
     Layout("prompt and completion", "TRL", pairs.is_prompt, pairs.read_prompt),
-    Layout("list of pairs", "Baize, InternLM", pairs.is_pair_list, pairs.read_pair_list),
     Layout(
         "messages",
         "OpenAI, ShareGPT, Schema-Guided Dialogue, DailyDialog, BYU chit-chat, Claude's export",
-        lambda entry: isinstance(entry, dict) and _message_list(entry) is not None,
-        _read_messages,
+        lambda entry: isinstance(entry, dict) and _usual_list(entry) is not None,
+        _read_usual,
     ),
     Layout("pair", "Alpaca, Dolly, question and answer", pairs.is_pair, pairs.read_pair),
+    Layout("list of pairs", "Baize, InternLM", pairs.is_pair_list, pairs.read_pair_list),
     Layout("marked text", "Guanaco, Anthropic's HH", pairs.is_marked, pairs.read_marked),
+    Layout(
+        "messages under another name",
+        "transcripts",
+        lambda entry: isinstance(entry, dict) and _other_list(entry) is not None,
+        _read_other,
+    ),
     Layout("list", "lists of messages or texts", _is_list, _read_list),
+)
+LAYOUTS: Final = (
+    *_RECORDS,
     Layout("wrapper", "records under a key", _is_wrapper, _read_wrapper),
+    Layout("no messages", "exports of chats that hold nothing", _is_empty, _read_empty),
 )
 
 
@@ -213,8 +266,13 @@ def is_record(value: Any) -> bool:
     if isinstance(value, list):
         if value and isinstance(value[0], str):
             return len(value) > 1 and all(isinstance(text, str) for text in value)
-        return bool(value) and is_message(value[0])
-    layout = layout_of(value)
+        return bool(value) and _is_list(value)
+    if isinstance(value, dict) and not _TELLING.isdisjoint(value):
+        return True
+    try:
+        layout = layout_of(value)
+    except Invalid:
+        return True  # one with a fault
     return layout is not None and layout.name != "wrapper"
 
 
@@ -228,12 +286,21 @@ def read_record(entry: Any, reader: Reader) -> list[Draft]:
     if layout is None:
         raise Invalid("unknown_layout", unknown_message(entry))
     drafts = layout.read(entry, reader)
-    flags = [key for key in FLAG_KEYS if isinstance(entry, dict) and key in entry]
-    if flags and weight_of(entry, flags, "the record") == 0:
-        for draft in drafts:
-            for turn in draft.turns:
-                turn.weight = 0.0
+    for draft in drafts:
+        weigh(draft.turns, entry, "the record")
     return drafts
+
+
+def list_of(entry: Any) -> tuple[str | None, Any]:
+    """Return a record's list of messages and its key, by its usual names or as its one list."""
+    if not isinstance(entry, dict):
+        return None, unpacked(entry)
+    values = {key: unpacked(value) for key, value in entry.items()}
+    lists = [key for key in values if isinstance(values[key], list)]
+    key = next((k for k in _usual_lists(entry) if isinstance(values[k], list | dict)), None)
+    if key is None and len(lists) == 1:
+        key = lists[0]
+    return key, values.get(key)
 
 
 def unknown_message(entry: Any) -> str:
@@ -241,16 +308,7 @@ def unknown_message(entry: Any) -> str:
     lists = [k for k, v in entry.items() if isinstance(v, list)] if isinstance(entry, dict) else []
     start = f"list: {lists[0]}, who: …, text: …" if lists else "list: …, who: …, text: …"
     return (
-        f"its layout is not known: found {keys(entry)}; wanted a list of messages that holds "
-        "something (each with a text and who says it), a prompt and its response, or a list of "
+        f"its layout is not known: found {keys(entry)}; wanted a list of messages (each with a "
+        "text and who says it), a prompt and its response, or a list of "
         f"texts. Or say where they are: data.columns: {{{start}}}"
     )
-
-
-def id_of(entry: Any) -> str | None:
-    """Return a record's own id, if it has one."""
-    for name in ID_KEYS:
-        value = entry.get(name) if isinstance(entry, dict) else None
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return str(value)
-    return None

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from tuning.corpus.faults import Invalid, decoded
 from tuning.corpus.layouts import layout_of
-from tuning.corpus.messages import CONVERSATION_KEYS, is_spoken
-from tuning.reading.documents import Elements
-from tuning.reading.pieces import Piece, RawRecord
-from tuning.reading.records import PIECE_BYTES
+from tuning.corpus.message_keys import CONVERSATION_KEYS
+from tuning.corpus.messages import is_spoken
+from tuning.reading import records as reading
+from tuning.reading.pieces import Piece
+from tuning.reading.records import Gathered, RawRecord, own_key
 from tuning.run.errors import UserError
 
 _HEADER: Final = ("chat_metadata", "character_name")
@@ -25,7 +26,7 @@ _HEADER: Final = ("chat_metadata", "character_name")
 _NUM_ASKED: Final = 2
 
 
-def gathered(path: Path, name: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
+def gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Yield a file's pieces as they are, or gathered by conversation if its rows are messages."""
     first = next(pieces, None)
     if first is None:
@@ -42,17 +43,28 @@ def gathered(path: Path, name: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
         records = chain.from_iterable(piece.records() for piece in whole)
         if is_headed:
             next(records)
-        yield from _conversations(path, name, records, _key_of(rows[0]))
+        key = _key_of(rows[0])
+        if key is None and "parent_id" in rows[0]:
+            raise UserError(
+                f"{path}: a row is a message that answers another one ('parent_id'), and no row "
+                "names its conversation; wanted a tree of replies in each record, as in Open "
+                "Assistant's files of trees, or rows with a 'conversation_id', in order."
+            )
+        yield from _conversations(path, file, records, key)
     else:
         yield from whole
 
 
 def _is_row(entry: Any) -> bool:
-    return isinstance(entry, dict) and is_spoken(entry) and layout_of(entry) is None
+    try:
+        return isinstance(entry, dict) and is_spoken(entry) and layout_of(entry) is None
+    except Invalid:
+        return False
 
 
 def _key_of(row: Mapping[str, Any]) -> str | None:
-    return next((key for key in CONVERSATION_KEYS if key in row), None)
+    spelled = {key.strip().casefold(): key for key in reversed(list(row))}
+    return next((spelled[key] for key in CONVERSATION_KEYS if key in spelled), None)
 
 
 def _entry(raw: RawRecord) -> Any:
@@ -64,34 +76,48 @@ def _entry(raw: RawRecord) -> Any:
 
 def _conversations(
     path: Path, file: str, rows: Iterable[RawRecord], key: str | None
-) -> Iterator[Elements]:
-    """Pieces of conversations, each a JSON list of its rows' texts."""
-    entries: list[tuple[str | None, str]] = []
-    own: list[str] = []
-    number, size, current = 1, 0, ""
+) -> Iterator[Gathered]:
+    """Pieces of conversations, each a JSON list of its rows at the place of the first."""
+    done: list[RawRecord] = []
+    own: list[RawRecord] = []
+    size, current = 0, ""
     met: set[int] = set()
-    for raw in rows:
-        text = (
-            raw.text if isinstance(raw.text, str) else raw.text.decode("utf-8", "surrogateescape")
-        )
-        row = _entry(raw) if key is not None else None
-        name = str(row.get(key)) if isinstance(row, dict) and key is not None else path.stem
+    for row in rows:
+        name = path.stem if key is None else _conversation_of(row, key)
+        if name is None:
+            done.append(row)  # a fault by itself
+            continue
         if own and name != current:
-            entries.append((current, f"[{','.join(own)}]"))
+            done.append(_joined(own, current, file))
             met.add(hash(current))
             own = []
             if hash(name) in met:
                 raise UserError(
-                    f"{raw.where}: rows of the conversation {name[:40]!r} stand in several places; "
+                    f"{row.where}: rows of the conversation {name[:40]!r} stand in several places; "
                     f"sort the file by {key!r}, so that they stand together."
                 )
-        if size >= PIECE_BYTES and not own:
-            yield Elements(path, file, number, entries)
-            number, size, entries = number + len(entries), 0, []
+            if size >= reading.PIECE_BYTES:
+                yield Gathered(done)
+                done, size = [], 0
         current = name
-        own.append(text)
-        size += len(text)
+        own.append(row)
+        size += len(row.text)
     if own:
-        entries.append((current, f"[{','.join(own)}]"))
-    if entries:
-        yield Elements(path, file, number, entries)
+        done.append(_joined(own, current, file))
+    if done:
+        yield Gathered(done)
+
+
+def _joined(rows: list[RawRecord], name: str, file: str) -> RawRecord:
+    texts = [
+        row.text if isinstance(row.text, str) else row.text.decode("utf-8", "surrogateescape")
+        for row in rows
+    ]
+    return RawRecord(rows[0].where, own_key(file, name), f"[{','.join(texts)}]", file)
+
+
+def _conversation_of(raw: RawRecord, key: str) -> str | None:
+    """The conversation that a row belongs to; None if it is no object that names one."""
+    row = _entry(raw)
+    value = row.get(key) if isinstance(row, dict) else None
+    return str(value) if isinstance(value, str | int | float) and value != "" else None

@@ -6,32 +6,29 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from tuning.corpus.beside import ID_KEYS, with_beside
+from tuning.corpus.drafts import Draft, DraftTurn
 from tuning.corpus.faults import Invalid, checked, found
-from tuning.corpus.messages import (
-    SYSTEM_KEYS,
-    TOOLS_KEYS,
-    Draft,
-    DraftTurn,
-    Reader,
-    is_message,
-    system_of,
-    tools_of,
-)
+from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS
+from tuning.corpus.messages import Reader, is_message, weigh
 from tuning.corpus.roles import role_of
 from tuning.dialogue import Role
 
 PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user")
-RESPONSES: Final = ("response", "completion", "output", "answer", "assistant", "target", "reply")
-_BESIDE: Final = (
-    *SYSTEM_KEYS,
-    *TOOLS_KEYS,
-    "history",
-    "input",
-    "id",
-    "dialogue_id",
-    "conversation_id",
+RESPONSES: Final = (
+    "response",
+    "completion",
+    "output",
+    "answer",
+    "assistant",
+    "target",
+    "reply",
+    "bot",
+    "ai",
+    "gpt",
 )
-"""Keys that a pair may have besides, which are used."""
+GIVEN: Final = ("input", "context")
+"""What an instruction is about: Alpaca's, Dolly's."""
 _MARK: Final = re.compile(
     r"(?:^|\n)(?:###\s*)?(Human|User|Assistant|System|Bot|AI|Prompter)\s*:[ \t]?", re.IGNORECASE
 )
@@ -57,18 +54,15 @@ def read_pair(entry: Any, reader: Reader) -> list[Draft]:
     """Read Alpaca's and other pairs, with a system text, an input and a history beside them."""
     pair = _keys_of(entry)
     assert pair is not None
-    turns = system_of(entry)
-    for number, past in enumerate(_history(entry), start=1):
-        turns.append(_turn(past[0], "user", f"history {number}", weight=0))
-        turns.append(_turn(past[1], "assistant", f"history {number}", weight=0))
-    prompt = _text(entry, pair[0])
-    given = entry.get("input")
-    if isinstance(given, str) and given.strip() and pair[0] != "input":
-        prompt = f"{prompt}\n{checked(given, repr('input'))}"
-    turns.append(_turn(prompt, "user", repr(pair[0])))
+    turns = _history(entry, reader)
+    prompt = [_text(entry, pair[0])]
+    given = next((k for k in GIVEN if k not in pair and _is_text(entry.get(k))), None)
+    if given is not None:
+        prompt.append(checked(entry[given], repr(given)))
+    turns.append(_turn("\n".join(prompt), "user", repr(pair[0])))
     turns.append(_turn(_text(entry, pair[1]), "assistant", repr(pair[1])))
-    reader.leave(entry, (*pair, *_BESIDE))
-    return [Draft(turns, tools=tools_of(entry))]
+    used = {*pair, given, "history", *ID_KEYS}
+    return [with_beside(entry, reader, Draft(turns), used)]
 
 
 def is_pair_list(entry: Any) -> bool:
@@ -77,8 +71,10 @@ def is_pair_list(entry: Any) -> bool:
 
 
 def _pair_list(entry: Mapping[str, Any]) -> str | None:
+    """The key of the exchanges: under another name, pairs are records by themselves."""
     for key, value in entry.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        is_named = key.strip().casefold() in (*LIST_KEYS, "rounds", "exchanges", "pairs")
+        if is_named and isinstance(value, list) and value and isinstance(value[0], dict):
             pair = _keys_of(value[0])
             if pair and isinstance(value[0][pair[0]], str) and not is_message(value[0]):
                 return key
@@ -89,40 +85,48 @@ def read_pair_list(entry: Any, reader: Reader) -> list[Draft]:
     """Read exchanges one after another; a system text stands beside or in the first of them."""
     key = _pair_list(entry)
     assert key is not None
-    turns = system_of(entry)
+    turns: list[DraftTurn] = []
+    system = ""
     for number, exchange in enumerate(entry[key], start=1):
         where = f"{key} {number}"
         pair = _keys_of(exchange) if isinstance(exchange, dict) else None
         if pair is None:
             raise Invalid("wrong_layout", f"{where}: wanted both sides, {found(exchange)}")
-        if not turns:
-            turns += system_of(exchange)
+        if _is_text(exchange.get("system")) and exchange["system"] != system:
+            system = exchange["system"]
+            turns.append(_turn(system, "system", where))
         turns.append(_turn(_text(exchange, pair[0]), "user", where))
         turns.append(_turn(_text(exchange, pair[1]), "assistant", where))
-        reader.leave(exchange, (*pair, *SYSTEM_KEYS), f"{key}.")
-    reader.leave(entry, (key, *_BESIDE))
-    return [Draft(turns, tools=tools_of(entry))]
+        weigh(turns[-2:], exchange, where)
+        reader.leave(exchange, (*pair, "system", *FLAG_KEYS), f"{key}.")
+    return [with_beside(entry, reader, Draft(turns), {key, *ID_KEYS})]
 
 
 def is_prompt(entry: Any) -> bool:
-    """Tell whether an object has a prompt that is a list of messages, as TRL has it."""
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("prompt"), list)
-        and bool(entry["prompt"])
-        and isinstance(entry.get("completion", entry.get("response")), list)
+    """Tell whether an object has a prompt and a completion of which one is a list of messages."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), list | str):
+        return False
+    completion = entry.get("completion", entry.get("response"))
+    sides = [side for side in (entry["prompt"], completion) if isinstance(side, list)]
+    return isinstance(completion, list | str) and any(
+        side and is_message(side[0]) for side in sides
     )
 
 
 def read_prompt(entry: Any, reader: Reader) -> list[Draft]:
     """Read TRL's form: only the completion is trained."""
     key = "completion" if "completion" in entry else "response"
-    turns = reader.turns(entry["prompt"], "prompt")
+    turns = _side(entry, "prompt", "user", reader)
     for turn in turns:
         turn.weight = 0.0
-    reader.leave(entry, ("prompt", key, *_BESIDE))
-    completion = reader.turns(entry[key], key)
-    return [Draft(system_of(entry, turns) + turns + completion, tools=tools_of(entry))]
+    draft = Draft(turns + _side(entry, key, "assistant", reader))
+    return [with_beside(entry, reader, draft, {"prompt", key, *ID_KEYS})]
+
+
+def _side(entry: Mapping[str, Any], key: str, role: Role, reader: Reader) -> list[DraftTurn]:
+    if isinstance(entry[key], str):
+        return [_turn(entry[key], role, repr(key))]
+    return reader.turns(entry[key], key)
 
 
 def is_marked(entry: Any) -> bool:
@@ -134,21 +138,22 @@ def _marked_text(entry: Mapping[str, Any]) -> str | None:
     text = entry.get("text")
     if not isinstance(text, str) or len(_MARK.findall(text)) < 2:
         return None
-    return text if _MARK.match(text.lstrip() and text) or _MARK.match(text.lstrip()) else None
+    return text if _MARK.match(text.lstrip()) else None
 
 
 def read_marked(entry: Any, reader: Reader) -> list[Draft]:
     """Read a text by its marks: ``### Human: …`` or ``Human: …`` at the beginning of a line."""
     text = _marked_text(entry)
     assert text is not None
-    reader.leave(entry, ("text", *_BESIDE))
-    return [Draft(marked_turns(checked(text, "'text'"), reader))]
+    draft = Draft(marked_turns(checked(text, "'text'"), reader))
+    return [with_beside(entry, reader, draft, {"text", *ID_KEYS})]
 
 
 def marked_turns(text: str, reader: Reader) -> list[DraftTurn]:
-    """Return the turns of a text with marks."""
+    """Return the turns of a text with marks; what stands before the first is a system text."""
     parts = _MARK.split(text)
-    turns = []
+    before = parts[0].strip()
+    turns = [_turn(before, "system", "the text before the first mark")] if before else []
     for name, content in zip(parts[1::2], parts[2::2], strict=True):
         role = role_of(name, reader.roles)
         turns.append(DraftTurn(role or name, [content], role=role))
@@ -165,28 +170,48 @@ def is_persona(entry: Any) -> bool:
 def read_persona(entry: Any, reader: Reader) -> list[Draft]:
     """Read PersonaChat: the last history, then the last candidate; the persona is a system turn."""
     last = entry["utterances"][-1]
-    history, candidates = last.get("history"), last.get("candidates")
+    history = last.get("history") if isinstance(last, dict) else None
+    candidates = last.get("candidates") if isinstance(last, dict) else None
     if not isinstance(history, list) or not isinstance(candidates, list) or not candidates:
         raise Invalid("wrong_layout", "utterances: wanted 'history' and 'candidates', both lists")
-    persona = entry.get("personality")
+    persona = entry.get("personality") or []
+    if not isinstance(persona, list) or not all(isinstance(line, str) for line in persona):
+        raise Invalid("wrong_layout", f"'personality': wanted a list of texts, {found(persona)}")
     turns: list[DraftTurn] = []
-    if isinstance(persona, list) and persona:
-        lines = [checked(str(line), "'personality'") for line in persona]
+    if persona:
+        lines = [checked(line, "'personality'") for line in persona]
         turns.append(DraftTurn("system", lines, role="system"))
     for number, text in enumerate([*history, candidates[-1]]):
         role: Role = "user" if number % 2 == 0 else "assistant"
         turns.append(_turn(text, role, f"history {number + 1}"))
-    reader.leave(entry, ("utterances", "personality"))
-    return [Draft(turns)]
+    for utterance in entry["utterances"]:
+        others = utterance.get("candidates") if isinstance(utterance, dict) else None
+        if isinstance(others, list) and len(others) > 1:
+            reader.passed_over["PersonaChat: candidates that are no reply"] += len(others) - 1
+    return [with_beside(entry, reader, Draft(turns), {"utterances", "personality", *ID_KEYS})]
 
 
-def _history(entry: Mapping[str, Any]) -> list[list[Any]]:
+def _history(entry: Mapping[str, Any], reader: Reader) -> list[DraftTurn]:
+    """Turns that are context: pairs of texts, or messages."""
     history = entry.get("history") or []
-    if not isinstance(history, list) or not all(
+    if isinstance(history, list) and history and all(map(is_message, history)):
+        turns = reader.turns(history, "history")
+    elif isinstance(history, list) and all(
         isinstance(past, list) and len(past) == 2 for past in history
     ):
+        turns = []
+        for number, past in enumerate(history, start=1):
+            turns.append(_turn(past[0], "user", f"history {number}"))
+            turns.append(_turn(past[1], "assistant", f"history {number}"))
+    else:
         raise Invalid("wrong_layout", f"'history': wanted a list of pairs, {found(history)}")
-    return history
+    for turn in turns:
+        turn.weight = 0.0
+    return turns
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:
@@ -194,10 +219,10 @@ def _text(entry: Mapping[str, Any], key: str) -> str:
         raise Invalid("no_text", f"{key!r}: wanted text, found nothing")
     if not isinstance(entry[key], str):
         raise Invalid("not_text", f"{key!r}: wanted text, {found(entry[key])}")
-    return str(entry[key])
+    return checked(entry[key], repr(key))
 
 
-def _turn(text: Any, role: Role, where: str, *, weight: float = 1.0) -> DraftTurn:
+def _turn(text: Any, role: Role, where: str) -> DraftTurn:
     if not isinstance(text, str):
         raise Invalid("not_text", f"{where}: wanted text, {found(text)}")
-    return DraftTurn(role, [checked(text, where)], role=role, weight=weight)
+    return DraftTurn(role, [checked(text, where)], role=role)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-
-from tuning.corpus.faults import Invalid, checked, decoded, found, kind
-from tuning.corpus.layouts import id_of, read_record
-from tuning.corpus.messages import Draft, DraftTurn, Reader, time_of
+from tuning.corpus.beside import id_of
+from tuning.corpus.columns import Columns, compiled, fields_of, search
+from tuning.corpus.drafts import Draft, DraftTurn, time_of
+from tuning.corpus.faults import Invalid, checked, decoded, kind
+from tuning.corpus.layouts import read_record
+from tuning.corpus.messages import Reader
 from tuning.dialogue import Dialogue, Turn
 from tuning.reading.pieces import RawRecord
-from tuning.run.errors import UserError
-from tuning.run.params import ColumnsParams, DataParams
+from tuning.run.params import DataParams
 
 SPEAKERS = "speakers"
 """The value of ``data.group_by`` that means a dialogue's own speakers."""
@@ -55,12 +53,13 @@ class RecordReader:
         Raises:
             UserError: an expression of ``data.columns`` or ``data.group_by`` is none.
         """
-        roles = {name.strip().casefold(): role for name, role in data.roles.items()}
-        self.reader = Reader(roles)
-        self._columns = _Columns(data.columns)
+        self._columns = Columns(data.columns)
         self._data = data
         by_field = data.group_by not in (None, SPEAKERS)
-        self._group = _compiled(str(data.group_by), "data.group_by") if by_field else None
+        self._group = compiled(str(data.group_by), "data.group_by") if by_field else None
+        roles = {name.strip().casefold(): role for name, role in data.roles.items()}
+        used = fields_of(self._group) if self._group is not None else frozenset()
+        self.reader = Reader(roles, used=used | self._columns.used)
 
     def __call__(self, raw: RawRecord) -> list[Record]:
         """Decode and check one record; whatever is wrong with it becomes its fault."""
@@ -73,21 +72,23 @@ class RecordReader:
                 drafts = read_record(entry, self.reader)
             return list(self._records(raw, entry, drafts))
         except Invalid as invalid:
-            return [Record(raw.where, reason=invalid.reason, fault=str(invalid))]
+            return [_faulty(raw.where, invalid)]
+        except RecursionError:
+            return [_faulty(raw.where, Invalid("wrong_layout", "nested too deeply"))]
 
     def _records(self, raw: RawRecord, entry: Any, drafts: list[Draft]) -> Iterator[Record]:
         own = self._columns.id_of(entry) or id_of(entry) or raw.key
         for draft in drafts:
-            _mend_roles(draft.turns)
-            name = own
-            if draft.dialogue_id is not None:
-                name = (
-                    draft.dialogue_id if draft.dialogue_id[:1] != "/" else own + draft.dialogue_id
-                )
+            where = raw.where + draft.place
+            if draft.fault is not None:
+                yield _faulty(where, draft.fault)
+                continue
+            inner = draft.dialogue_id or ""
+            name = own + inner if inner[:1] in ("", "/") else inner
             sessions = list(self._sessions(draft))
             for number, turns in enumerate(sessions, start=1):
                 session = name if len(sessions) == 1 else f"{name}/{number}"
-                yield self._record(raw.where, checked(session, "the id"), draft, turns, entry)
+                yield self._record(where, checked(session, "the id"), draft, turns, entry)
 
     def _record(
         self, where: str, name: str, draft: Draft, drafted: list[DraftTurn], entry: Any
@@ -99,6 +100,7 @@ class RecordReader:
                 if not line.isprintable() and _CONTROL.search(line):
                     turn.lines[number], taken = _CONTROL.subn("", line)
                     num_control += taken
+            turn.reasoning = _CONTROL.sub("", turn.reasoning)
             finished = _turn(turn)
             if finished.utterance or finished.tool_calls or finished.reasoning:
                 turns.append(finished)
@@ -107,7 +109,7 @@ class RecordReader:
         return Record(
             where,
             dialogue,
-            (f"tree {draft.tree}",) if draft.tree else self._groups(entry, dialogue),
+            self._groups(entry, draft, dialogue),
             len(drafted),
             num_raw + num_control,
             num_control,
@@ -129,13 +131,13 @@ class RecordReader:
             for first in range(start, max(stop, start + 1), most):
                 yield turns[first : min(first + most, stop)]
 
-    def _groups(self, entry: Any, dialogue: Dialogue) -> tuple[str, ...]:
+    def _groups(self, entry: Any, draft: Draft, dialogue: Dialogue) -> tuple[str, ...]:
         """The group or groups that a dialogue belongs to; every dialogue must name one."""
         if self._data.group_by is None:
-            return ()
+            return (f"tree {draft.tree}",) if draft.tree else ()
         if self._group is None:
             return dialogue.speakers
-        value = self._group.search(entry, _OPTIONS)
+        value = search(self._group, entry, "data.group_by")
         values = value if isinstance(value, list) and value else [value]
         if not all(isinstance(v, str | int) and not isinstance(v, bool) for v in values):
             raise Invalid(
@@ -146,69 +148,8 @@ class RecordReader:
         return tuple(dict.fromkeys(checked(str(v), repr(self._data.group_by)) for v in values))
 
 
-class _Functions(jmespath.functions.Functions):  # type: ignore[misc]
-    """What expressions may call besides JMESPath's own functions."""
-
-    @jmespath.functions.signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
-    def _func_before(self, text: str, mark: str) -> str:
-        """``before(id, '_')`` is ``abc`` of ``abc_57``."""
-        return text.rpartition(mark)[0] or text
-
-
-_OPTIONS = jmespath.Options(custom_functions=_Functions())
-
-
-class _Columns:
-    """``data.columns``: where a record has its list, its speakers and its texts."""
-
-    def __init__(self, columns: ColumnsParams) -> None:
-        self._paths = {
-            name: _compiled(path, f"data.columns.{name}")
-            for name, path in columns.model_dump().items()
-            if path is not None
-        }
-
-    def read(self, entry: Any, reader: Reader) -> list[Draft] | None:
-        """Read a record by the mapping; None where it does not say where the list is."""
-        if "list" not in self._paths:
-            return None
-        items = self._paths["list"].search(entry, _OPTIONS)
-        if isinstance(items, str):
-            from tuning.corpus.pairs import marked_turns
-
-            turns = marked_turns(checked(items, "'list'"), reader)
-            if len(turns) > 1:
-                return [Draft(turns)]
-        if not isinstance(items, list) or not items:
-            raise Invalid("wrong_layout", f"data.columns.list: wanted a list, {found(items)}")
-        return [Draft(reader.turns([self._mapped(item) for item in items], "turn"))]
-
-    def _mapped(self, item: Any) -> Any:
-        """A message with its fields under their usual names."""
-        if not isinstance(item, dict):
-            return item
-        named = {"text": "text", "who": "speaker", "role": "role"}
-        mapped = {
-            usual: self._paths[name].search(item, _OPTIONS)
-            for name, usual in named.items()
-            if name in self._paths
-        }
-        return mapped | {key: value for key, value in item.items() if key not in mapped}
-
-    def id_of(self, entry: Any) -> str | None:
-        """The dialogue's id by the mapping."""
-        if "id" not in self._paths:
-            return None
-        value = self._paths["id"].search(entry, _OPTIONS)
-        return None if value is None else checked(str(value), "data.columns.id")
-
-
-def _compiled(path: str, key: str) -> Any:
-    try:
-        return jmespath.compile(path)
-    except JMESPathError as error:
-        cause = str(error).splitlines()[0].rstrip(": ")
-        raise UserError(f"{key}: {path!r} is no JMESPath expression: {cause}.") from None
+def _faulty(where: str, invalid: Invalid) -> Record:
+    return Record(where, reason=invalid.reason, fault=str(invalid))
 
 
 def _turn(turn: DraftTurn) -> Turn:
@@ -226,19 +167,3 @@ def _turn(turn: DraftTurn) -> Turn:
         turn.tool_call_id,
         turn.weight,
     )
-
-
-def _mend_roles(turns: Sequence[DraftTurn]) -> None:
-    """Where ``system`` answers ``user``, it is the assistant (Schema-Guided Dialogue, MultiWOZ)."""
-    roles = [turn.role for turn in turns]
-    if "assistant" in roles or "system" not in roles or "user" not in roles:
-        return
-    if "system" in roles[roles.index("user") :]:
-        for turn in turns:
-            if turn.role == "system":
-                turn.role, turn.speaker = "assistant", "assistant"
-
-
-def count_of(counts: Counter[str]) -> Mapping[str, int]:
-    """Counts by name, the most frequent first."""
-    return dict(counts.most_common())

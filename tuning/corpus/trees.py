@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
-from tuning.corpus.faults import Invalid
-from tuning.corpus.messages import Draft, DraftTurn, Reader
+from tuning.corpus.beside import ID_KEYS
+from tuning.corpus.drafts import Draft, DraftTurn
+from tuning.corpus.faults import Invalid, found
+from tuning.corpus.messages import Reader
+
+_OF_THE_TREE: Final = ("replies", "message_id", "parent_id", "message_tree_id", "rank", "deleted")
+"""Keys of a node that say where in the tree it stands."""
 
 
 def is_tree(entry: Any) -> bool:
@@ -25,32 +31,35 @@ def read_tree(entry: Any, reader: Reader) -> list[Draft]:
     """Read a dialogue for each leaf; a node is trained in the first of those that hold it."""
     root = _root(entry)
     assert root is not None
-    trained: set[int] = set()
-    name = str(entry.get("message_tree_id") or entry.get("message_id") or root.get("text"))
+    met: dict[int, DraftTurn] = {}
+    named = (entry.get("message_tree_id"), entry.get("message_id"), root.get("message_id"))
+    name = next((str(one) for one in named if one), "")
     drafts = []
-    for number, path in enumerate(_paths(root), start=1):
+    paths = list(_paths(root, reader))
+    for number, path in enumerate(paths, start=1):
         turns = []
         for place, node in enumerate(path, start=1):
-            own = {k: v for k, v in node.items() if k in ("text", "role", "lang", "rank")}
-            turn = reader.turn(
-                {k: own[k] for k in ("text", "role") if k in own}, f"node {place}", place
-            )
-            if id(node) in trained:
-                turn.weight = 0.0
+            if id(node) in met:
+                turns.append(replace(met[id(node)], lines=[*met[id(node)].lines], weight=0.0))
+                continue
+            own = {key: value for key, value in node.items() if key not in _OF_THE_TREE}
+            turn = met[id(node)] = reader.turn(own, f"node {place}", place)
             turns.append(turn)
-        trained.update(id(node) for node in path)
-        drafts.append(Draft(turns, dialogue_id=f"{name}/{number}", tree=name))
-    if len(drafts) == 1:
-        drafts[0].dialogue_id = name
+        branch = f"/{number}" if len(paths) > 1 else ""
+        drafts.append(
+            Draft(turns, dialogue_id=name + branch or None, tree=name or str(root.get("text")))
+        )
+    if root is not entry:
+        reader.leave(entry, {"prompt", "message_tree_id"})
     return drafts
 
 
-def _paths(root: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """All ways from the root to a leaf, the best-ranked replies first."""
+def _paths(root: dict[str, Any], reader: Reader) -> Iterator[list[dict[str, Any]]]:
+    """All ways from the root to a leaf, the best-ranked replies first; deleted ones are counted."""
     stack = [[root]]
     while stack:
         path = stack.pop()
-        replies = [one for one in path[-1].get("replies") or [] if isinstance(one, dict)]
+        replies = _replies(path[-1], reader)
         if not replies:
             yield path
             continue
@@ -58,6 +67,16 @@ def _paths(root: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
             replies, key=lambda one: one["rank"] if isinstance(one.get("rank"), int) else 0
         )
         stack += [[*path, reply] for reply in reversed(ranked)]
+
+
+def _replies(node: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
+    replies = node.get("replies") or []
+    if not isinstance(replies, list) or not all(isinstance(one, dict) for one in replies):
+        raise Invalid("wrong_layout", f"'replies': wanted a list of messages, {found(replies)}")
+    kept = [one for one in replies if one.get("deleted") is not True]
+    if len(kept) < len(replies):
+        reader.passed_over["Open Assistant: deleted replies"] += len(replies) - len(kept)
+    return kept
 
 
 def is_mapping(entry: Any) -> bool:
@@ -71,14 +90,7 @@ def is_mapping(entry: Any) -> bool:
 
 def read_mapping(entry: Any, reader: Reader) -> list[Draft]:
     """Read the branch that was shown last: from the current node up to the root."""
-    mapping, path, seen = entry["mapping"], [], set()
-    place = entry.get("current_node") or _last_leaf(mapping)
-    while place is not None:
-        if place in seen or place not in mapping:
-            raise Invalid("wrong_layout", f"mapping: node {str(place)[:40]!r} leads nowhere")
-        seen.add(place)
-        path.append(mapping[place])
-        place = mapping[place].get("parent")
+    path = _branch(entry["mapping"], entry.get("current_node"))
     turns: list[DraftTurn] = []
     for node in reversed(path):
         message = node.get("message")
@@ -87,21 +99,32 @@ def read_mapping(entry: Any, reader: Reader) -> list[Draft]:
         content = message.get("content")
         kind = content.get("content_type") if isinstance(content, dict) else "text"
         if kind not in ("text", None):
-            reader.passed_over[f"ChatGPT: {kind}"] += 1
+            reader.passed_over[f"ChatGPT: {kind}"[:80]] += 1
             continue
-        own = {key: message[key] for key in ("author", "content") if key in message}
-        turn = reader.turn(own, "message", len(turns))
+        turn = reader.turn(message, "message", len(turns))
         if turn.role == "system" and not "".join(turn.lines).strip():
             continue  # every conversation has an empty one
         turns.append(turn)
-    if len(mapping) > len(path):
-        reader.passed_over["ChatGPT: other branches"] += len(mapping) - len(path)
-    reader.leave(
-        entry, ("mapping", "current_node", "conversation_id", "id", "title", "create_time")
-    )
+    if len(entry["mapping"]) > len(path):
+        reader.passed_over["ChatGPT: other branches"] += len(entry["mapping"]) - len(path)
+    reader.leave(entry, {"mapping", "current_node", *ID_KEYS})
     return [Draft(turns)]
 
 
-def _last_leaf(mapping: dict[str, Any]) -> str | None:
-    leaves = [name for name, node in mapping.items() if not node.get("children")]
-    return leaves[-1] if leaves else None
+def _branch(mapping: dict[str, Any], place: Any) -> list[dict[str, Any]]:
+    """The nodes from one up to the root; from the last leaf where none is named."""
+    if place is None:
+        leaves = [name for name, node in mapping.items() if not _children(node)]
+        place = leaves[-1] if leaves else None
+    path: dict[str, dict[str, Any]] = {}
+    while place is not None:
+        node = mapping.get(place) if isinstance(place, str) and place not in path else None
+        if not isinstance(node, dict):
+            raise Invalid("wrong_layout", f"mapping: node {str(place)[:40]!r} leads nowhere")
+        path[place] = node
+        place = node.get("parent")
+    return list(path.values())
+
+
+def _children(node: Any) -> Any:
+    return node.get("children") if isinstance(node, dict) else None

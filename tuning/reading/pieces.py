@@ -16,11 +16,11 @@ from tuning.reading.documents import Elements, IsRecord, read_documents
 from tuning.reading.folders import data_files
 from tuning.reading.kinds import look_into, suffix_of
 from tuning.reading.lines import LineRange, Lines, line_ranges, read_lines
-from tuning.reading.records import Break, RawRecord
+from tuning.reading.records import Break, Gathered, RawRecord
 
 __all__ = ["LineRange", "Piece", "RawRecord", "data_files", "read_pieces"]
 
-Piece = LineRange | Lines | Elements | Rows | RowGroups | Batch
+Piece = LineRange | Lines | Elements | Rows | RowGroups | Batch | Gathered
 """All have ``records()``."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,17 @@ class RawRecord:
     """The file's name relative to ``data.path``; empty where that names this one file."""
     fault: str = ""
     """What keeps a table's row from being a record; ``text`` is ``null`` then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Records that were put together from several of a file's."""
+
+    raw: list[RawRecord]
+
+    def records(self) -> Iterator[RawRecord]:
+        """Every one."""
+        yield from self.raw
 
 
 @dataclass(frozen=True, slots=True)

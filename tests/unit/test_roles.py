@@ -1,0 +1,380 @@
+"""Roles, weights, reasoning, calls and tools: what data for assistants says of each message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.corpora import assistant, read_entry, system, tool, user
+from tuning.dialogue import Dialogue, ToolCall, Turn, from_line, to_line
+from tuning.encoding.cutting import trained_turns
+
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+SPELLINGS = {
+    "system": ["system", "developer", "System ", "DEVELOPER"],
+    "user": ["user", "User", "USER", "user ", "human", "Human", "prompter"],
+    "assistant": [
+        *("assistant", "Assistant", " ASSISTANT", "gpt", "GPT", "chatgpt", "bing", "bard"),
+        *("bot", "chatbot", "model", "ai", "AI"),
+    ],
+    "tool": [
+        *("tool", "function", "ipython", "observation", "function_response", "Tool_Response"),
+        *("function_result", "tool_result"),
+    ],
+}
+
+
+def messages(*items: Any) -> dict[str, Any]:
+    return {"messages": list(items)}
+
+
+# Roles
+
+
+@pytest.mark.parametrize(
+    ("spelling", "role"), [(s, role) for role, spellings in SPELLINGS.items() for s in spellings]
+)
+@pytest.mark.parametrize("key", ["role", "from", "speaker", "sender"])
+def test_a_role_is_known_however_it_is_spelled(key: str, spelling: str, role: Any) -> None:
+    said = [{key: "user", "value": "q"}, {key: "gpt", "value": "a"}, {key: spelling, "value": "x"}]
+    turns = read_entry({"conversations": said}).turns
+    assert turns == [user("q"), assistant("a"), Turn(role, "x", role)]
+
+
+def test_spellings_of_one_role_are_one_speaker() -> None:
+    said = [("human", "1"), ("gpt", "2"), ("USER ", "3"), ("Assistant", "4"), ("user", "5")]
+    dialogue = read_entry([{"from": who, "value": text} for who, text in said]).dialogue
+    assert dialogue.speakers == ("user", "assistant")
+    assert [turn.role for turn in dialogue.turns] == [*("user", "assistant") * 2, "user"]
+
+
+def test_a_team_has_spellings_of_its_own_and_they_come_first() -> None:
+    said = [{"role": "Agent ", "content": "Yes?"}, {"role": "customer", "content": "No."}]
+    roles = {"agent": "assistant", "Customer": "user", "bot": "system"}
+    assert read_entry(messages(*said), roles=roles).turns == [assistant("Yes?"), user("No.")]
+    assert read_entry(messages(*said)).turns == [Turn("Agent", "Yes?"), Turn("customer", "No.")]
+    bot = read_entry(messages({"role": "bot", "content": "x"}), roles=roles)
+    assert bot.turns == [system("x")]
+
+
+def test_a_message_that_says_its_kind_has_that_role() -> None:
+    """LangChain's."""
+    said = [("system", "s"), ("human", "q"), ("ai", "a"), ("tool", "t")]
+    found = read_entry(messages(*({"type": kind, "content": text} for kind, text in said)))
+    assert found.turns == [system("s"), user("q"), assistant("a"), tool("t")]
+    assert found.unused == {}
+
+
+def test_the_assistant_may_begin_speak_twice_or_not_at_all() -> None:
+    assert read_entry(messages(ASSISTANT, USER)).turns == [assistant("a"), user("q")]
+    assert read_entry(messages(USER, USER, ASSISTANT, ASSISTANT)).turns == [
+        *(user("q"), user("q"), assistant("a"), assistant("a")),
+    ]
+    without = read_entry(messages({"role": "system", "content": "s"}, USER))
+    assert without.turns == [system("s"), user("q")]
+
+
+def test_a_system_that_answers_a_user_is_the_assistant() -> None:
+    """As in Schema-Guided Dialogue and MultiWOZ; what stands beside the turns is a system text."""
+    said = [{"speaker": "USER", "utterance": "q"}, {"speaker": "SYSTEM", "utterance": "a"}]
+    assert read_entry({"turns": said}).turns == [user("q"), assistant("a")]
+    beside = read_entry({"turns": said, "system": "Be kind."})
+    assert beside.turns == [system("Be kind."), user("q"), assistant("a")]
+    reminded = read_entry(messages(USER, {"role": "system", "content": "s"}, ASSISTANT))
+    assert reminded.turns == [user("q"), system("s"), assistant("a")]
+
+
+# Names
+
+
+def test_users_with_names_are_speakers_of_their_own() -> None:
+    said = [
+        {"role": "user", "name": "Mira", "content": "1"},
+        {"role": "user", "name": "Tobi", "content": "2"},
+        {"role": "assistant", "content": "3"},
+        {"role": "user", "name": "", "content": "4"},
+        {"role": "user", "name": None, "content": "5"},
+        {"role": "user", "name": 7, "content": "6"},
+    ]
+    assert read_entry(messages(*said)).turns == [
+        Turn("Mira", "1", "user"),
+        Turn("Tobi", "2", "user"),
+        assistant("3"),
+        user("4"),
+        user("5"),
+        Turn("7", "6", "user"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["name", "speaker", "sender", "author"])
+def test_a_name_beside_a_role_may_be_under_any_usual_key(key: str) -> None:
+    found = read_entry(messages({"role": "user", key: "Mira", "content": "q"}))
+    assert (found.turns, found.unused) == ([Turn("Mira", "q", "user")], {})
+    same = read_entry(messages({"role": "user", key: "human", "content": "q"}))
+    assert (same.turns, same.unused) == ([user("q")], {})
+
+
+@pytest.mark.parametrize("key", ["name", "sender_name", "participant"])
+def test_people_may_be_called_as_roles_are(key: str) -> None:
+    said = [{key: "User", "text": "1"}, {key: "Model", "text": "2"}, {key: "System", "text": "3"}]
+    assert read_entry({"chat": said}).turns == [
+        Turn("User", "1"),
+        Turn("Model", "2"),
+        Turn("System", "3"),
+    ]
+    assert read_entry({"chat": said[:1]}, roles={"user": "user"}).turns == [user("1")]
+
+
+def test_an_author_is_an_object_with_a_role_or_a_name() -> None:
+    said = [
+        {"author": {"role": "user"}, "content": "1"},
+        {"author": {"role": "tool", "name": "search"}, "content": {"parts": ["2", "3"]}},
+        {"author": {"name": "user"}, "content": "4"},
+        {"author": {"name": "mod", "nickname": "Mod", "id": "9"}, "content": "5"},
+        {"author": {"id": 9}, "content": "6"},
+        {"author": {"name": "Helper", "isBot": True}, "content": "7"},
+    ]
+    assert read_entry({"messages": said}).turns == [
+        user("1"),
+        tool("2\n3"),
+        Turn("user", "4"),
+        Turn("Mod", "5"),
+        Turn("9", "6"),
+        Turn("Helper", "7", "assistant"),
+    ]
+
+
+def test_white_space_round_a_name_is_none_of_it() -> None:
+    found = read_entry(
+        {"turns": [{"speaker": "Ann ", "text": "1"}, {"speaker": "Ann", "text": "2"}]}
+    )
+    assert found.dialogue.speakers == ("Ann",)
+
+
+# Weights
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *({"weight": value} for value in (0, 0.0, False, "0", "0.0", "false", "False ")),
+        *({key: False} for key in ("train", "loss", "trainable", "training", "train_on")),
+        *({"calculate_loss": 0}, {"Train": "false"}),
+        *({key: value} for key in ("mask", "masked") for value in (True, 1, "true")),
+        {"weight": 1, "train": False},
+        {"train": True, "mask": True},
+    ],
+)
+def test_what_is_flagged_as_not_trained_is_context(flags: dict[str, Any]) -> None:
+    found = read_entry(messages(USER, {**ASSISTANT, **flags}))
+    assert found.turns == [user("q"), assistant("a", weight=0.0)]
+    assert found.unused == {}
+    assert trained_turns(found.turns, "all") == [True, False]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        *({"weight": value} for value in (1, 1.0, True, "1", "true", None, "")),
+        *({key: True} for key in ("train", "loss", "trainable")),
+        *({"mask": value} for value in (False, 0, None)),
+    ],
+)
+def test_what_is_flagged_as_trained_is_as_any_other(flags: dict[str, Any]) -> None:
+    assert read_entry(messages(USER, {**ASSISTANT, **flags})).turns == [user("q"), assistant("a")]
+
+
+def test_weights_are_each_messages_own() -> None:
+    said = [USER, {**ASSISTANT, "weight": 0}, USER, {**ASSISTANT, "weight": 1}]
+    assert [turn.weight for turn in read_entry(messages(*said)).turns] == [1, 0, 1, 1]
+    columns = {"from": ["human", "gpt"], "value": ["q", "a"], "weight": [0, 1]}
+    assert [turn.weight for turn in read_entry({"conversations": columns}).turns] == [0, 1]
+
+
+@pytest.mark.parametrize("loss_on", ["all", "last", "system", "tool", "Mira"])
+def test_a_system_text_and_a_tools_answer_are_never_trained(loss_on: str) -> None:
+    turns = [system("s"), user("q"), assistant("a"), tool("t"), Turn("Mira", "m", "system")]
+    wanted = [False, loss_on == "all", loss_on == "all", False, False]
+    assert trained_turns(turns, loss_on) == wanted
+
+
+def test_the_turns_of_a_role_or_of_a_speaker_are_trained() -> None:
+    turns = [Turn("Mira", "1", "user"), assistant("2"), Turn("Luna", "3", "assistant")]
+    assert trained_turns(turns, "assistant") == [False, True, True]
+    assert trained_turns(turns, "Luna") == [False, False, True]
+    assert trained_turns(turns, "user") == [True, False, False]
+    assert trained_turns(turns, "last") == [False, False, True]
+    assert trained_turns([assistant("1"), assistant("2", weight=0.0)], "last") == [False, False]
+
+
+# Reasoning
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "thought"])
+def test_reasoning_is_kept_with_its_turn(key: str) -> None:
+    found = read_entry(messages(USER, {**ASSISTANT, key: " Hm.\n"}))
+    assert found.turns == [user("q"), assistant("a", reasoning="Hm.")]
+    parts = read_entry(messages(USER, {**ASSISTANT, key: [{"type": "text", "text": "Hm."}]}))
+    assert parts.turns == found.turns
+    nothing: Any
+    for nothing in (None, "", []):
+        assert read_entry(messages({**ASSISTANT, key: nothing})).turns == [assistant("a")]
+
+
+def test_a_turn_may_be_reasoning_alone_and_a_second_one_is_named() -> None:
+    thought = {"role": "assistant", "content": None, "reasoning": "Hm.", "thinking": "Hm?"}
+    found = read_entry(messages(USER, thought))
+    assert found.turns == [user("q"), assistant("", reasoning="Hm.")]
+    assert found.unused == {"message.thinking": 1}
+
+
+# Calls
+
+PRICE = ToolCall("price_of", '{"item": "lamp"}')
+ARGUMENTS = {"item": "lamp"}
+
+
+@pytest.mark.parametrize("arguments", [ARGUMENTS, json.dumps(ARGUMENTS)])
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {}])
+def test_a_call_needs_no_text(content: dict[str, Any], arguments: Any) -> None:
+    call = {
+        "id": "k0",
+        "type": "function",
+        "function": {"name": "price_of", "arguments": arguments},
+    }
+    answer = {"role": "tool", "tool_call_id": "k0", "content": '{"price": 3}'}
+    found = read_entry(
+        messages(USER, {"role": "assistant", **content, "tool_calls": [call]}, answer)
+    )
+    assert found.turns == [
+        user("q"),
+        assistant("", tool_calls=(ToolCall("price_of", PRICE.arguments, "k0"),)),
+        tool('{"price": 3}', tool_call_id="k0"),
+    ]
+    assert found.unused == {}
+    assert trained_turns(found.turns, "all") == [True, True, False]
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "older": {"function_call": {"name": "price_of", "arguments": PRICE.arguments}},
+    "older as JSON text": {"function_call": '{"name": "price_of", "arguments": {"item": "lamp"}}'},
+    "beside none": {
+        "tool_calls": [],
+        "function_call": {"name": "price_of", "arguments": ARGUMENTS},
+    },
+    "none beside": {
+        "tool_calls": [{"name": "price_of", "parameters": ARGUMENTS}],
+        "function_call": None,
+    },
+    "as JSON text": {"tool_calls": '[{"name": "price_of", "arguments": {"item": "lamp"}}]'},
+    "in capitals": {"Tool_Calls": [{"function": {"name": "price_of", "arguments": ARGUMENTS}}]},
+    "one": {"tool_calls": {"name": "price_of", "arguments": ARGUMENTS}},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_is_known_in_any_usual_form(name: str) -> None:
+    found = read_entry(messages(USER, {**ASSISTANT, "content": "Let me see.", **CALLS[name]}))
+    assert found.turns == [user("q"), assistant("Let me see.", tool_calls=(PRICE,))]
+    assert found.unused == {}
+
+
+def test_calls_may_be_several_and_without_arguments() -> None:
+    calls = [
+        {"id": 1, "function": {"name": "price_of", "arguments": ARGUMENTS}},
+        *({"name": "now", **nothing} for nothing in ({}, {"arguments": ""}, {"arguments": None})),
+    ]
+    answers = [{"role": "tool", "tool_call_id": 1, "content": "3"}]
+    found = read_entry(messages(USER, {"role": "assistant", "tool_calls": calls}, *answers))
+    price = ToolCall("price_of", PRICE.arguments, "1")
+    assert found.turns[1] == assistant("", tool_calls=(price, *[ToolCall("now", "{}")] * 3))
+    assert found.turns[2] == tool("3", tool_call_id="1")
+    assert found.turns[1].text.splitlines() == [
+        '{"name": "price_of", "arguments": {"item": "lamp"}}',
+        *['{"name": "now", "arguments": {}}'] * 3,
+    ]
+
+
+def test_no_calls_are_none() -> None:
+    nothing: Any
+    for nothing in ({"tool_calls": None}, {"tool_calls": []}, {"function_call": None}):
+        found = read_entry(messages(USER, {**ASSISTANT, **nothing}))
+        assert found.turns == [user("q"), assistant("a")]
+
+
+@pytest.mark.parametrize("who", ["function_call", "tool_call", "Function_Call "])
+def test_sharegpt_has_calls_as_speakers(who: str) -> None:
+    one = '{"name": "price_of", "arguments": {"item": "lamp"}}'
+    for value, calls in ((one, (PRICE,)), (f"[{one}, {one}]", (PRICE, PRICE))):
+        said = [("human", "q"), (who, value), ("observation", "3"), ("gpt", "a")]
+        found = read_entry({"conversations": [{"from": w, "value": v} for w, v in said]})
+        assert found.turns == [
+            user("q"),
+            assistant("", tool_calls=calls),
+            tool("3"),
+            assistant("a"),
+        ]
+        assert trained_turns(found.turns, "all") == [True, True, False, True]
+        assert trained_turns(found.turns, "assistant") == [False, True, False, True]
+
+
+@pytest.mark.parametrize("text", ["price_of(lamp)", "[]", "{}", '{"item": 1}', "[1]", "{"])
+def test_a_call_that_is_other_text_stays_text(text: str) -> None:
+    said = [{"from": "human", "value": "q"}, {"from": "function_call", "value": text}]
+    assert read_entry({"conversations": said}).turns == [user("q"), assistant(text)]
+
+
+def test_names_of_tools_and_assistants_make_no_speakers() -> None:
+    answer = {"role": "function", "name": "price_of", "content": "3"}
+    named = {**ASSISTANT, "name": "Luna"}
+    found = read_entry(messages(USER, answer, named))
+    assert found.turns == [user("q"), tool("3"), assistant("a")]
+
+
+# Tools
+
+
+@pytest.mark.parametrize("key", ["tools", "functions", "available_tools"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_tools_stand_beside_the_messages(key: str, as_text: bool) -> None:
+    tools = [{"name": "price_of", "description": "☺"}]
+    value = json.dumps(tools, ensure_ascii=False) if as_text else tools
+    for said in ([USER, ASSISTANT], json.dumps([USER, ASSISTANT])):
+        found = read_entry({"messages": said, key: value})
+        assert found.dialogue.tools == '[{"name": "price_of", "description": "☺"}]'
+        assert found.unused == {}
+    pair = read_entry({"prompt": "q", "response": "a", key: value})
+    assert (pair.turns, json.loads(pair.dialogue.tools)) == ([user("q"), assistant("a")], tools)
+
+
+@pytest.mark.parametrize("nothing", [None, [], "[]", " [] ", "", "null", {}])
+def test_no_tools_are_none(nothing: Any) -> None:
+    found = read_entry({**messages(USER), "tools": nothing, "functions": [{"name": "f"}]})
+    assert found.dialogue.tools == '[{"name": "f"}]'
+    assert found.unused == {}
+    assert read_entry({**messages(USER), "tools": nothing}).dialogue.tools == ""
+
+
+# On disk
+
+
+def test_a_dialogue_is_read_as_it_was_written() -> None:
+    dialogue = Dialogue(
+        "x",
+        (
+            system("s"),
+            Turn("Mira", "q", "user", weight=0.0),
+            assistant("", reasoning="Hm.", tool_calls=(PRICE, ToolCall("now", "{}", "k"))),
+            tool("3", tool_call_id="k"),
+            Turn("Ann", "a"),
+        ),
+        '[{"name": "f"}]',
+    )
+    assert from_line(to_line(dialogue)) == dialogue
+    people = Dialogue("x", (Turn("Ann", "☺"),))
+    assert (
+        to_line(people) == '{"dialogue_id": "x", "turns": [{"speaker": "Ann", "utterance": "☺"}]}'
+    )

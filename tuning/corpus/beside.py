@@ -1,0 +1,69 @@
+"""What stands beside a record's messages: its id, a system text, tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+from typing import Any, Final
+
+from tuning.corpus.drafts import Draft, DraftTurn
+from tuning.corpus.faults import Invalid, checked, holds
+from tuning.corpus.messages import Reader
+
+ID_KEYS: Final = (
+    "dialogue_id",
+    "id",
+    "conversation_id",
+    "conv_id",
+    "message_tree_id",
+    "uuid",
+    "thread_id",
+    "c_id",
+)
+_SYSTEM: Final = ("system", "system_prompt", "system_message")
+_TOOLS: Final = ("tools", "functions", "available_tools")
+
+
+def id_of(entry: Any) -> str | None:
+    """Return a record's own id, if it has one."""
+    for name in ID_KEYS:
+        value = entry.get(name) if isinstance(entry, dict) else None
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return None
+
+
+def with_beside(
+    entry: Mapping[str, Any], reader: Reader, draft: Draft, used: Container[str | None]
+) -> Draft:
+    """Put the system text and the tools that stand beside a list into a draft.
+
+    Whatever else stands there is counted as not used.
+
+    Raises:
+        Invalid: the messages begin with another system text.
+    """
+    texts = {k: entry[k] for k in _SYSTEM if isinstance(entry.get(k), str) and entry[k].strip()}
+    tools = {key: tools_text(entry.get(key)) for key in _TOOLS}
+    named = next((key for key, text in tools.items() if text), "")
+    draft.tools = tools.pop(named, "")
+    empty = [key for key, text in tools.items() if not text]
+    taken = {*texts, named, *empty}
+    reader.leave({key: value for key, value in entry.items() if key not in taken}, used)
+    lines = [checked(text, repr(key)) for key, text in texts.items()]
+    if lines and draft.turns and draft.turns[0].role == "system":
+        if "\n".join(draft.turns[0].lines).strip() != "\n".join(lines).strip():
+            raise Invalid(
+                "wrong_layout", "a system text beside the messages and another one in them"
+            )
+    elif lines:
+        draft.turns.insert(0, DraftTurn("system", lines, role="system"))
+    return draft
+
+
+def tools_text(value: Any) -> str:
+    """Return the functions that may be called, as JSON text; none where there are none."""
+    if not holds(value):
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "" if text.strip() in ("", "[]", "{}", "null") else checked(text, "'tools'")

@@ -1,0 +1,124 @@
+"""Names that lists of messages and their fields have, and which of a message's keys is which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+LIST_KEYS: Final = (
+    "messages",
+    "conversations",
+    "conversation",
+    "turns",
+    "dialogue",
+    "dialog",
+    "utterances",
+    "thread",
+    "chat_messages",
+    "chat",
+    "log",
+    "content",
+)
+"""Usual names of a list of messages; else it is the one list of messages under any name."""
+TEXT_KEYS: Final = ("content", "value", "text", "utterance", "message", "mes", "body", "msg")
+WHO_KEYS: Final = (
+    "role",
+    "from",
+    "speaker",
+    "sender",
+    "sender_name",
+    "author",
+    "user",
+    "agent",
+    "speaker_id",
+    "participant",
+    "who",
+    "name",
+)
+PERSON_KEYS: Final = frozenset({"sender_name", "participant", "name"})
+"""Of these, the ones that name people: a person may be called Model or User."""
+NAME_KEYS: Final = ("name", "speaker", "sender", "sender_name", "author", "participant")
+"""A speaker's own name beside the role."""
+FLAG_KEYS: Final = (
+    "weight",
+    "train",
+    "loss",
+    "trainable",
+    "training",
+    "train_on",
+    "calculate_loss",
+    "mask",
+    "masked",
+)
+MASKS: Final = frozenset({"mask", "masked"})
+"""Flags that are true where a message is not trained."""
+REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
+CONVERSATION_KEYS: Final = (
+    "conversation_id",
+    "c_id",
+    "conv_id",
+    "dialogue_id",
+    "dialog_id",
+    "thread_id",
+    "thread_ts",
+    "session_id",
+    "chat_id",
+    "ticket_id",
+    "conversation",
+)
+"""Names of a conversation where each message is a row."""
+SILLY_TAVERN: Final = ("is_user", "is_system")
+"""Its flags: who speaks, and whether a message is hidden."""
+TIME_KEYS: Final = ("timestamp", "timestamp_ms", "date", "create_time", "created_at", "send_date")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which keys of a message hold what."""
+
+    texts: tuple[str, ...]
+    """Mostly one; of several, the first that holds something is the text."""
+    who: str | None
+    name: str | None
+    flags: tuple[str, ...]
+    reasoning: str | None
+    time: str | None
+    calls: tuple[str, ...]
+    """OpenAI's ``tool_calls``, and its older ``function_call``."""
+    call_id: str | None
+    unused: tuple[str, ...]
+    is_plain: bool
+    """Whether it holds one text and who says it, and nothing more that is used."""
+
+
+@lru_cache(4096)
+def plan_of(names: tuple[str, ...]) -> Plan:
+    """Return what an object's keys hold, in any case; of two spellings, the first counts."""
+    spelled = {name.strip().casefold(): name for name in reversed(names)}
+
+    def first(wanted: Sequence[str]) -> str | None:
+        return next((spelled[key] for key in wanted if key in spelled), None)
+
+    who = first(WHO_KEYS)
+    texts = tuple(spelled[key] for key in TEXT_KEYS if spelled.get(key) not in (None, who))
+    name = first([key for key in NAME_KEYS if spelled.get(key) != who]) if who else None
+    flags = tuple(spelled[key] for key in FLAG_KEYS if key in spelled)
+    reasoning, time = first(REASONING_KEYS), first(TIME_KEYS)
+    calls = tuple(spelled[key] for key in ("tool_calls", "function_call") if key in spelled)
+    call_id = first(["tool_call_id"])
+    used = {who, name, reasoning, time, call_id, *texts, *flags, *calls, *SILLY_TAVERN}
+    used |= {spelled[key] for key in CONVERSATION_KEYS if key in spelled}
+    unused = tuple(key for key in names if key not in used)
+    more = (
+        name,
+        reasoning,
+        call_id,
+        *flags,
+        *calls,
+        *unused,
+        *set(SILLY_TAVERN).intersection(names),
+    )
+    is_plain = len(texts) == 1 and who is not None and not any(more)
+    return Plan(texts, who, name, flags, reasoning, time, calls, call_id, unused, is_plain)

@@ -1,0 +1,64 @@
+"""Calls of functions, in the forms that data has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tuning.corpus.faults import Invalid, checked, found, unpacked
+from tuning.corpus.message_keys import Plan
+from tuning.corpus.roles import CALLS
+from tuning.dialogue import ToolCall
+
+
+def tool_calls(item: Mapping[str, Any], plan: Plan, where: str) -> tuple[ToolCall, ...]:
+    """Return a message's calls: OpenAI's ``tool_calls``, else its older ``function_call``."""
+    for key in plan.calls:
+        calls = unpacked(item[key])
+        if calls in (None, "", [], {}):
+            continue
+        if isinstance(calls, dict):
+            calls = [calls]
+        if not isinstance(calls, list):
+            raise Invalid("not_text", f"{where}: {key!r}: wanted a list, {found(calls)}")
+        return tuple(_call(call, where) for call in calls)
+    return ()
+
+
+def spells_call(who: Any) -> bool:
+    """Tell whether a speaker is none but says that the text is a call (ShareGPT)."""
+    return isinstance(who, str) and who.strip().casefold() in CALLS
+
+
+def called(text: str, where: str) -> tuple[ToolCall, ...]:
+    """Return the calls that a text is, as JSON: one or a list of them; none if it is other text."""
+    value = unpacked(text)
+    calls = value if isinstance(value, list) else [value]
+    if all(isinstance(_function(call).get("name"), str) for call in calls):
+        return tuple(_call(call, where) for call in calls)
+    return ()
+
+
+def _call(call: Any, where: str) -> ToolCall:
+    function = _function(call)
+    if not isinstance(function.get("name"), str):
+        raise Invalid("not_text", f"{where}: wanted a call with a 'name', {found(call)}")
+    arguments = function.get("arguments", function.get("parameters"))
+    if arguments in (None, ""):
+        arguments = {}
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    call_id = call.get("id")
+    name = checked(function["name"], where)
+    return ToolCall(
+        name,
+        checked(arguments, where),
+        checked(str(call_id), where) if isinstance(call_id, str | int) else "",
+    )
+
+
+def _function(call: Any) -> Mapping[str, Any]:
+    """What stands under ``function``, or the call itself; nothing if it is no object."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return function if isinstance(function, dict) else {}
