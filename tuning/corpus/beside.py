@@ -44,11 +44,10 @@ def with_beside(
         Invalid: the messages begin with another system text.
     """
     texts = {k: entry[k] for k in _SYSTEM if isinstance(entry.get(k), str) and entry[k].strip()}
-    tools = {key: tools_text(entry.get(key)) for key in _TOOLS}
+    tools = {key: tools_text(entry[key]) for key in _TOOLS if key in entry}
     named = next((key for key, text in tools.items() if text), "")
     draft.tools = tools.pop(named, "")
-    empty = [key for key, text in tools.items() if not text]
-    taken = {*texts, named, *empty}
+    taken = {named, *texts, *(key for key, text in tools.items() if not text)}
     reader.leave({key: value for key, value in entry.items() if key not in taken}, used)
     lines = [checked(text, repr(key)) for key, text in texts.items()]
     if lines and draft.turns and draft.turns[0].role == "system":

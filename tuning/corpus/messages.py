@@ -101,44 +101,49 @@ class Reader:
         items = as_rows(unpacked(items), what)
         if items and all(isinstance(item, str) for item in items):
             return alternating(items, what)
+        shapes = {tuple(item) if isinstance(item, dict) else None for item in items}
+        if len(shapes) == 1 and None not in shapes and "is_system" not in items[0]:
+            turns = [self.turn(item, f"{what} {n + 1}", n) for n, item in enumerate(items)]
+        else:
+            turns = self._mixed(items, what)
+        _mend_roles(turns)
+        return turns
+
+    def _mixed(self, items: list[Any], what: str) -> list[DraftTurn]:
+        """Read messages with several sets of keys, blocks of messages, or pairs of two texts."""
         turns: list[DraftTurn] = []
-        unnamed: list[int] = []
-        named_by = ""
+        firsts = [item[0] for item in items if _is_pair(item)]
+        tells = len({*firsts}) < len(firsts) or any(role_of(one, self.roles) for one in firsts)
         for number, item in enumerate(items):
             where = f"{what} {number + 1}"
             if isinstance(item, list) and item and isinstance(item[0], dict):
                 turns += _block([self.turn(one, where, number) for one in item])
-            elif isinstance(item, list) and len(item) == 2 and isinstance(item[0], str):
-                turns += self._pair_of(items, item, where)
+            elif _is_pair(item):
+                turns.append(self._pair_of(item, where, tells))
             elif isinstance(item, dict) and item.get("is_system") is True:
                 self.passed_over["SillyTavern: hidden messages"] += 1
             elif item != []:
                 turns.append(self.turn(item, where, number))
-                key = speaker_key(item)
-                named_by = named_by or key or ""
-                unnamed += [] if key else [number]
-        if unnamed and named_by:
-            first = unnamed[0]
-            wanted = f"wanted {named_by!r} as in others, found {keys(items[first])}"
-            raise Invalid("missing_speaker", f"{what} {first + 1}: {wanted}")
-        _mend_roles(turns)
+        _check_speakers(items, what)
         return turns
 
-    def _pair_of(self, items: list[Any], item: list[Any], where: str) -> list[DraftTurn]:
-        """A speaker and a text; two texts of an exchange look alike, but repeat no speaker."""
+    def _pair_of(self, item: list[Any], where: str, tells: bool) -> DraftTurn:
+        """A speaker and a text, not two texts of an exchange, which look alike.
+
+        Args:
+            item: Both.
+            where: Names them in faults.
+            tells: Whether some first ones of all pairs are roles, or stand there twice.
+        """
         speaker, text = item
-        firsts = [
-            one[0] for one in items if isinstance(one, list) and one and isinstance(one[0], str)
-        ]
         role = role_of(speaker, self.roles)
-        tells = len(set(firsts)) < len(firsts) or any(role_of(one, self.roles) for one in firsts)
         if not tells:
             raise Invalid(
                 "wrong_layout",
                 f"{where}: {found(item)}; wanted a speaker and a text, of which nothing tells "
                 "that the first is a speaker: none is a role, or stands there twice",
             )
-        return [DraftTurn(role or _name(speaker, where), _lines(text, where), role=role)]
+        return DraftTurn(role or _name(speaker, where), _lines(text, where), role=role)
 
     def _text(
         self, item: Mapping[str, Any], plan: Plan, where: str, *, may_lack: bool
@@ -188,6 +193,20 @@ class Reader:
             if role is None or role_of(own_name, self.roles) != role:
                 return own_name, role
         return role or name, role
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
+
+
+def _check_speakers(items: Sequence[Any], what: str) -> None:
+    """Either all messages say who speaks, or none."""
+    said = [speaker_key(item) if isinstance(item, dict) else "" for item in items]
+    named_by = next(filter(None, said), None)
+    if named_by is not None and None in said:
+        first = said.index(None)
+        wanted = f"wanted {named_by!r} as in others, found {keys(items[first])}"
+        raise Invalid("missing_speaker", f"{what} {first + 1}: {wanted}")
 
 
 def speaker_key(item: Mapping[str, Any]) -> str | None:
