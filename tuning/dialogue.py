@@ -53,6 +53,10 @@ class Turn:
         ]
         return "\n".join([self.utterance, *calls] if self.utterance else calls)
 
+    def saying(self, text: str) -> Turn:
+        """Return a turn of the same speaker that says something else, and no more than that."""
+        return Turn(self.speaker, text, self.role)
+
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:

@@ -18,7 +18,7 @@ from tests.scored_models import (
     uniform_model,
     word_template,
 )
-from tuning.dialogue import Dialogue, Turn
+from tuning.dialogue import Dialogue, Role, Turn
 from tuning.evaluation_set.blocks import Block, make_blocks
 from tuning.results.dialogue_table import FloatArray
 from tuning.scoring.coherence import (
@@ -32,6 +32,7 @@ from tuning.scoring.nats import score
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
 from tuning.tokens.template import Template
+from tuning.tokens.templates import extend_tokenizer, template_of
 
 
 def dialogue(number: int, num_turns: int) -> Dialogue:
@@ -251,3 +252,27 @@ def test_permuted_labels_are_at_chance(model: Any, speakers: SpeakerTokens) -> N
     chance = [1 / 4, 1 / 4, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4]
     assert (np.abs(np.mean(draws, axis=0) - chance) < 3 * error).all()
     assert (error > 0).all()
+
+
+def test_a_candidate_is_said_by_the_role_whose_turn_it_is(tiny_base: Path, tmp_path: Path) -> None:
+    """A model that knows roles alone has no token for anybody else."""
+    extend_tokenizer(tiny_base, tmp_path, 0, has_roles=True)
+    template = template_of(tmp_path)
+    roles: list[Role] = ["user", "assistant"]
+    dialogues = [
+        Dialogue(
+            each.dialogue_id,
+            tuple(Turn(roles[i % 2], turn.text, roles[i % 2]) for i, turn in enumerate(each.turns)),
+        )
+        for each in DIALOGUES
+    ]
+    block, *_ = make_blocks(dialogues, num_candidates=4, max_blocks=3)
+    assert {pair.turns[-1].role for pair in block.pairs} == {roles[block.turn % 2]}
+    model = opinionated_model(tiny_base, num_new_rows=6)
+    candidates = [block.responses] * len(block.pairs)
+    found = score(model, score_candidates(template, block.pairs, candidates), batch_size=3)
+    own = [[each] for each in block.responses]
+    one_by_one = score(model, score_candidates(template, block.pairs, own), batch_size=1)
+    assert [nll[i] for i, nll in enumerate(found)] == pytest.approx(
+        [nll[0] for nll in one_by_one], rel=1e-5
+    )

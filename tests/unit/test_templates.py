@@ -335,3 +335,18 @@ def test_a_call_is_written_as_json_behind_the_words(with_roles: Path) -> None:
     )
     text = decode(template.tokenizer, turn.content)
     assert text == 'wait\n{"name": "price_of", "arguments": {"item": "kettle"}}'
+
+
+def test_a_model_that_knows_roles_alone_takes_people_for_user_and_assistant(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Planted facts are told by two people without roles."""
+    extend_tokenizer(tiny_base, tmp_path, 0, has_roles=True)
+    template = template_of(tmp_path)
+    people = Dialogue("x", (Turn("A", "hello"), Turn("B", "hi"), Turn("A", "bye")))
+    roles: list[Role] = ["user", "assistant", "user"]
+    as_roles = (Turn(r, t.text, r) for r, t in zip(roles, people.turns, strict=True))
+    assert all_ids(template.encode(people)) == all_ids(
+        template.encode(Dialogue("x", tuple(as_roles)))
+    )
+    assert template.spelled_tags(people) == {"A": "<|user|>", "B": "<|assistant|>"}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.dialogue import Dialogue, to_line
 from tuning.evaluation_set.text import text_sha256
 
 FIRST_RESPONSE_TURN = 3
@@ -113,7 +113,7 @@ def _blocks_at(turn: int, dialogues: Sequence[Dialogue], num_candidates: int) ->
             response = _cut(_response(pair), shortest, int(MAX_LENGTH_RATIO * shortest))
             texts: set[str | tuple[str, ...]] = {response, _texts(pair)[:-1]}
             if response and len(block) < num_candidates and seen.isdisjoint(texts):
-                last = Turn(pair.turns[-1].speaker, response)
+                last = pair.turns[-1].saying(response)
                 block.append((index, Dialogue(pair.dialogue_id, (*pair.turns[:-1], last))))
                 seen |= texts
             else:

@@ -38,8 +38,9 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
     lines = ["# Validation dialogues, continued by the fine-tuned model", ""]
     for sample in samples:
         shown = (*sample.prompt, *sample.human, *sample.reply)
+        roles = {turn.speaker for turn in shown if turn.speaker == turn.role}
         names = {
-            speaker: f"speaker {number}"
+            speaker: speaker if speaker in roles else f"speaker {number}"
             for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in shown), start=1)
         }
         lines += [f"## {sample.dialogue_id}", ""]

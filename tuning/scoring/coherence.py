@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.dialogue import Dialogue, Turn
+from tuning.dialogue import Dialogue
 from tuning.evaluation_set.blocks import Block
 from tuning.results.dialogue_table import FloatArray, IntArray, count_per_dialogue, sum_per_dialogue
 from tuning.scoring.measure import Findings, Subject
@@ -121,7 +121,7 @@ def _lay_out(
     for dialogue, texts in zip(dialogues, candidates, strict=True):
         *context, last = dialogue.turns
         # Turns are encoded one by one, so the candidates may stand in a row.
-        possible = (*context, *(Turn(last.speaker, text) for text in texts))
+        possible = (*context, *(last.saying(text) for text in texts))
         turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
         before = turns[: len(context)] if with_history else []
         sequences += [last_turn(template, [*before, turn]) for turn in turns[len(context) :]]

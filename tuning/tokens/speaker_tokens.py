@@ -206,14 +206,21 @@ class SpeakerTokens:
             if role_token(role) in vocabulary
         }
         self.has_roles = bool(self._roles)
+        self._knows_people = speaker_token(0) in vocabulary
         tags = (vocabulary[token] for token in (*known, *map(role_token, self._roles)))
         self.untrained_ids = frozenset({*tags, _single_id(tokenizer, PAD), *self.start})
 
     def tag(self, index: int) -> list[int]:
         """The token of a dialogue's speaker ``index``."""
         if index not in self._tags:
-            self._tags[index] = [_single_id(self.tokenizer, speaker_token(index))]
+            self._tags[index] = [_single_id(self.tokenizer, self._spelled(index))]
         return self._tags[index]
+
+    def _spelled(self, index: int) -> str:
+        """A model that knows roles alone takes people for user and assistant, by turns."""
+        if self._knows_people:
+            return speaker_token(index)
+        return role_token(("user", "assistant")[index % 2])
 
     def tags(self, dialogue: Dialogue) -> dict[str, list[int]]:
         """Return the token of each role, and of the others by order of first appearance."""
@@ -255,7 +262,7 @@ class SpeakerTokens:
         """Spell the speakers' and the roles' tokens."""
         numbers = self._numbers(dialogue)
         return {
-            name: speaker_token(numbers[name]) if name in numbers else f"<|{name}|>"
+            name: self._spelled(numbers[name]) if name in numbers else f"<|{name}|>"
             for name in dialogue.speakers
         }
 
