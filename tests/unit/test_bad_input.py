@@ -412,7 +412,7 @@ FAULTY = [
                  "'user', content: prompt}, {role: 'assistant', content: chosen}]\"}",
                  id="preference"),
     pytest.param(b'{"turns": [{"speaker": "a", "text": "x", "weight": 2}]}', "weight", "turn 1: "
-                 "'weight': wanted 0 or 1 (trained or not), found int '2'", id="weight of 2"),
+                 "'weight': wanted 1 (trained) or 0 (not), found int '2'", id="weight of 2"),
     pytest.param(turns("a", "b\ud83d"), "not_text", "turn 2: 'text' holds a lone surrogate, which "
                  "is not text", id="lone surrogate in text"),
     pytest.param(turns("a", "\ude00\ud83d"), "not_text", "turn 2: 'text' holds a lone surrogate, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.corpora import (
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.duplicates import bands_for
 from tuning.dialogue import Dialogue, Turn
+from tuning.run.params import ColumnsParams
 
 HELLO_HI = (Turn("A", "Hello"), Turn("B", "Hi ☺"))
 USER_HELLO_HI = (user("Hello"), assistant("Hi ☺"))
@@ -559,3 +561,38 @@ def test_the_more_usual_of_two_lists_is_read_and_the_other_is_named() -> None:
     found = read_entry(both)
     assert found.turns == [Turn("x", "y")]
     assert found.unused == {"turns": 1, "prompt": 1}
+
+
+CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    "more", [{"channel": "email"}, {"channel": None}, {"text": "x", "replies": []}]
+)
+def test_other_keys_make_no_export_of_a_list_of_messages(more: dict[str, Any]) -> None:
+    assert read_entry({"messages": CHAT, **more}).turns == [user("Hello"), assistant("Hi")]
+
+
+def test_the_side_that_won_is_trained_only_if_that_is_said() -> None:
+    record = {"conversation_a": CHAT[:1], "conversation_b": CHAT, "winner": "model_b"}
+    reason, fault = read_entry(record).fault
+    assert reason == "preference"
+    advice = re.search(r'list: "(.*)"}', fault)
+    assert advice
+    columns = ColumnsParams(list=advice[1], who=None, text=None, role=None, id=None)
+    assert read_entry(record, columns=columns).turns == [user("Hello"), assistant("Hi")]
+
+
+def test_an_answer_beside_messages_is_refused_with_what_takes_it() -> None:
+    record = {"messages": CHAT[:1], "response": "Hi"}
+    reason, fault = read_entry(record).fault
+    assert reason == "wrong_layout"
+    with_it, without = re.findall(r'list: "?(.*?)"?}(?:;|$)', fault)
+    for path, wanted in ((with_it, [user("Hello"), assistant("Hi")]), (without, [user("Hello")])):
+        columns = ColumnsParams(list=path, who=None, text=None, role=None, id=None)
+        assert read_entry(record, columns=columns).turns == wanted
+
+
+@pytest.mark.parametrize("answers", [{"a": ["x", "y"], "b": ["z", "x"]}, {"text": ["x", "y"]}])
+def test_a_questions_answers_are_no_dialogues(answers: dict[str, list[str]]) -> None:
+    assert read_entry({"question": "Who?", "answers": answers}).fault[0] == "unknown_layout"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.corpora import (
     data_params,
     prepare_records,
     read_entry,
+    read_file,
     system,
     user,
 )
@@ -424,13 +426,13 @@ WRONG_LAYOUT = {
     },
 }
 WEIGHT = {
-    "turn 1: 'weight': wanted 0 or 1 (trained or not), found float '0.5'": messages(
+    "turn 1: 'weight': wanted 1 (trained) or 0 (not), found float '0.5'": messages(
         {**ASSISTANT, "weight": 0.5}
     ),
-    "turn 1: 'loss': wanted 0 or 1 (trained or not), found str 'no'": messages(
+    "turn 1: 'loss': wanted 1 (trained) or 0 (not), found str 'no'": messages(
         {**ASSISTANT, "loss": "no"}
     ),
-    "turn 1: 'mask': wanted 0 or 1 (trained or not), found list '[1]'": messages(
+    "turn 1: 'mask': wanted 1 (not trained) or 0 (trained), found list '[1]'": messages(
         {**ASSISTANT, "mask": [1]}
     ),
 }
@@ -504,3 +506,28 @@ def test_a_repeated_key_is_found_at_once_among_very_many() -> None:
     keys = ", ".join(f'"key {n}": 0' for n in range(100_000))
     record = read_text(f'{{{keys}, "key 99999": 1}}')
     assert record.fault == "the key 'key 99999' stands twice in one object"
+
+
+def test_what_begins_with_the_newest_is_turned_round() -> None:
+    messages = [
+        {"author": "ann", "content": str(n), "created_at": 1_700_000_000 + n} for n in range(3)
+    ]
+    for listed in (messages, messages[::-1]):
+        assert [turn.utterance for turn in read_entry({"messages": listed}).turns] == [
+            "0",
+            "1",
+            "2",
+        ]
+
+
+def test_rows_that_name_no_conversation_are_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"author": "ab"[n % 2], "message": f"m{n}", "timestamp": 1_700_000_000 + n + n // 5 * 10**5}
+        for n in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [len(d.turns) for d in read_file(path, session_gap_hours=12.0).dialogues] == [5] * 4
+    with_key = [row | {"thread_id": 1} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in with_key))
+    assert [len(d.turns) for d in read_file(path, session_gap_hours=12.0).dialogues] == [20]

@@ -378,3 +378,30 @@ def test_a_dialogue_is_read_as_it_was_written() -> None:
     assert (
         to_line(people) == '{"dialogue_id": "x", "turns": [{"speaker": "Ann", "utterance": "☺"}]}'
     )
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input"])
+def test_a_calls_arguments_have_several_names(key: str) -> None:
+    call = {"name": "f", key: {"a": 1}, "id": "c1", "type": "tool_call"}
+    for calls in ([call], [{"function": call, "id": "c1"}]):
+        found = read_entry({"messages": [{"role": "assistant", "tool_calls": calls}]})
+        assert found.turns == [assistant("", tool_calls=(ToolCall("f", '{"a": 1}', "c1"),))]
+        assert found.unused == {}
+
+
+def test_what_a_call_holds_besides_is_counted() -> None:
+    calls = [{"function": {"name": "f", "note": "x"}, "result": 7, "extra": {}}]
+    found = read_entry({"messages": [{"role": "assistant", "tool_calls": calls}]})
+    assert found.unused == {"call.note": 1, "call.result": 1}
+
+
+def test_a_flag_of_a_record_is_one_in_any_case() -> None:
+    found = read_entry({"messages": [{"role": "user", "content": "Hello"}], "Train": False})
+    assert [turn.weight for turn in found.turns] == [0.0]
+    assert found.unused == {}
+
+
+def test_a_masks_fault_says_what_its_values_mean() -> None:
+    for key, meaning in (("mask", "1 (not trained) or 0 (trained)"), ("train", "1 (trained)")):
+        message = {"role": "user", "content": "Hello", key: "x"}
+        assert meaning in read_entry({"messages": [message]}).fault[1]

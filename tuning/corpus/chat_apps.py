@@ -134,7 +134,7 @@ _APPS: Final = (
     ),
     _App(
         "Discord",
-        lambda chat: "channel" in chat,
+        lambda chat: "channel" in chat and isinstance(chat["messages"][0].get("author"), dict),
         "author",
         _discord_kind,
         lambda message: message["content"],

@@ -51,14 +51,13 @@ def said(turn: Turn) -> str:
 def said_here(dialogue: Dialogue, words: list[list[str]]) -> list[str]:
     """The words by which a dialogue is like another one: not those of turns that have no weight.
 
-    Branches of one tree begin alike; what is trained in each is its own.
+    Branches of one tree begin alike; what is trained in each is its own. Where nothing is trained,
+    all words count.
     """
-    return [
-        word
-        for turn, of_turn in zip(dialogue.turns, words, strict=True)
-        if turn.weight > 0
-        for word in of_turn
-    ]
+    trained = [turn.weight > 0 for turn in dialogue.turns]
+    if not any(trained):
+        trained = [True] * len(trained)
+    return [word for is_here, turn in zip(trained, words, strict=True) if is_here for word in turn]
 
 
 def content_hash(dialogue: Dialogue, words: list[list[str]] | None = None) -> bytes:

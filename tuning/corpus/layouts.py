@@ -13,7 +13,7 @@ from typing import Any, Final
 from tuning.corpus import chat_apps, pairs, trees
 from tuning.corpus.beside import ID_KEYS, id_of, with_beside
 from tuning.corpus.drafts import Draft
-from tuning.corpus.faults import Invalid, keys, unpacked
+from tuning.corpus.faults import Invalid, holds, keys, unpacked
 from tuning.corpus.message_keys import LIST_KEYS
 from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken, weigh
 from tuning.corpus.roles import role_of
@@ -22,6 +22,10 @@ _ALSO_TEXTS: Final = LIST_KEYS[-3:]
 """Of these, the ones that hold a text as often."""
 _TELLING: Final = frozenset({"prompt", "completion", "mapping", "instruction", "query", "history"})
 """An object with one of these is a record before the rest of it is read."""
+_ANSWERS: Final = ("response", "completion", "answer", "output")
+"""What may be the last turn where it stands beside messages."""
+_QUESTIONS: Final = ("question", "prompt", "instruction", "query")
+"""An object with one of these as text is no wrapper of others: lists in it are its answers."""
 _DEEPEST: Final = 3
 """Wrappers within each other."""
 _NUM_ASKED: Final = 20
@@ -101,6 +105,14 @@ def _read_other(entry: Any, reader: Reader) -> list[Draft]:
 def _read_messages(entry: Any, reader: Reader, key: str) -> list[Draft]:
     """A list of messages, and beside it a system text, tools, and who speaks where texts stand."""
     items, used = as_rows(unpacked(entry[key]), key), {key, *ID_KEYS}
+    answer = next((k for k in _ANSWERS if isinstance(entry.get(k), str) and holds(entry[k])), None)
+    if answer is not None:
+        spoken = f"{{role: 'assistant', content: {answer}}}"
+        raise Invalid(
+            "wrong_layout",
+            f"found {key!r} and {answer!r} beside it. If it is the answer, say so: data.columns: "
+            f'{{list: "[{key}, [{spoken}]][]"}}; if not: data.columns: {{list: {key}}}',
+        )
     speakers = next((k for k in ("speakers", "roles") if isinstance(entry.get(k), list)), None)
     is_texts = all(isinstance(text, str) for text in items)
     if speakers is not None and is_texts and len(entry[speakers]) == len(items):
@@ -139,11 +151,31 @@ def _is_preference(entry: Any) -> bool:
         return False
     is_labelled = isinstance(entry.get("label"), bool)
     is_numbered = entry.get("label") in (0, 1) and (pairs.is_pair(entry) or pairs.is_prompt(entry))
-    return is_labelled or is_numbered or {"chosen", "rejected"} <= entry.keys()
+    return is_labelled or is_numbered or _chosen(entry) is not None or _is_arena(entry)
+
+
+def _chosen(entry: Mapping[str, Any]) -> str | None:
+    """The key of the preferred answer, beside which the rejected one stands."""
+    names = (key for key in entry if key.startswith("chosen"))
+    return next((key for key in names if f"rejected{key[len('chosen') :]}" in entry), None)
+
+
+def _is_arena(entry: Mapping[str, Any]) -> bool:
+    """Two answers, or two conversations, and which of them won."""
+    sides = any(key.endswith("_a") and f"{key[:-1]}b" in entry for key in entry)
+    return sides and "winner" in entry
 
 
 def _refuse_preference(entry: Any, _reader: Reader) -> list[Draft]:
-    held = "'chosen' and 'rejected'" if "chosen" in entry else "'label'"
+    chosen = _chosen(entry)
+    if chosen is None and _is_arena(entry):
+        raise Invalid(
+            "preference",
+            "found 'winner' beside two sides: a preference, which is not trained as if it were "
+            "plain. To train on the side that won, say where it is, such as data.columns: {list: "
+            "\"winner == 'model_a' && conversation_a || winner == 'model_b' && conversation_b\"}",
+        )
+    held = f"{chosen!r} and 'rejected{chosen[len('chosen') :]}'" if chosen else "'label'"
     raise Invalid(
         "preference",
         f"found {held}: a preference, which is not trained as if it were plain. To train on the "
@@ -153,7 +185,8 @@ def _refuse_preference(entry: Any, _reader: Reader) -> list[Draft]:
 
 def _preferred(entry: Mapping[str, Any]) -> str:
     """The expression that takes a record's preferred answer behind what it answers."""
-    answer = "chosen" if "chosen" in entry else "completion"
+    chosen = _chosen(entry)
+    answer = chosen or "completion"
     before = next((key for key in ("prompt", *LIST_KEYS) if key in entry), None)
     is_text, is_list = (isinstance(entry.get(answer), kind) for kind in (str, list))
     spoken = f"{{role: 'assistant', content: {answer}}}" if is_text else answer
@@ -163,7 +196,7 @@ def _preferred(entry: Mapping[str, Any]) -> str:
         turns = f"[{{role: 'user', content: {before}}}, {spoken}]"
     else:
         turns = f"[{before}, {answer}][]" if is_list else f"[{before}, [{spoken}]][]"
-    if "chosen" in entry:
+    if chosen:
         return turns
     return f"label && {turns}" if isinstance(entry["label"], bool) else f"label == `1` && {turns}"
 
@@ -194,6 +227,8 @@ def _is_record(value: Any) -> bool:
 
 def _is_wrapper(entry: Any, depth: int = _DEEPEST) -> bool:
     if not depth or not isinstance(entry, list | dict):
+        return False
+    if isinstance(entry, dict) and any(isinstance(entry.get(key), str) for key in _QUESTIONS):
         return False
     first = (record for _, _, record in _records_in(entry)[:_NUM_ASKED])
     return any(

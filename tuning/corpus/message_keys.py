@@ -51,6 +51,12 @@ FLAG_KEYS: Final = (
     "calculate_loss",
     "mask",
     "masked",
+    "loss_mask",
+    "loss_weight",
+    "compute_loss",
+    "train_mask",
+    "use_for_training",
+    "include_in_training",
 )
 MASKS: Final = frozenset({"mask", "masked"})
 """Flags that are true where a message is not trained."""
@@ -71,7 +77,18 @@ CONVERSATION_KEYS: Final = (
 """Names of a conversation where each message is a row."""
 SILLY_TAVERN: Final = ("is_user", "is_system")
 """Its flags: who speaks, and whether a message is hidden."""
-TIME_KEYS: Final = ("timestamp", "timestamp_ms", "date", "create_time", "created_at", "send_date")
+TIME_KEYS: Final = (
+    "timestamp",
+    "timestamp_ms",
+    "ts",
+    "date",
+    "datetime",
+    "time",
+    "create_time",
+    "created_at",
+    "send_date",
+    "sent_at",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ is one chat (SillyTavern's logs).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -103,7 +104,7 @@ def _conversations(
         own.append(row)
         size += len(row.text)
     if own:
-        done.append(_joined(own, current, file))
+        done.append(replace(_joined(own, current, file), is_log=key is None))
     if done:
         yield Gathered(done)
 

@@ -42,8 +42,9 @@ class Reader:
         self, entry: Mapping[str, Any], used: Container[str | None], prefix: str = ""
     ) -> None:
         """Count the keys of an object that hold something and are not used."""
+        flags = () if prefix else flags_of(entry)
         for key, value in entry.items():
-            is_used = key in used or (not prefix and (key in self.used or key in FLAG_KEYS))
+            is_used = key in used or (not prefix and (key in self.used or key in flags))
             if not is_used and holds(value):
                 self.unused[f"{prefix}{key}"[:80]] += 1
 
@@ -72,11 +73,11 @@ class Reader:
         speaker, role = known or self._who(item, plan, where, number)
         if plain is not None and len(self._known) < NUM_KNOWN:
             self._known[plain] = speaker, role
-        calls = tool_calls(item, plan, where)
+        calls = tool_calls(item, plan, where, self.unused)
         reasoning = _reasoning(item, plan, where)
         lines = self._text(item, plan, where, may_lack=bool(calls or reasoning))
         if role == "assistant" and not calls and plan.who and spells_call(item[plan.who]):
-            calls = called("\n".join(lines), where)
+            calls = called("\n".join(lines), where, self.unused)
             lines = [] if calls else lines
         if plan.unused:
             used = {*item} - {*plan.unused} | {speaker_key(item)}
@@ -352,10 +353,19 @@ def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
     Raises:
         Invalid: a flag says neither this nor the other.
     """
-    flags = [key for key in FLAG_KEYS if isinstance(entry, dict) and key in entry]
+    flags = flags_of(entry) if isinstance(entry, dict) else []
     if flags and weight_of(entry, flags, where) == 0:
         for turn in turns:
             turn.weight = 0.0
+
+
+def flags_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a record's flags, in any case."""
+    return [
+        key
+        for key, value in entry.items()
+        if key.strip().casefold() in FLAG_KEYS and not isinstance(value, dict | list)
+    ]
 
 
 def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> float:
@@ -371,9 +381,9 @@ def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> floa
             continue
         flag = _FLAGS.get(str(value).strip().casefold())
         if flag is None:
-            raise Invalid(
-                "weight", f"{where}: {key!r}: wanted 0 or 1 (trained or not), {found(value)}"
-            )
+            is_mask = key.strip().casefold() in MASKS
+            meaning = "1 (not trained) or 0 (trained)" if is_mask else "1 (trained) or 0 (not)"
+            raise Invalid("weight", f"{where}: {key!r}: wanted {meaning}, {found(value)}")
         is_trained = flag != (key.strip().casefold() in MASKS)
         weight = min(weight, float(is_trained))
     return weight

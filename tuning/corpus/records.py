@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from tuning.corpus.beside import id_of
@@ -83,6 +84,9 @@ class RecordReader:
             if draft.fault is not None:
                 yield _faulty(where, draft.fault)
                 continue
+            draft.is_log |= raw.is_log
+            if _is_newest_first(draft.turns):
+                draft.turns.reverse()
             inner = draft.dialogue_id or ""
             name = own + inner if inner[:1] in ("", "/") else inner
             sessions = list(self._sessions(draft))
@@ -146,6 +150,17 @@ class RecordReader:
                 f"found {kind(value)}",
             )
         return tuple(dict.fromkeys(checked(str(v), repr(self._data.group_by)) for v in values))
+
+
+def _is_newest_first(turns: list[DraftTurn]) -> bool:
+    """Tell whether all turns have times, of which none is later than the one before."""
+    if len(turns) < 2 or turns[0].time is None or turns[-1].time is None:
+        return False
+    first, last = time_of(turns[0].time), time_of(turns[-1].time)
+    if first is None or last is None or first <= last:
+        return False
+    times = [time_of(turn.time) for turn in turns]
+    return all(a is not None and b is not None and a >= b for a, b in pairwise(times))
 
 
 def _faulty(where: str, invalid: Invalid) -> Record:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from tuning.corpus.faults import Invalid, checked, found, unpacked
+from tuning.corpus.faults import Invalid, checked, found, holds, unpacked
 from tuning.corpus.message_keys import Plan
 from tuning.corpus.roles import CALLS
 from tuning.dialogue import ToolCall
 
+_ARGUMENTS: Final = ("arguments", "parameters", "args", "input")
+"""OpenAI's, Llama's, LangChain's, Anthropic's."""
+_USED: Final = frozenset({"id", "type", "index", "function", "name", *_ARGUMENTS})
 
-def tool_calls(item: Mapping[str, Any], plan: Plan, where: str) -> tuple[ToolCall, ...]:
-    """Return a message's calls: OpenAI's ``tool_calls``, else its older ``function_call``."""
+
+def tool_calls(
+    item: Mapping[str, Any], plan: Plan, where: str, unused: Counter[str]
+) -> tuple[ToolCall, ...]:
+    """Return a message's calls: OpenAI's ``tool_calls``, else its older ``function_call``.
+
+    What a call holds besides is counted as not used.
+    """
     for key in plan.calls:
         calls = unpacked(item[key])
         if calls in (None, "", [], {}):
@@ -22,7 +32,7 @@ def tool_calls(item: Mapping[str, Any], plan: Plan, where: str) -> tuple[ToolCal
             calls = [calls]
         if not isinstance(calls, list):
             raise Invalid("not_text", f"{where}: {key!r}: wanted a list, {found(calls)}")
-        return tuple(_call(call, where) for call in calls)
+        return tuple(_call(call, where, unused) for call in calls)
     return ()
 
 
@@ -31,22 +41,24 @@ def spells_call(who: Any) -> bool:
     return isinstance(who, str) and who.strip().casefold() in CALLS
 
 
-def called(text: str, where: str) -> tuple[ToolCall, ...]:
+def called(text: str, where: str, unused: Counter[str]) -> tuple[ToolCall, ...]:
     """Return the calls that a text is, as JSON: one or a list of them; none if it is other text."""
     value = unpacked(text)
     calls = value if isinstance(value, list) else [value]
     if all(isinstance(_function(call).get("name"), str) for call in calls):
-        return tuple(_call(call, where) for call in calls)
+        return tuple(_call(call, where, unused) for call in calls)
     return ()
 
 
-def _call(call: Any, where: str) -> ToolCall:
+def _call(call: Any, where: str, unused: Counter[str]) -> ToolCall:
     function = _function(call)
     if not isinstance(function.get("name"), str):
         raise Invalid("not_text", f"{where}: wanted a call with a 'name', {found(call)}")
-    arguments = function.get("arguments", function.get("parameters"))
+    arguments = next((function[key] for key in _ARGUMENTS if key in function), None)
     if arguments in (None, ""):
         arguments = {}
+    beside = dict(call) | dict(function)
+    unused.update(f"call.{key}"[:80] for key in beside if key not in _USED and holds(beside[key]))
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     call_id = call.get("id")

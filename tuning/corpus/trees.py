@@ -22,7 +22,9 @@ def is_tree(entry: Any) -> bool:
 
 def _root(entry: dict[str, Any]) -> dict[str, Any] | None:
     for node in (entry.get("prompt"), entry):
-        if isinstance(node, dict) and isinstance(node.get("replies"), list) and "text" in node:
+        if not isinstance(node, dict) or isinstance(node.get("messages"), list):
+            continue
+        if isinstance(node.get("replies"), list) and "text" in node:
             return node
     return None
 

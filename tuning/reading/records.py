@@ -29,6 +29,8 @@ class RawRecord:
     """The file's name relative to ``data.path``; empty where that names this one file."""
     fault: str = ""
     """What keeps a table's row from being a record; ``text`` is ``null`` then."""
+    is_log: bool = False
+    """Whether it is all messages of a file, of which none names its conversation."""
 
 
 @dataclass(frozen=True, slots=True)
