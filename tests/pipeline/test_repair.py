@@ -389,6 +389,6 @@ def test_elsewhere_it_says_so(clone: Cheap, tmp_path: Path, command: tuple[str, 
     result = elsewhere.run("python", "-m", "tools.repair", check=False)
     assert result.returncode == 1
     message = f"repair: {elsewhere.path} is in no git and DVC repository; run this in a clone."
-    first, *more = result.stderr.splitlines()
+    first, *more = result.stderr.strip().splitlines()
     assert first == message
     assert all("ResourceWarning" in line for line in more)  # of DVC's, on Python 3.13
