@@ -14,7 +14,7 @@ from tuning.corpus import chat_apps, pairs, trees
 from tuning.corpus.beside import ID_KEYS, id_of, with_beside
 from tuning.corpus.drafts import Draft
 from tuning.corpus.faults import Invalid, holds, keys, unpacked
-from tuning.corpus.message_keys import LIST_KEYS
+from tuning.corpus.message_keys import LIST_KEYS, spellings
 from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken, weigh
 from tuning.corpus.roles import role_of
 
@@ -56,7 +56,7 @@ def _other_list(entry: Mapping[str, Any]) -> str | None:
 
 def _usual_lists(entry: Mapping[str, Any]) -> list[str]:
     """The keys of an object that usually hold a list of messages, the most usual first."""
-    spelled = {key.strip().casefold(): key for key in reversed(list(entry))}
+    spelled = spellings(entry)
     return [spelled[name] for name in LIST_KEYS if name in spelled]
 
 

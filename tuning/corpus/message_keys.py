@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -91,6 +91,11 @@ TIME_KEYS: Final = (
 )
 
 
+def spellings(keys: Iterable[str]) -> dict[str, str]:
+    """Return an object's keys by their usual spelling; of two that are spelled alike, the first."""
+    return {key.strip().casefold(): key for key in reversed(list(keys))}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Which keys of a message hold what."""
@@ -113,7 +118,7 @@ class Plan:
 @lru_cache(4096)
 def plan_of(names: tuple[str, ...]) -> Plan:
     """Return what an object's keys hold, in any case; of two spellings, the first counts."""
-    spelled = {name.strip().casefold(): name for name in reversed(names)}
+    spelled = spellings(names)
 
     def first(wanted: Sequence[str]) -> str | None:
         return next((spelled[key] for key in wanted if key in spelled), None)

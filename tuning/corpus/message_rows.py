@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tuning.corpus.faults import Invalid, decoded
 from tuning.corpus.layouts import layout_of
-from tuning.corpus.message_keys import CONVERSATION_KEYS
+from tuning.corpus.message_keys import CONVERSATION_KEYS, spellings
 from tuning.corpus.messages import is_spoken
 from tuning.reading import records as reading
 from tuning.reading.pieces import Piece
@@ -64,7 +64,7 @@ def _is_row(entry: Any) -> bool:
 
 
 def _key_of(row: Mapping[str, Any]) -> str | None:
-    spelled = {key.strip().casefold(): key for key in reversed(list(row))}
+    spelled = spellings(row)
     return next((spelled[key] for key in CONVERSATION_KEYS if key in spelled), None)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tuning.corpus.beside import ID_KEYS, with_beside
 from tuning.corpus.drafts import Draft, DraftTurn
 from tuning.corpus.faults import Invalid, checked, found
-from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS
+from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS, spellings
 from tuning.corpus.messages import Reader, is_message, weigh
 from tuning.corpus.roles import role_of
 from tuning.dialogue import Role
@@ -36,7 +36,7 @@ _MARK: Final = re.compile(
 
 def _keys_of(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     """The keys of prompt and response, in any case."""
-    spelled = {key.strip().casefold(): key for key in reversed(list(entry))}
+    spelled = spellings(entry)
     prompt = next((spelled[key] for key in PROMPTS if key in spelled), None)
     response = next((spelled[key] for key in RESPONSES if key in spelled), None)
     return (prompt, response) if prompt is not None and response is not None else None
