@@ -15,15 +15,15 @@ from tqdm import tqdm
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
 from tuning.corpus.duplicates import bands_for
-from tuning.corpus.layouts import is_record
 from tuning.corpus.ledger import account, describe
-from tuning.corpus.message_rows import gathered
+from tuning.corpus.message_rows import read_dialogues_of
 from tuning.corpus.private_data import PrivateData, check_region, summary
 from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
+from tuning.corpus.slack import with_channels
 from tuning.dialogue import from_line, to_line
 from tuning.reading.accounts import SIDES
 from tuning.reading.engine import map_in_order
-from tuning.reading.pieces import data_files, read_pieces
+from tuning.reading.pieces import data_files
 from tuning.reading.records import Break
 from tuning.run.errors import UserError
 from tuning.run.files import new_folder, write_json
@@ -108,23 +108,17 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     Returns:
         The number of bytes that could not be read, where ``data.on_invalid`` is skip.
     """
-    files, passed_over = data_files(path)
+    files, passed_over = with_channels(data_files(path))
     breaks: list[Break] = []
     on_break = breaks.append if data.on_invalid == "skip" else None
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
         if passed_over:
             progress.write(f"prep: passed over in {path}: {named(passed_over)}")
         for file in files:
-            name = str(file.relative_to(path)) if path.is_dir() else ""
+            name = str(file.relative_to(path)) if file != path else ""
             beside: list[str] = []
             before, num_breaks = catalogue.num_records, len(breaks)
-            pieces = gathered(
-                file,
-                name,
-                read_pieces(
-                    file, name, is_record=is_record, on_break=on_break, on_beside=beside.append
-                ),
-            )
+            pieces = read_dialogues_of(file, name, on_break=on_break, on_beside=beside.append)
             for piece in map_in_order(partial(Cleaner, data), pieces):
                 catalogue.add(piece)
                 progress.update(piece.num_raw_characters)

@@ -13,11 +13,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stages.prep import prepare
-from tuning.corpus.layouts import is_record
-from tuning.corpus.message_rows import gathered
+from tuning.corpus.message_rows import read_dialogues_of
 from tuning.corpus.records import Record, RecordReader
 from tuning.dialogue import Dialogue, Turn, from_line, read_dialogues
-from tuning.reading.pieces import RawRecord, read_pieces
+from tuning.reading.pieces import RawRecord
 from tuning.run.params import ColumnsParams, DataParams
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "ei", "o", "ul", "y")]
@@ -160,7 +159,7 @@ def read_file(path: Path, **changes: Any) -> Read:
     """Read a file as prep does."""
     read = RecordReader(data_params(**changes))
     beside: list[str] = []
-    pieces = gathered(path, "", read_pieces(path, is_record=is_record, on_beside=beside.append))
+    pieces = read_dialogues_of(path, "", on_beside=beside.append)
     records = [record for piece in pieces for raw in piece.records() for record in read(raw)]
     return Read(records, dict(read.reader.unused), dict(read.reader.passed_over), beside)
 

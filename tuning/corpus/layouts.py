@@ -262,7 +262,12 @@ _RECORDS: Final = (
     Layout("chatgpt", "ChatGPT's data export", trees.is_mapping, trees.read_mapping),
     Layout("oasst", "Open Assistant's message trees", trees.is_tree, trees.read_tree),
     Layout("personachat", "PersonaChat", pairs.is_persona, pairs.read_persona),
-    Layout("app", "Telegram, Discord, Messenger", chat_apps.is_export, chat_apps.read_export),
+    Layout(
+        "app",
+        "Telegram, Discord, Messenger, WhatsApp, Slack",
+        chat_apps.is_export,
+        chat_apps.read_export,
+    ),
     Layout("prompt and completion", "TRL", pairs.is_prompt, pairs.read_prompt),
     Layout(
         "messages",

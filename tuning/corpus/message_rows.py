@@ -7,19 +7,20 @@ is one chat (SillyTavern's logs).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from tuning.corpus import slack
 from tuning.corpus.faults import Invalid, decoded
-from tuning.corpus.layouts import layout_of
+from tuning.corpus.layouts import is_record, layout_of
 from tuning.corpus.message_keys import CONVERSATION_KEYS, spellings
 from tuning.corpus.messages import is_spoken
 from tuning.reading import records as reading
-from tuning.reading.pieces import Piece
-from tuning.reading.records import Gathered, RawRecord, own_key
+from tuning.reading.pieces import Piece, read_pieces
+from tuning.reading.records import Break, Gathered, RawRecord, own_key
 from tuning.run.errors import UserError
 
 _HEADER: Final = ("chat_metadata", "character_name")
@@ -27,8 +28,26 @@ _HEADER: Final = ("chat_metadata", "character_name")
 _NUM_ASKED: Final = 2
 
 
-def gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Yield a file's pieces as they are, or gathered by conversation if its rows are messages."""
+def read_dialogues_of(
+    path: Path,
+    name: str,
+    *,
+    on_break: Callable[[Break], None] | None = None,
+    on_beside: Callable[[str], None] = lambda key: None,
+) -> Iterator[Piece]:
+    """Yield a file's pieces, or those of a Slack channel's folder; see ``read_pieces``.
+
+    If its rows are messages, they are gathered by conversation.
+    """
+    files = slack.days_of(path) if path.is_dir() else [path]
+    pieces = (
+        read_pieces(file, name, is_record=is_record, on_break=on_break, on_beside=on_beside)
+        for file in files
+    )
+    return _gathered(path, name, chain.from_iterable(pieces))
+
+
+def _gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     first = next(pieces, None)
     if first is None:
         return
@@ -44,6 +63,9 @@ def gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
         records = chain.from_iterable(piece.records() for piece in whole)
         if is_headed:
             next(records)
+        if slack.is_row(rows[0]):
+            yield _slack_log(path, file, records)
+            return
         key = _key_of(rows[0])
         if key is None and "parent_id" in rows[0]:
             raise UserError(
@@ -57,10 +79,29 @@ def gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def _is_row(entry: Any) -> bool:
+    if slack.is_row(entry):
+        return True
     try:
         return isinstance(entry, dict) and is_spoken(entry) and layout_of(entry) is None
     except Invalid:
         return False
+
+
+def _slack_log(path: Path, file: str, rows: Iterable[RawRecord]) -> Gathered:
+    """All messages of a channel as one record; a row that is none is a fault by itself."""
+    faults: list[RawRecord] = []
+    messages: list[Any] = []
+    where = str(path)
+    for row in rows:
+        where = where if messages else row.where
+        entry = _entry(row)
+        if isinstance(entry, dict):
+            messages.append(entry)
+        else:
+            faults.append(row)
+    users = slack.users_of(path) if path.is_dir() else {}
+    key = file or path.stem
+    return Gathered([*faults, RawRecord(where, key, slack.named(messages, users), file)])
 
 
 def _key_of(row: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tuning.reading.chat_text import is_chat_text
 from tuning.reading.compression import (
     SUFFIXES,
     compression_of,
@@ -26,7 +27,14 @@ COLUMNS = frozenset({".parquet", ".arrow", ".feather"})
 DATA = frozenset({".json"}) | LINES | DELIMITED | COLUMNS
 
 _Kind = Literal[
-    "lines", "document", "sequence", "delimited", "parquet", "arrow file", "arrow stream"
+    "lines",
+    "document",
+    "sequence",
+    "delimited",
+    "chat text",
+    "parquet",
+    "arrow file",
+    "arrow stream",
 ]
 _MAGIC: dict[bytes, _Kind] = {
     b"PAR1": "parquet",
@@ -80,6 +88,8 @@ def look_into(path: Path, is_record: IsRecord | None) -> Look:
             "Arrow do. Copy or export it again, or name it as what it is."
         )
     text = head.decode("utf-8-sig", errors="replace").lstrip(_SPACE)
+    if is_record and is_chat_text(text):
+        return Look("chat text", is_plain)
     if suffix in DELIMITED and not text.startswith(("{", "[")):
         return Look("delimited", is_plain)
     return Look(_kind_of_json(path, text, suffix in LINES, is_whole, is_record), is_plain)
