@@ -105,6 +105,7 @@ def data_params(**changes: Any) -> DataParams:
         "validation_fraction": 0.3,
         "test_fraction": 0.0,
         "group_by": None,
+        "branches": "all",
         "session_gap_hours": None,
         "session_turns": None,
         "redact": "report",

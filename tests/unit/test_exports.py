@@ -334,6 +334,40 @@ def test_a_tree_is_a_dialogue_for_each_leaf_and_trains_each_node_once() -> None:
     assert found.unused == {"tree_state": 1}
 
 
+FORKED = tree(
+    reply("first", reply("r", reply("s", role="prompter"), role="prompter"), score=2),
+    reply("ranked", reply("late", rank=1), reply("good", rank=0), rank=0, score=1),
+    reply("scored", score=3),
+)
+
+
+@pytest.mark.parametrize(
+    ("branches", "record", "texts", "num_others"),
+    [
+        ("best", FORKED, ["q", "ranked", "good"], 5),
+        ("longest", FORKED, ["q", "first", "r", "s"], 4),
+        ("best", tree(reply("a", score=1), reply("b", score=2.5), reply("c")), ["q", "b"], 2),
+        ("best", tree(reply("a"), reply("b")), ["q", "a"], 1),
+    ],
+)
+def test_one_branch_of_a_tree_may_be_wanted_and_the_others_are_counted(
+    branches: str, record: dict[str, Any], texts: list[str], num_others: int
+) -> None:
+    found = read_entry(record, branches=branches)
+    assert [turn.utterance for turn in found.turns] == texts
+    assert all(turn.weight for turn in found.turns)
+    assert found.passed_over == {"Open Assistant: other branches": num_others}
+    assert found.unused == {}
+
+
+def test_the_longest_branch_of_a_chatgpt_conversation_may_not_be_the_one_that_was_shown() -> None:
+    forked = chatgpt("c", d=node("b", "user", "and?"), e=node("b", "user", "or?"))
+    assert read_entry(forked, branches="best").turns == [user("q"), assistant("a")]
+    found = read_entry(forked, branches="longest")
+    assert found.turns == [user("q"), assistant("another answer"), user("and?")]
+    assert found.passed_over == {"ChatGPT: other branches": 2}
+
+
 def test_what_a_node_says_besides_is_counted_once_and_its_weight_is_heard() -> None:
     found = read_entry(tree(reply("a", weight=0, labels={"spam": 0}), reply("b", lang="en")))
     assert [turn.weight for turn in found.dialogues[0].turns] == [1, 0]

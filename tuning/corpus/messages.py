@@ -18,6 +18,7 @@ from tuning.corpus.message_keys import FLAG_KEYS, MASKS, PERSON_KEYS, TEXT_KEYS,
 from tuning.corpus.roles import role_of
 from tuning.corpus.tool_calls import called, spells_call, tool_calls
 from tuning.dialogue import Role
+from tuning.run.params import Branches
 
 NUM_KNOWN: Final = 2**16
 _FLAGS: Final = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -35,6 +36,8 @@ class Reader:
     """Messages that are none of a conversation (service rows, deleted ones, media), by kind."""
     used: frozenset[str] = frozenset()
     """Keys that settings name (``data.group_by``, ``data.columns``), so that they are used."""
+    branches: Branches = "all"
+    """``data.branches``"""
     _known: dict[tuple[str, str], tuple[str, Role | None]] = field(default_factory=dict)
     """Speakers of plain messages that were met before under a key, with their roles."""
 

@@ -60,7 +60,7 @@ class RecordReader:
         self._group = compiled(str(data.group_by), "data.group_by") if by_field else None
         roles = {name.strip().casefold(): role for name, role in data.roles.items()}
         used = fields_of(self._group) if self._group is not None else frozenset()
-        self.reader = Reader(roles, used=used | self._columns.used)
+        self.reader = Reader(roles, used=used | self._columns.used, branches=data.branches)
 
     def __call__(self, raw: RawRecord) -> list[Record]:
         """Decode and check one record; whatever is wrong with it becomes its fault."""

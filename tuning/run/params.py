@@ -18,6 +18,7 @@ from tuning.run.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
+Branches = Literal["all", "best", "longest"]
 Redact = Literal["none", "report", "replace"]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -76,6 +77,10 @@ class DataParams(Section):
     group_by: Annotated[str, Field(min_length=1)] | None
     """Keep dialogues with an equal value on one side: ``speakers`` for who speaks, or a JMESPath
     expression, such as a field's name, or ``before(id, '_')`` for ``abc`` of ``abc_57``."""
+    branches: Branches
+    """Of a tree of replies: ``all`` branches, the ``best`` (at each fork the lowest ``rank``, else
+    the highest ``score``, else the first) or the ``longest``. ChatGPT's exports say which branch
+    was shown last: that one, unless the longest is wanted."""
     session_gap_hours: Annotated[float, Field(gt=0)] | None
     """A chat log is cut into dialogues where nobody writes for so long; null never cuts there."""
     session_turns: Annotated[int, Field(ge=2)] | None
