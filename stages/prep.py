@@ -15,13 +15,14 @@ from tqdm import tqdm
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
 from tuning.corpus.duplicates import bands_for
+from tuning.corpus.id_stems import warning
 from tuning.corpus.ledger import account, describe
 from tuning.corpus.message_rows import read_dialogues_of
 from tuning.corpus.private_data import PrivateData, check_region, summary
 from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
 from tuning.corpus.slack import with_channels
 from tuning.dialogue import from_line, to_line
-from tuning.reading.accounts import SIDES
+from tuning.reading.accounts import SIDES, TRAIN
 from tuning.reading.engine import map_in_order
 from tuning.reading.pieces import data_files
 from tuning.reading.records import Break
@@ -86,6 +87,8 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
         split = shared_between_sides(selection, catalogue)
         assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
         print_summary(ledger["num_dialogues"])
+        if data.group_by is None:
+            print_pieces(catalogue, selection)
         print_what_is_not_used(catalogue)
         return (
             ledger
@@ -160,6 +163,17 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
         f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip",
         file=sys.stderr,
     )
+
+
+def print_pieces(catalogue: Catalogue, selection: Selection) -> None:
+    """Say so if ids look like pieces of one conversation that are on both sides of the split."""
+    kept = selection.kept
+    stems, is_train = catalogue.rows["stem"][kept], selection.fates[kept] == TRAIN
+    found = warning(
+        stems, is_train, lambda n: catalogue.dialogue(kept[n]).dialogue_id, catalogue.groupings
+    )
+    if found:
+        print(f"prep: {found}")
 
 
 def print_what_is_not_used(catalogue: Catalogue) -> None:

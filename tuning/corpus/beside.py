@@ -24,13 +24,19 @@ _SYSTEM: Final = ("system", "system_prompt", "system_message")
 _TOOLS: Final = ("tools", "functions", "available_tools")
 
 
+def id_key(entry: Mapping[str, Any]) -> str | None:
+    """Return the key of a record's own id, if it has one."""
+    for name in ID_KEYS:
+        value = entry.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return name
+    return None
+
+
 def id_of(entry: Any) -> str | None:
     """Return a record's own id, if it has one."""
-    for name in ID_KEYS:
-        value = entry.get(name) if isinstance(entry, dict) else None
-        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            return str(value)
-    return None
+    key = id_key(entry) if isinstance(entry, dict) else None
+    return None if key is None else str(entry[key])
 
 
 def with_beside(

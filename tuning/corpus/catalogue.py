@@ -38,6 +38,7 @@ class Catalogue:
         self.num_raw_characters = 0
         self.num_control = 0
         self.roles: Counter[str] = Counter()
+        self.groupings: Counter[str] = Counter()
         self.unused: Counter[str] = Counter()
         self.passed_over: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
@@ -65,6 +66,7 @@ class Catalogue:
         self.num_raw_characters += piece.num_raw_characters
         self.num_control += piece.num_control
         self.roles += piece.roles
+        self.groupings += piece.groupings
         self.unused += piece.unused
         self.passed_over += piece.passed_over
         self.invalid += piece.invalid

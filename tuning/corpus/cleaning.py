@@ -45,6 +45,7 @@ ROW = np.dtype(
         ("content", np.uint64, (2,)),  # half of its content_hash
         ("text", np.uint64),  # of its utterances to the letter
         ("id", np.uint64),  # of its dialogue_id
+        ("stem", np.uint64),  # of its id's stem, or 0
         ("order", np.uint64),  # its place in the fixed random order
     ]
 )
@@ -76,6 +77,8 @@ class CleanPiece:
     """The first invalid records: place, and what was found and wanted."""
     roles: Counter[str] = field(default_factory=Counter)
     """Turns by role; people's have none."""
+    groupings: Counter[str] = field(default_factory=Counter)
+    """Settings of ``data.group_by`` that would keep together what has ids alike."""
     unused: Counter[str] = field(default_factory=Counter)
     """Records and messages with a key that says something and is not used, by its name."""
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -128,6 +131,7 @@ class Cleaner:
             invalid=Counter(r.reason for r in records if r.fault),
             faults=faults[:MAX_FAULTS],
             roles=Counter(str(t.role) for d in dialogues for t in d.turns if t.role is not None),
+            groupings=Counter(r.grouping for r, _ in good if r.grouping),
             unused=read.reader.unused,
             passed_over=read.reader.passed_over,
         )
@@ -165,6 +169,7 @@ class Cleaner:
             (int.from_bytes(content[:8], "big"), int.from_bytes(content[8:16], "big")),
             draw("\0".join(map(said, dialogue.turns)).encode(), "text"),
             draw(dialogue.dialogue_id.encode(), "id"),
+            draw(record.stem.encode(), "stem") if record.stem else 0,
             draw(content, "order"),
         )
 

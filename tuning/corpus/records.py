@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ from tuning.corpus.beside import id_of
 from tuning.corpus.columns import Columns, compiled, fields_of, search
 from tuning.corpus.drafts import Draft, DraftTurn, time_of
 from tuning.corpus.faults import Invalid, checked, decoded, kind
+from tuning.corpus.id_stems import expression, stem_of
 from tuning.corpus.layouts import read_record
 from tuning.corpus.messages import Reader
 from tuning.dialogue import Dialogue, Turn
@@ -39,6 +40,10 @@ class Record:
     """Characters before white space is stripped, a line end between two messages of a turn."""
     num_control: int = 0
     """Control characters that were taken out of them."""
+    stem: str = ""
+    """What stands before the number at the end of its own id, if it has one."""
+    grouping: str = ""
+    """The ``data.group_by`` that keeps it with others of that stem."""
     reason: str = ""
     """The fault in a word or two, for counting."""
     fault: str = ""
@@ -78,7 +83,9 @@ class RecordReader:
             return [_faulty(raw.where, Invalid("wrong_layout", "nested too deeply"))]
 
     def _records(self, raw: RawRecord, entry: Any, drafts: list[Draft]) -> Iterator[Record]:
-        own = self._columns.id_of(entry) or id_of(entry) or raw.key
+        given = self._columns.id_of(entry) or id_of(entry)
+        own = given or raw.key
+        stem = stem_of(given) if given and len(drafts) == 1 else ""
         for draft in drafts:
             where = raw.where + draft.place
             if draft.fault is not None:
@@ -92,7 +99,11 @@ class RecordReader:
             sessions = list(self._sessions(draft))
             for number, turns in enumerate(sessions, start=1):
                 session = name if len(sessions) == 1 else f"{name}/{number}"
-                yield self._record(where, checked(session, "the id"), draft, turns, entry)
+                record = self._record(where, checked(session, "the id"), draft, turns, entry)
+                if stem:
+                    setting = expression(entry, self._data.columns.id, stem)
+                    record = replace(record, stem=stem, grouping=setting)
+                yield record
 
     def _record(
         self, where: str, name: str, draft: Draft, drafted: list[DraftTurn], entry: Any
