@@ -264,6 +264,19 @@ def test_chatgpts_tools_code_and_hidden_messages() -> None:
     assert found.unused == {"message.metadata": 1}
 
 
+def test_chatgpts_pictures_are_counted_beside_their_words() -> None:
+    parts = [
+        {"content_type": "image_asset_pointer", "asset_pointer": "x"},
+        "What is this?",
+        {"content_type": "audio_transcription", "text": "And that?"},
+    ]
+    picture = node("c", "user", content={"content_type": "multimodal_text", "parts": parts})
+    alone = {"content_type": "multimodal_text", "parts": parts[:1]}
+    found = read_entry(chatgpt("e", d=picture, e=node("d", "user", content=alone)))
+    assert found.turns == [user("q"), assistant("a"), user("What is this?\nAnd that?")]
+    assert found.passed_over == {"ChatGPT: image_asset_pointer": 2, "ChatGPT: other branches": 1}
+
+
 @pytest.mark.parametrize("current", ["nowhere", 7, ["c"], {"x": 1}])
 def test_a_node_that_leads_nowhere_is_a_fault(current: Any) -> None:
     assert read_entry(chatgpt(current)).fault[0] == "wrong_layout"

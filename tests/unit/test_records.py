@@ -134,6 +134,32 @@ def test_an_expression_that_is_none_is_refused_before_anything_is_read(key: str)
         RecordReader(data_params(group_by="a b"))
 
 
+# Turns' numbers
+
+
+@pytest.mark.parametrize("key", ["turn_idx", "turn_id", "Message_Index", "seq"])
+@pytest.mark.parametrize("number", [int, str])
+def test_messages_that_say_their_turns_are_in_that_order(key: str, number: type) -> None:
+    said = [{"speaker": "A", "text": f"{n}", key: number(n)} for n in (2, 10, 1)]
+    found = read_entry(turns(*said))
+    assert [turn.utterance for turn in found.turns] == ["1", "2", "10"]
+    assert found.unused == {}
+
+
+def test_turns_that_share_a_number_stand_as_they_came() -> None:
+    said = [{"speaker": who, "text": who, "turn_id": n} for n, who in enumerate("ABCD", start=2)]
+    shared = [row | {"turn_id": row["turn_id"] // 2} for row in said]
+    assert [turn.speaker for turn in read_entry(turns(*shared)).turns] == [*"ABCD"]
+    reason, fault = read_entry(turns(*shared, said[0] | {"turn_id": 1})).fault
+    assert (reason, fault[:16]) == ("wrong_layout", "turn: 'turn_id' ")
+
+
+@pytest.mark.parametrize("odd", [None, True, "x", 1.5])
+def test_numbers_that_not_all_turns_have_order_nothing(odd: Any) -> None:
+    said = [{"speaker": "A", "text": f"{n}", "turn_idx": n} for n in (2, odd, 1)]
+    assert [turn.utterance for turn in read_entry(turns(*said)).turns] == ["2", f"{odd}", "1"]
+
+
 # Sessions
 
 

@@ -127,6 +127,16 @@ def test_people_may_be_called_as_roles_are(key: str) -> None:
     assert read_entry({"chat": said[:1]}, roles={"user": "user"}).turns == [user("1")]
 
 
+@pytest.mark.parametrize("name", ["Model", "developer", "Ai", "Bard"])
+@pytest.mark.parametrize("key", ["speaker", "sender", "author"])
+def test_beside_a_person_a_trade_or_a_name_is_no_role(key: str, name: str) -> None:
+    said = [{key: "Ann", "text": "1"}, {key: name, "text": "2"}, {key: "User", "text": "3"}]
+    assert read_entry({"chat": said}).turns == [Turn("Ann", "1"), Turn(name, "2"), user("3")]
+    assert read_entry({"chat": said}, roles={name: "tool"}).turns[1] == tool("2")
+    by_role = [{"role": "Ann", "text": "1"}, {"role": name, "text": "2"}]
+    assert read_entry({"chat": by_role}).turns[1].role in ("assistant", "system")
+
+
 def test_an_author_is_an_object_with_a_role_or_a_name() -> None:
     said = [
         {"author": {"role": "user"}, "content": "1"},
@@ -163,6 +173,7 @@ def test_white_space_round_a_name_is_none_of_it() -> None:
         *({key: False} for key in ("train", "loss", "trainable", "training", "train_on")),
         *({"calculate_loss": 0}, {"Train": "false"}),
         *({key: value} for key in ("mask", "masked") for value in (True, 1, "true")),
+        *({key: True} for key in ("ignore", "skip", "hidden")),
         {"weight": 1, "train": False},
         {"train": True, "mask": True},
     ],
@@ -208,6 +219,14 @@ def test_the_turns_of_a_role_or_of_a_speaker_are_trained() -> None:
     assert trained_turns(turns, "user") == [True, False, False]
     assert trained_turns(turns, "last") == [False, False, True]
     assert trained_turns([assistant("1"), assistant("2", weight=0.0)], "last") == [False, False]
+
+
+@pytest.mark.parametrize("value", [0.31, "2.5", 7, float("nan")])
+def test_a_measured_loss_is_no_flag_and_is_named(value: Any) -> None:
+    found = read_entry({**messages(USER, {**ASSISTANT, "loss": value}), "Loss": value})
+    assert found.turns == [user("q"), assistant("a")]
+    assert found.unused == {"message.loss": 1, "Loss": 1}
+    assert read_entry(messages({**ASSISTANT, "weight": value})).fault[0] == "weight"
 
 
 # Reasoning

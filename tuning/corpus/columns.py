@@ -10,10 +10,11 @@ from jmespath.exceptions import JMESPathError
 from tuning.corpus.beside import ID_KEYS, with_beside
 from tuning.corpus.drafts import Draft
 from tuning.corpus.faults import Invalid, checked, found
+from tuning.corpus.flags import weigh
 from tuning.corpus.layouts import list_of
+from tuning.corpus.marked import marked_turns
 from tuning.corpus.message_keys import TEXT_KEYS, WHO_KEYS
-from tuning.corpus.messages import Reader, as_rows, weigh
-from tuning.corpus.pairs import marked_turns
+from tuning.corpus.messages import Reader, as_rows
 from tuning.run.errors import UserError
 from tuning.run.params import ColumnsParams
 

@@ -28,6 +28,8 @@ class DraftTurn:
     weight: float = 1.0
     time: Any = None
     """As the message has it; ``time_of`` reads it."""
+    spelled: str = ""
+    """The speaker's name, if it spells the role but may be a person's."""
 
 
 @dataclass(slots=True)

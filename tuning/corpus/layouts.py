@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tuning.corpus import chat_apps, pairs, trees
+from tuning.corpus import chat_apps, marked, pairs, trees
 from tuning.corpus.beside import ID_KEYS, id_of, with_beside
 from tuning.corpus.drafts import Draft
 from tuning.corpus.faults import Invalid, holds, keys, unpacked
+from tuning.corpus.flags import weigh
 from tuning.corpus.message_keys import LIST_KEYS, spellings
-from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken, weigh
+from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken
 from tuning.corpus.roles import role_of
 
 _ALSO_TEXTS: Final = LIST_KEYS[-3:]
@@ -130,7 +131,7 @@ def _is_list(entry: Any) -> bool:
     return (
         not entry
         or all(isinstance(one, str) for one in entry)
-        or (is_message(entry[0]) and not pairs.is_marked(entry[0]))
+        or (is_message(entry[0]) and not marked.is_marked(entry[0]))
     )
 
 
@@ -268,7 +269,7 @@ _RECORDS: Final = (
         chat_apps.is_export,
         chat_apps.read_export,
     ),
-    Layout("prompt and completion", "TRL", pairs.is_prompt, pairs.read_prompt),
+    Layout("prompt and completion", "TRL, OpenAI's Responses", pairs.is_prompt, pairs.read_prompt),
     Layout(
         "messages",
         "OpenAI, ShareGPT, Schema-Guided Dialogue, DailyDialog, BYU chit-chat, Claude's export",
@@ -277,7 +278,12 @@ _RECORDS: Final = (
     ),
     Layout("pair", "Alpaca, Dolly, question and answer", pairs.is_pair, pairs.read_pair),
     Layout("list of pairs", "Baize, InternLM", pairs.is_pair_list, pairs.read_pair_list),
-    Layout("marked text", "Guanaco, Anthropic's HH", pairs.is_marked, pairs.read_marked),
+    Layout(
+        "marked text",
+        "Guanaco, Anthropic's HH; ChatML, Llama, Gemma, Zephyr",
+        marked.is_marked,
+        marked.read_marked,
+    ),
     Layout(
         "messages under another name",
         "transcripts",

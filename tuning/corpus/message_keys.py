@@ -37,6 +37,8 @@ WHO_KEYS: Final = (
     "who",
     "name",
 )
+ROLE_KEYS: Final = frozenset({"role", "from"})
+"""Of these, the ones that say a role rather than a name."""
 PERSON_KEYS: Final = frozenset({"sender_name", "participant", "name"})
 """Of these, the ones that name people: a person may be called Model or User."""
 NAME_KEYS: Final = ("name", "speaker", "sender", "sender_name", "author", "participant")
@@ -57,9 +59,21 @@ FLAG_KEYS: Final = (
     "train_mask",
     "use_for_training",
     "include_in_training",
+    "ignore",
+    "skip",
+    "hidden",
 )
-MASKS: Final = frozenset({"mask", "masked"})
-"""Flags that are true where a message is not trained."""
+MASKS: Final = frozenset({"mask", "masked", "ignore", "skip", "hidden"})
+"""Flags that are true where a message is not trained; it stays the context of others."""
+METRICS: Final = frozenset({"loss"})
+"""Flags that are as often a figure: a number that is neither 0 nor 1 is none."""
+TURN_KEYS: Final = (
+    *(f"turn_{what}" for what in ("idx", "index", "id", "number", "num", "no")),
+    *(f"message_{what}" for what in ("idx", "index", "number", "num", "no")),
+    *(f"utterance_{what}" for what in ("idx", "index", "number")),
+    *("msg_idx", "msg_index", "turn", "sequence_number", "seq"),
+)
+"""Where a message stands in its conversation."""
 REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking", "thought")
 CONVERSATION_KEYS: Final = (
     "conversation_id",
@@ -110,6 +124,8 @@ class Plan:
     calls: tuple[str, ...]
     """OpenAI's ``tool_calls``, and its older ``function_call``."""
     call_id: str | None
+    turn: str | None
+    """Where it stands in its conversation."""
     unused: tuple[str, ...]
     is_plain: bool
     """Whether it holds one text and who says it, and nothing more that is used."""
@@ -129,8 +145,8 @@ def plan_of(names: tuple[str, ...]) -> Plan:
     flags = tuple(spelled[key] for key in FLAG_KEYS if key in spelled)
     reasoning, time = first(REASONING_KEYS), first(TIME_KEYS)
     calls = tuple(spelled[key] for key in ("tool_calls", "function_call") if key in spelled)
-    call_id = first(["tool_call_id"])
-    used = {who, name, reasoning, time, call_id, *texts, *flags, *calls, *SILLY_TAVERN}
+    call_id, turn = first(["tool_call_id"]), first(TURN_KEYS)
+    used = {turn, who, name, reasoning, time, call_id, *texts, *flags, *calls, *SILLY_TAVERN}
     used |= {spelled[key] for key in CONVERSATION_KEYS if key in spelled}
     unused = tuple(key for key in names if key not in used)
     more = (
@@ -143,4 +159,4 @@ def plan_of(names: tuple[str, ...]) -> Plan:
         *set(SILLY_TAVERN).intersection(names),
     )
     is_plain = len(texts) == 1 and who is not None and not any(more)
-    return Plan(texts, who, name, flags, reasoning, time, calls, call_id, unused, is_plain)
+    return Plan(texts, who, name, flags, reasoning, time, calls, call_id, turn, unused, is_plain)

@@ -7,6 +7,7 @@ of three keys.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,18 @@ from typing import Any, Final
 
 from tuning.corpus.drafts import DraftTurn
 from tuning.corpus.faults import NOT_TEXT, Invalid, checked, found, holds, keys, unpacked
-from tuning.corpus.message_keys import FLAG_KEYS, MASKS, PERSON_KEYS, TEXT_KEYS, Plan, plan_of
-from tuning.corpus.roles import role_of
+from tuning.corpus.flags import flags_of, is_measured, weight_of
+from tuning.corpus.message_keys import PERSON_KEYS, ROLE_KEYS, TEXT_KEYS, Plan, plan_of
+from tuning.corpus.message_parts import as_messages, is_item
+from tuning.corpus.roles import NAMES_TOO, role_of
 from tuning.corpus.tool_calls import called, spells_call, tool_calls
+from tuning.corpus.turn_numbers import in_turn_order
 from tuning.dialogue import Role
 from tuning.run.params import Branches
 
 NUM_KNOWN: Final = 2**16
-_FLAGS: Final = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+_NAMED: Final = re.compile(r"\s*((?:[^\s:.?!]+ ){0,3}[^\s:.?!]{1,30}):(?:\s+(.*)|)$", re.DOTALL)
+"""A text behind a name of up to four words."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class Reader:
                 time = item[plan.time] if plan.time is not None else None
                 return DraftTurn(known[0], [text], known[1], time=time)
         speaker, role = known or self._who(item, plan, where, number)
-        if plain is not None and len(self._known) < NUM_KNOWN:
+        spelled = self._spelled(item, plan, role)
+        if plain is not None and not spelled and len(self._known) < NUM_KNOWN:
             self._known[plain] = speaker, role
         calls = tool_calls(item, plan, where, self.unused)
         reasoning = _reasoning(item, plan, where)
@@ -82,8 +88,9 @@ class Reader:
         if role == "assistant" and not calls and plan.who and spells_call(item[plan.who]):
             calls = called("\n".join(lines), where, self.unused)
             lines = [] if calls else lines
-        if plan.unused:
-            used = {*item} - {*plan.unused} | {speaker_key(item)}
+        flags = [key for key in plan.flags if not is_measured(key, item[key])]
+        if plan.unused or len(flags) < len(plan.flags):
+            used = {*item} - {*plan.unused, *plan.flags} | {*flags, speaker_key(item)}
             self.leave(item, used, "message.")
         return DraftTurn(
             speaker,
@@ -92,8 +99,9 @@ class Reader:
             reasoning=reasoning,
             tool_calls=calls,
             tool_call_id=_call_id(item, plan, where),
-            weight=weight_of(item, plan.flags, where),
+            weight=weight_of(item, flags, where),
             time=item[plan.time] if plan.time else None,
+            spelled=spelled,
         )
 
     def turns(self, items: Any, what: str) -> list[DraftTurn]:
@@ -104,12 +112,14 @@ class Reader:
         """
         items = as_rows(unpacked(items), what)
         if items and all(isinstance(item, str) for item in items):
-            return alternating(items, what)
+            return self._named_texts(items, what) or alternating(items, what)
+        items = as_messages(in_turn_order(items, what), self.passed_over)
         shapes = {tuple(item) if isinstance(item, dict) else None for item in items}
         if len(shapes) == 1 and None not in shapes and "is_system" not in items[0]:
             turns = [self.turn(item, f"{what} {n + 1}", n) for n, item in enumerate(items)]
         else:
             turns = self._mixed(items, what)
+        _mend_people(turns)
         _mend_roles(turns)
         return turns
 
@@ -130,6 +140,21 @@ class Reader:
                 turns.append(self.turn(item, where, number))
         _check_speakers(items, what)
         return turns
+
+    def _named_texts(self, texts: list[str], what: str) -> list[DraftTurn]:
+        """Read texts such as ``Ann: hi``; none if one is not so, or if nothing tells it is a name.
+
+        Names stand there several times, or are all roles.
+        """
+        said = list(map(_NAMED.match, texts))
+        names = [named[1] for named in said if named]
+        num_names = len({*names})
+        if len(names) < len(texts) or num_names < 2:
+            return []
+        if num_names == len(names) and not all(role_of(name, self.roles) for name in names):
+            return []
+        items = [{"speaker": named[1], "text": named[2] or ""} for named in said if named]
+        return self.turns(items, what)
 
     def _pair_of(self, item: list[Any], where: str, tells: bool) -> DraftTurn:
         """A speaker and a text, not two texts of an exchange, which look alike.
@@ -198,6 +223,14 @@ class Reader:
                 return own_name, role
         return role or name, role
 
+    def _spelled(self, item: Mapping[str, Any], plan: Plan, role: Role | None) -> str:
+        """A speaker's name that also spells a role, where the key is that of a speaker."""
+        if role is None or plan.who is None or plan.who.strip().casefold() in ROLE_KEYS:
+            return ""
+        name = item[plan.who]
+        folded = name.strip().casefold() if isinstance(name, str) else ""
+        return name.strip() if folded in NAMES_TOO and folded not in self.roles else ""
+
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
@@ -222,6 +255,14 @@ def speaker_key(item: Mapping[str, Any]) -> str | None:
         return "is_user"
     kind = item.get("type")
     return "type" if isinstance(kind, str) and role_of(kind, {}) else None
+
+
+def _mend_people(turns: Sequence[DraftTurn]) -> None:
+    """Beside a person, a speaker called Model or Developer is one, too."""
+    spelled = [turn for turn in turns if turn.spelled]
+    if spelled and any(turn.role is None for turn in turns):
+        for turn in spelled:
+            turn.speaker, turn.role = turn.spelled, None
 
 
 def _mend_roles(turns: Sequence[DraftTurn]) -> None:
@@ -252,6 +293,8 @@ def is_message(item: Any) -> bool:
     if not isinstance(item, dict):
         return False
     plan = plan_of(tuple(item))
+    if is_item(item):
+        return True
     return any(_looks_said(item[key]) for key in plan.texts) or any(
         holds(item[key]) for key in plan.calls
     )
@@ -265,7 +308,10 @@ def is_spoken(item: Any) -> bool:
 def _looks_said(value: Any) -> bool:
     """Text, or parts of a text; not an object, and not a list of further messages."""
     if isinstance(value, list):
-        return not any(isinstance(part, dict) and plan_of(tuple(part)).who for part in value)
+        return not any(
+            isinstance(part, dict) and "type" not in part and plan_of(tuple(part)).who
+            for part in value
+        )
     return not isinstance(value, dict) or isinstance(value.get("parts"), list)
 
 
@@ -348,45 +394,3 @@ def _reasoning(item: Mapping[str, Any], plan: Plan, where: str) -> str:
     if plan.reasoning is None or not holds(item[plan.reasoning]):
         return ""
     return "\n".join(_lines(item[plan.reasoning], f"{where}: {plan.reasoning!r}")).strip()
-
-
-def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
-    """Take the weight from all turns of a record or exchange whose own flags say so.
-
-    Raises:
-        Invalid: a flag says neither this nor the other.
-    """
-    flags = flags_of(entry) if isinstance(entry, dict) else []
-    if flags and weight_of(entry, flags, where) == 0:
-        for turn in turns:
-            turn.weight = 0.0
-
-
-def flags_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a record's flags, in any case."""
-    return [
-        key
-        for key, value in entry.items()
-        if key.strip().casefold() in FLAG_KEYS and not isinstance(value, dict | list)
-    ]
-
-
-def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> float:
-    """Return 0 or 1: whether a message or record is trained, by all flags that it has.
-
-    Raises:
-        Invalid: a flag says anything else.
-    """
-    weight = 1.0
-    for key in flags:
-        value = item[key]
-        if value is None or value == "":
-            continue
-        flag = _FLAGS.get(str(value).strip().casefold())
-        if flag is None:
-            is_mask = key.strip().casefold() in MASKS
-            meaning = "1 (not trained) or 0 (trained)" if is_mask else "1 (trained) or 0 (not)"
-            raise Invalid("weight", f"{where}: {key!r}: wanted {meaning}, {found(value)}")
-        is_trained = flag != (key.strip().casefold() in MASKS)
-        weight = min(weight, float(is_trained))
-    return weight

@@ -127,7 +127,9 @@ def read_mapping(entry: Any, reader: Reader) -> list[Draft]:
             continue
         content = message.get("content")
         kind = content.get("content_type") if isinstance(content, dict) else "text"
-        if kind not in ("text", None):
+        if kind == "multimodal_text" and isinstance(content, dict):
+            message = {**message, "content": {"parts": _words_of(content, reader)}}
+        elif kind not in ("text", None):
             reader.passed_over[f"ChatGPT: {kind}"[:80]] += 1
             continue
         turn = reader.turn(message, "message", len(turns))
@@ -137,6 +139,19 @@ def read_mapping(entry: Any, reader: Reader) -> list[Draft]:
     _count_others(reader, "ChatGPT", len(mapping) - len(path))
     reader.leave(entry, {"mapping", "current_node", *ID_KEYS})
     return [Draft(turns)]
+
+
+def _words_of(content: Mapping[str, Any], reader: Reader) -> list[Any]:
+    """The words of a message with pictures or speech, which are counted by kind."""
+    words: list[Any] = []
+    for part in content.get("parts") or []:
+        if not isinstance(part, dict):
+            words.append(part)
+        elif part.get("content_type") == "audio_transcription" and part.get("text"):
+            words.append(part["text"])
+        else:
+            reader.passed_over[f"ChatGPT: {part.get('content_type', 'other parts')}"[:80]] += 1
+    return words
 
 
 def _branch(mapping: dict[str, Any], place: Any) -> list[dict[str, Any]]:
