@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
+from tuning.corpus.columns import Columns
 from tuning.corpus.duplicates import bands_for
 from tuning.corpus.id_stems import warning
 from tuning.corpus.ledger import account, describe
@@ -36,6 +38,8 @@ from tuning.run.process import run_stage
 MAX_NAMED = 20
 """Keys and kinds that are named in one line; the ledger has them all."""
 PRIVATE = "private.jsonl"
+INVALID = "invalid.jsonl"
+PASS_OVER = "data.on_invalid: skip passes over such a file of a folder, by its name."
 MANY_DUPLICATES = 0.1
 """The share of the input beyond which what is left out as duplicates is said loudly."""
 
@@ -84,6 +88,8 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
             with_test = data.test_fraction > 0
             write_sides(folder, catalogue, selection, private, with_test=with_test)
             write_dropped(folder / "dropped.jsonl", catalogue, selection, private)
+        if data.on_invalid == "skip":
+            catalogue.write_invalid(folder / INVALID)
         split = shared_between_sides(selection, catalogue)
         assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
         print_summary(ledger["num_dialogues"])
@@ -112,7 +118,9 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
         The number of bytes that could not be read, where ``data.on_invalid`` is skip.
     """
     files, passed_over = with_channels(data_files(path))
+    columns = Columns(data.columns)
     breaks: list[Break] = []
+    num_unread = 0
     on_break = breaks.append if data.on_invalid == "skip" else None
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
         if passed_over:
@@ -121,19 +129,40 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
             name = str(file.relative_to(path)) if file != path else ""
             beside: list[str] = []
             before, num_breaks = catalogue.num_records, len(breaks)
-            pieces = read_dialogues_of(file, name, on_break=on_break, on_beside=beside.append)
-            for piece in map_in_order(partial(Cleaner, data), pieces):
-                catalogue.add(piece)
-                progress.update(piece.num_raw_characters)
-            num_records = catalogue.num_records - before
-            if not num_records:
-                raise UserError(f"{file} holds no dialogue.")
+            pieces = read_dialogues_of(
+                file, name, columns=columns, on_break=on_break, on_beside=beside.append
+            )
+            try:
+                first = next(pieces, None)  # fails if the file is none of records
+                begun = chain([first], pieces) if first is not None else pieces
+                for piece in map_in_order(partial(Cleaner, data), begun):
+                    catalogue.add(piece)
+                    progress.update(piece.num_raw_characters)
+                num_records = catalogue.num_records - before
+                if not num_records:
+                    raise UserError(f"{file} holds no dialogue.")
+            except UserError as error:
+                if file == path or catalogue.num_records > before:
+                    raise
+                if data.on_invalid == "error":
+                    raise UserError(f"{error} {PASS_OVER}") from None
+                progress.write(f"prep: passed over, since data.on_invalid is skip: {error}")
+                num_unread += num_bytes_of(file)
+                continue
             progress.write(f"prep: {file}: {num_records:,} records")
             if beside:
                 progress.write(f"prep: {file}: beside the records, not used: {named(beside)}")
             for found in breaks[num_breaks:]:
                 progress.write(break_message(found))
-    return sum(found.num_bytes for found in breaks)
+    if not catalogue.num_records:
+        raise UserError(f"{path} holds no dialogue: all of its files were passed over.")
+    return num_unread + sum(found.num_bytes for found in breaks)
+
+
+def num_bytes_of(path: Path) -> int:
+    """The size of a file, or of those in a folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def named(names: list[str]) -> str:
@@ -160,7 +189,8 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     if data.on_invalid == "error":
         raise UserError(message)
     print(
-        f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip",
+        f"prep: {message.rpartition(chr(10))[0]}\n"
+        f"prep: dropped into {INVALID}, since data.on_invalid is skip",
         file=sys.stderr,
     )
 

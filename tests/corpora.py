@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stages.prep import prepare
+from tuning.corpus.columns import Columns
 from tuning.corpus.message_rows import read_dialogues_of
 from tuning.corpus.records import Record, RecordReader
 from tuning.dialogue import Dialogue, Turn, from_line, read_dialogues
@@ -160,7 +161,8 @@ def read_file(path: Path, **changes: Any) -> Read:
     """Read a file as prep does."""
     read = RecordReader(data_params(**changes))
     beside: list[str] = []
-    pieces = read_dialogues_of(path, "", on_beside=beside.append)
+    columns = Columns(data_params(**changes).columns)
+    pieces = read_dialogues_of(path, "", columns=columns, on_beside=beside.append)
     records = [record for piece in pieces for raw in piece.records() for record in read(raw)]
     return Read(records, dict(read.reader.unused), dict(read.reader.passed_over), beside)
 

@@ -22,6 +22,7 @@ from tests.corpora import (
 from tuning.dialogue import Dialogue, Turn
 from tuning.reading import records as reading
 from tuning.run.errors import UserError
+from tuning.run.params import ColumnsParams
 
 
 def said(read: Read) -> list[tuple[str, str]]:
@@ -471,6 +472,77 @@ def test_rows_of_a_conversation_are_gathered_in_order(
         Dialogue("x", (user("4"), assistant("5", weight=0.0))),
     ]
     assert found.unused == {"message.lang": 1}
+
+
+def test_rows_of_channels_are_a_log_each_wherever_they_stand(tmp_path: Path) -> None:
+    rows = [
+        {"channel": f"c{n % 2}", "user": "ann", "text": f"{n}", "ts": 1e9 + 3600 * n}
+        for n in range(6)
+    ]
+    rows.append({"channel": None, "user": "bo", "text": "alone", "ts": 1e9})
+    found = read_file(lines(tmp_path / "mine.jsonl", rows), session_gap_hours=2.5)
+    assert [(d.dialogue_id, [t.utterance for t in d.turns]) for d in found.dialogues] == [
+        ("c0", ["0", "2", "4"]),
+        ("c1", ["1", "3", "5"]),
+        ("mine", ["alone"]),
+    ]
+    assert found.unused == {}
+    apart = read_file(tmp_path / "mine.jsonl", session_gap_hours=1.5)
+    assert len(apart.dialogues) == 7
+
+
+@pytest.mark.parametrize(
+    ("numbers", "conversations"),
+    [
+        ([0, 1, 2, 0, 1, 0, 1], [[0, 1, 2], [3, 4], [5, 6]]),
+        ([1, 1, 2, 2, 1, 1], [[0, 1, 2, 3], [4, 5]]),
+        (["1", "2", "10", "1"], [[0, 1, 2], [3]]),
+        ([5, 6, 8], [[0, 1, 2]]),
+        ([2, 3, 1], [[2, 0, 1]]),
+    ],
+)
+def test_rows_without_conversations_begin_one_where_their_turns_begin_anew(
+    tmp_path: Path, numbers: list[Any], conversations: list[list[int]]
+) -> None:
+    rows = [{"turn_idx": n, "speaker": "A", "text": f"{i}"} for i, n in enumerate(numbers)]
+    found = read_file(lines(tmp_path / "mine.jsonl", rows))
+    assert [[int(turn.utterance) for turn in d.turns] for d in found.dialogues] == conversations
+    names = [f"mine/{n + 1}" for n in range(len(conversations))]
+    ids = [dialogue.dialogue_id for dialogue in found.dialogues]
+    assert ids == (names if len(names) > 1 else ["mine"])
+
+
+def test_rows_of_a_conversation_are_sorted_by_their_turns(tmp_path: Path) -> None:
+    rows = [
+        {"c_id": n // 3, "turn_id": f"{-n % 3}", "speaker": "A", "text": f"{n}"} for n in range(6)
+    ]
+    found = read_file(lines(tmp_path / "mine.jsonl", rows))
+    assert [[turn.utterance for turn in d.turns] for d in found.dialogues] == [
+        ["0", "2", "1"],
+        ["3", "5", "4"],
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_with_names_of_their_own_are_gathered_by_columns(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {"talk": f"t{n // 2}", "persona": "Ann" if n % 2 else "Model", "line": f"{n}", "mood": "ok"}
+        for n in range(4)
+    ]
+    path = lines(tmp_path / f"mine{suffix}", rows)
+    if suffix == ".csv":
+        cells = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        path.write_text("\n".join(cells))
+    nothing = dict.fromkeys(("list", "who", "text", "role", "id"))
+    paths = {"who": "persona", "text": "line"}
+    for own, names in (({"id": "talk"}, ["t0", "t1"]), ({}, ["mine"])):
+        columns = ColumnsParams.model_validate(nothing | paths | own)
+        found = read_file(path, columns=columns)
+        assert [dialogue.dialogue_id for dialogue in found.dialogues] == names
+        assert [t for d in found.dialogues for t in d.turns] == [
+            Turn("Model" if n % 2 == 0 else "Ann", f"{n}") for n in range(4)
+        ]
+        assert found.unused == {"message.mood": 4} | ({} if own else {"message.talk": 4})
 
 
 def test_conversations_are_the_same_in_any_pieces(

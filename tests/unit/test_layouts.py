@@ -215,7 +215,7 @@ def test_one_file_may_mix_layouts(tmp_path: Path) -> None:
     assert [d.turns for d in read_file(path).dialogues] == [t for _, t in LAYOUTS.values()]
 
 
-NO_RECORD = ("content of message and agent", "a list under another name", "a dict of lists")
+NO_RECORD = ("content of message and agent", "a list under another name")
 """In a file of its own, nothing tells such an object from a table of records by id."""
 ONE_RECORD = [n for n, record in PEOPLE.items() if isinstance(record, dict) and n not in NO_RECORD]
 

@@ -116,10 +116,8 @@ def test_other_parts_are_faults_as_before() -> None:
 
 @pytest.mark.parametrize("arguments", ["lamp", "{'item': 'lamp'}", '{"a": 1', '{"a": 1, "a": 2}'])
 def test_arguments_that_are_no_json_are_a_fault_by_the_calls_name(arguments: str) -> None:
-    for call in (
-        {"function": {"name": "f", "arguments": arguments}},
-        {"name": "f", "input": arguments},
-    ):
+    own = {"name": "f", "arguments": arguments}
+    for call in ({"function": own}, {"name": "f", "input": arguments}):
         entry = {"messages": [QUESTION, {"role": "assistant", "tool_calls": [call]}]}
         reason, fault = read_entry(entry).fault
         assert reason in ("not_json", "repeated_key")

@@ -147,10 +147,9 @@ def test_messages_that_say_their_turns_are_in_that_order(key: str, number: type)
 
 
 def test_turns_that_share_a_number_stand_as_they_came() -> None:
-    said = [{"speaker": who, "text": who, "turn_id": n} for n, who in enumerate("ABCD", start=2)]
-    shared = [row | {"turn_id": row["turn_id"] // 2} for row in said]
-    assert [turn.speaker for turn in read_entry(turns(*shared)).turns] == [*"ABCD"]
-    reason, fault = read_entry(turns(*shared, said[0] | {"turn_id": 1})).fault
+    said = [{"speaker": who, "text": who, "turn_id": n // 2} for n, who in enumerate("ABCD")]
+    assert [turn.speaker for turn in read_entry(turns(*said)).turns] == [*"ABCD"]
+    reason, fault = read_entry(turns(*said, said[0])).fault
     assert (reason, fault[:16]) == ("wrong_layout", "turn: 'turn_id' ")
 
 
@@ -214,6 +213,17 @@ def test_a_long_dialogue_is_cut_into_parts_of_so_many_turns() -> None:
         ("line-1/4", 1),
     ]
     assert [t.utterance for d in parts for t in d.turns] == [f"{n}" for n in range(3001)]
+
+
+def test_every_part_of_a_dialogue_has_its_system_text_and_its_tools() -> None:
+    said = [{"role": "system", "content": "Be \x01kind."}, *[USER, ASSISTANT] * 2, USER]
+    found = read_entry({**messages(*said), "tools": [{"name": "f"}]}, session_turns=2)
+    for dialogue, wanted in zip(found.dialogues, [2, 2, 1], strict=True):
+        assert dialogue.turns == (system("Be kind."), *[user("q"), assistant("a")][:wanted])
+        assert dialogue.tools == '[{"name": "f"}]'
+    assert len(read_entry(messages(*said[:3]), session_turns=2).dialogues) == 1
+    alone = read_entry(messages(said[0]), session_turns=2)
+    assert alone.turns == [system("Be kind.")]
 
 
 def test_only_logs_of_chats_are_cut_by_time() -> None:

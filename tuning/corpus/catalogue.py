@@ -32,6 +32,7 @@ class Catalogue:
         self._rows = (folder / "rows").open("w+b")
         self._speakers = (folder / "speakers").open("w+b")
         self._runs = (folder / "runs").open("w+b")
+        self._invalid = (folder / "invalid").open("w+b")
         self._bands = [(folder / f"band-{n}").open("w+b") for n in range(num_bands)]
         self.num_records = 0
         self.num_raw_turns = 0
@@ -51,7 +52,8 @@ class Catalogue:
 
     def __exit__(self, *_: object) -> None:
         """Remove the scratch files."""
-        for file in (self._lines, self._rows, self._speakers, self._runs, *self._bands):
+        files = (self._lines, self._rows, self._speakers, self._runs, self._invalid)
+        for file in (*files, *self._bands):
             file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -61,6 +63,7 @@ class Catalogue:
         piece.rows.tofile(self._rows)
         piece.speakers.tofile(self._speakers)
         piece.runs.tofile(self._runs)
+        self._invalid.write(piece.invalid_lines)
         self.num_records += piece.num_records
         self.num_raw_turns += piece.num_raw_turns
         self.num_raw_characters += piece.num_raw_characters
@@ -131,6 +134,12 @@ class Catalogue:
         """Hashed names of all dialogues' speakers, ``rows["num_speakers"]`` for each."""
         self._speakers.seek(0)
         return np.fromfile(self._speakers, np.uint64)
+
+    def write_invalid(self, path: Path) -> None:
+        """Write a line for each invalid record: its place, the reason, and how it begins."""
+        self._invalid.seek(0)
+        with path.open("wb") as file:
+            shutil.copyfileobj(self._invalid, file)
 
     def line(self, index: int) -> tuple[str, bytes]:
         """One dialogue's place in the input, and its line with the line end."""

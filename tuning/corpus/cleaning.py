@@ -6,6 +6,7 @@ about a dialogue here depends on that dialogue alone.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,16 +22,18 @@ from tuning.corpus.duplicates import (
     said_here,
     shingle_hashes,
 )
-from tuning.corpus.private_data import dump, find_in
+from tuning.corpus.private_data import dump, find_in, redacted
 from tuning.corpus.records import SPEAKERS, Record, RecordReader
 from tuning.corpus.split import draw, side_of
 from tuning.dialogue import Dialogue, to_line
-from tuning.reading.pieces import Piece
+from tuning.reading.pieces import Piece, RawRecord
 from tuning.run.params import DataParams
 
 FEW_SPEAKERS = 1
 FEW_TURNS = 2
 MAX_FAULTS = 20
+MAX_RAW_CHARACTERS = 2000
+"""Of an invalid record's text, those that are listed."""
 
 ROW = np.dtype(
     [
@@ -75,6 +78,8 @@ class CleanPiece:
     """Records that are not dialogues, by reason."""
     faults: list[tuple[str, str]] = field(default_factory=list)
     """The first invalid records: place, and what was found and wanted."""
+    invalid_lines: bytes = b""
+    """A JSON line for each invalid record, if they are left out."""
     roles: Counter[str] = field(default_factory=Counter)
     """Turns by role; people's have none."""
     groupings: Counter[str] = field(default_factory=Counter)
@@ -95,7 +100,9 @@ class Cleaner:
     def __call__(self, piece: Piece) -> CleanPiece:
         """Decode, check, clean and hash one piece."""
         read = RecordReader(self._data)  # anew, with counts of its own
-        records = [record for raw in piece.records() for record in read(raw)]
+        raw_records = [(raw, record) for raw in piece.records() for record in read(raw)]
+        records = [record for _, record in raw_records]
+        is_kept = self._data.on_invalid == "skip"
         good = [(r, r.dialogue) for r in records if r.dialogue is not None]
         dialogues = [dialogue for _, dialogue in good]
         words = [normalised_words(dialogue) for dialogue in dialogues]
@@ -130,11 +137,26 @@ class Cleaner:
             num_records=len(records),
             invalid=Counter(r.reason for r in records if r.fault),
             faults=faults[:MAX_FAULTS],
+            invalid_lines=b"".join(
+                self._invalid_line(raw, record)
+                for raw, record in raw_records
+                if record.fault and is_kept
+            ),
             roles=Counter(str(t.role) for d in dialogues for t in d.turns if t.role is not None),
             groupings=Counter(r.grouping for r, _ in good if r.grouping),
             unused=read.reader.unused,
             passed_over=read.reader.passed_over,
         )
+
+    def _invalid_line(self, raw: RawRecord, record: Record) -> bytes:
+        """An invalid record's place, the reason, and its text as it came, cut to a sane length."""
+        text = raw.text if isinstance(raw.text, str) else raw.text.decode(errors="replace")
+        values = [record.fault, text[:MAX_RAW_CHARACTERS]]
+        if self._data.redact == "replace":
+            values = [redacted(value, self._data.phone_region) for value in values]
+        line = {"where": record.where, "reason": record.reason}
+        line |= dict(zip(("fault", "text"), values, strict=True))
+        return f"{json.dumps(line, ensure_ascii=False)}\n".encode(errors="replace")
 
     def _private(self, dialogue: Dialogue) -> str:
         if self._data.redact == "none":

@@ -89,6 +89,8 @@ CONVERSATION_KEYS: Final = (
     "conversation",
 )
 """Names of a conversation where each message is a row."""
+CHANNEL_KEYS: Final = ("channel", "channel_id", "channel_name", "room", "room_id")
+"""Names of a place where people go on and on, where each message is a row."""
 SILLY_TAVERN: Final = ("is_user", "is_system")
 """Its flags: who speaks, and whether a message is hidden."""
 TIME_KEYS: Final = (

@@ -131,8 +131,13 @@ class RecordReader:
         )
 
     def _sessions(self, draft: Draft) -> Iterator[list[DraftTurn]]:
-        """Cut a log by gaps in time, and what is longer than a session by its number of turns."""
-        turns = draft.turns
+        """Cut a log by gaps in time, and what is longer than a session by its number of turns.
+
+        The system text that a dialogue begins with begins each part, beside so many turns.
+        """
+        is_system = [turn.role == "system" for turn in draft.turns]
+        num_system = is_system.index(False) if False in is_system else 0
+        system, turns = draft.turns[:num_system], draft.turns[num_system:]
         starts = [0]
         if draft.is_log and self._data.session_gap_hours is not None:
             times = [time_of(turn.time) for turn in turns]
@@ -144,7 +149,8 @@ class RecordReader:
         most = self._data.session_turns or max(1, len(turns))
         for start, stop in zip(starts, [*starts[1:], len(turns)], strict=True):
             for first in range(start, max(stop, start + 1), most):
-                yield turns[first : min(first + most, stop)]
+                own = [replace(turn, lines=[*turn.lines]) for turn in system]
+                yield [*own, *turns[first : min(first + most, stop)]]
 
     def _groups(self, entry: Any, draft: Draft, dialogue: Dialogue) -> tuple[str, ...]:
         """The group or groups that a dialogue belongs to; every dialogue must name one."""
