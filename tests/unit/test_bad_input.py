@@ -96,6 +96,12 @@ def turns(*texts: Any, **fields: Any) -> bytes:
 
 
 REFUSED = [
+    pytest.param(
+        "x.txt",
+        b"[10:02] <ann> Hello\n[10:03] <bob> Hi\n",
+        f"x.txt is a text file that begins with '[10:02] <ann> Hello'; {NO_RECORDS}",
+        id="text log",
+    ),
     pytest.param("x.json", b"", "x.json is empty.", id="empty file"),
     pytest.param("x.jsonl", b"", "x.jsonl is empty.", id="empty JSONL file"),
     pytest.param("x.json", b"\xef\xbb\xbf \n", "x.json is empty.", id="byte-order mark alone"),

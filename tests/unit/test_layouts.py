@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from ruamel.yaml import YAML
 
 from stages.prep import read_all
 from tests.corpora import (
@@ -591,6 +592,68 @@ def test_an_answer_beside_messages_is_refused_with_what_takes_it() -> None:
     for path, wanted in ((with_it, [user("Hello"), assistant("Hi")]), (without, [user("Hello")])):
         columns = ColumnsParams(list=path, who=None, text=None, role=None, id=None)
         assert read_entry(record, columns=columns).turns == wanted
+
+
+@pytest.mark.parametrize(
+    "record", [{"Frage": "Hello", "Antwort": "Hi"}, {"id": "7", "my q": "Hello", "a-1": "Hi"}]
+)
+def test_two_texts_of_unknown_names_are_refused_with_what_takes_them(
+    record: dict[str, Any],
+) -> None:
+    reason, fault = read_entry(record).fault
+    assert reason == "unknown_layout"
+    advice = fault[fault.index("data.columns: ") + len("data.columns: ") :]
+    columns = YAML(typ="safe").load(advice)
+    nothing = dict.fromkeys(("list", "who", "text", "role", "id"))
+    found = read_entry(record, columns=ColumnsParams.model_validate(nothing | columns))
+    assert found.turns == [user("Hello"), assistant("Hi")]
+
+
+def test_keys_may_be_spelled_as_in_javascript() -> None:
+    said = [
+        {"senderName": "Ann", "text": "Hello", "createdAt": 1},
+        {"senderName": "Bo", "text": "Hi"},
+    ]
+    found = read_entry({"chatMessages": said})
+    assert found.turns == [Turn("Ann", "Hello"), Turn("Bo", "Hi")]
+    assert found.unused == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "speakers"),
+    [
+        ("direction", ["incoming", "outgoing"], ["incoming", "outgoing"]),
+        ("is_from_me", [0, 1], ["other", "me"]),
+        ("fromMe", [True, False], ["me", "other"]),
+        ("speaker_idx", [4, 7], ["4", "7"]),
+    ],
+)
+def test_who_speaks_may_be_a_direction_or_a_flag(
+    key: str, values: list[Any], speakers: list[str]
+) -> None:
+    said = [{key: value, "text": "Hello"} for value in (*values, values[1])]
+    found = read_entry({"messages": said})
+    assert [turn.speaker for turn in found.turns] == [*speakers, speakers[1]]
+    assert found.unused == {}
+
+
+def test_replies_within_a_list_of_messages_are_no_dialogue() -> None:
+    said = [{"author": "Ann", "body": "Hello", "replies": [{"author": "Bo", "body": "Hi"}]}]
+    reason, fault = read_entry({"comments": [*said, {"author": "Cem", "body": "No"}]}).fault
+    assert (reason, fault[:24]) == ("wrong_layout", "turn 1: found 'replies' ")
+    assert read_entry({"comments": [said[0] | {"replies": []}]}).turns == [Turn("Ann", "Hello")]
+
+
+def test_a_message_and_its_response_may_have_a_chat_history() -> None:
+    past = [{"role": "USER", "message": "a"}, {"role": "CHATBOT", "message": "b"}]
+    found = read_entry({"chat_history": past, "message": "c", "response": "d"})
+    assert found.turns == [
+        user("a", weight=0.0),
+        assistant("b", weight=0.0),
+        user("c"),
+        assistant("d"),
+    ]
+    assert found.unused == {}
 
 
 @pytest.mark.parametrize("answers", [{"a": ["x", "y"], "b": ["z", "x"]}, {"text": ["x", "y"]}])

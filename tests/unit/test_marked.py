@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.corpora import assistant, read_entry, system, user
+from tests.corpora import assistant, read_entry, system, tool, user
 from tuning.dialogue import Turn
 from tuning.run.params import ColumnsParams
 
@@ -52,6 +52,30 @@ def test_a_prompt_that_ends_before_the_answer_is_joined_with_it(name: str) -> No
     prompt, mark, answer = TEXTS[name].rpartition("Hi")
     found = read_entry({"prompt": prompt, "completion": mark + answer})
     assert found.turns == TURNS
+
+
+def test_alpacas_text_is_instruction_input_and_response() -> None:
+    text = "### Instruction:\nName it.\n\n### Input:\na lamp\n\n### Response:\nLamp."
+    said = [user("Name it.\na lamp"), assistant("Lamp.")]
+    assert read_entry({"text": text}).turns == said
+    assert read_entry({"text": f"Below is a task.\n\n{text}</s>"}).turns == [
+        system("Below is a task."),
+        *said,
+    ]
+    assert read_entry({"text": "### Instruction:\nName it."}).fault[0] == "unknown_layout"
+
+
+@pytest.mark.parametrize("key", ["text", "chat", "conversation", "dialogue"])
+def test_a_dialogue_of_words_may_have_a_tool_and_ends(key: str) -> None:
+    text = "USER: q\n\n\nASSISTANT: f() <|endoftext|>\n\n\nFUNCTION RESPONSE: 3\nASSISTANT: a</s>"
+    found = read_entry({"system": "Be kind.", key: text})
+    assert found.turns == [
+        system("Be kind."),
+        user("q"),
+        assistant("f()"),
+        tool("3"),
+        assistant("a"),
+    ]
 
 
 def test_a_template_may_name_people_and_a_team_has_its_own_roles() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.corpora import assistant, read_entry, system, tool, user
+from tests.corpora import assistant, read_entry, read_file, system, tool, user
 from tuning.dialogue import ToolCall
+from tuning.run.params import ColumnsParams
 
 QUESTION = {"role": "user", "content": "What is a lamp?"}
 PRICE = ToolCall("price_of", '{"item": "lamp"}', "k1")
@@ -103,6 +107,102 @@ def test_a_call_may_come_first_and_thoughts_may_come_last() -> None:
     assert read_entry({"messages": [QUESTION, *thought]}).turns[1] == assistant(
         "", reasoning="Hm.", tool_calls=(PRICE,)
     )
+
+
+def test_a_thought_may_have_a_channel_of_its_own() -> None:
+    """Harmony's: gpt-oss."""
+    thought, said = ({"role": "assistant", "channel": c} for c in ("analysis", "final"))
+    found = read_entry(
+        {"messages": [QUESTION, thought | {"content": "Hm."}, said | {"content": "a"}]}
+    )
+    assert found.turns == [user("What is a lamp?"), assistant("a", reasoning="Hm.")]
+    assert found.unused == {"message.channel": 1}
+
+
+def test_geminis_messages_have_parts() -> None:
+    contents = [
+        {"role": "user", "parts": [{"text": "q"}, {"text": "r"}]},
+        {"role": "model", "parts": [{"text": "a"}]},
+    ]
+    for key in ("systemInstruction", "system_instruction"):
+        beside = {key: {"role": "system", "parts": [{"text": "Be kind."}]}}
+        found = read_entry({**beside, "contents": contents})
+        assert found.turns == [system("Be kind."), user("q\nr"), assistant("a")]
+        assert found.unused == {}
+    call = {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}
+    assert read_entry({"contents": [contents[0], call]}).fault[0] == "not_text"
+
+
+WRAPPED: dict[str, list[Any]] = {
+    "LangChain": [
+        {"type": "human", "data": {"content": "q", "additional_kwargs": {}}},
+        {"type": "ai", "data": {"content": "a", "additional_kwargs": {}}},
+    ],
+    "an agent's log": [
+        {"type": "user", "message": {"role": "user", "content": "q"}},
+        {"type": "assistant", "message": {"role": "assistant", "content": [text("a")]}},
+    ],
+    "JSON texts": ['{"role": "user", "content": "q"}', '{"role": "assistant", "content": "a"}'],
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_message_may_stand_within_another_object_or_as_json(name: str) -> None:
+    found = read_entry({"messages": WRAPPED[name]})
+    assert found.turns == [user("q"), assistant("a")]
+    assert {*found.unused} <= {"message.type"}
+
+
+def test_an_agents_log_is_gathered_by_session(tmp_path: Path) -> None:
+    rows = [
+        row | {"sessionId": f"s{n // 2}"} for n, row in enumerate(WRAPPED["an agent's log"] * 2)
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_file(path).dialogues
+    assert [dialogue.dialogue_id for dialogue in found] == ["s0", "s1"]
+    assert {dialogue.turns for dialogue in found} == {(user("q"), assistant("a"))}
+
+
+MESSAGES = [{"role": "system", "content": "Be kind."}, QUESTION]
+CHOICES = [{"message": {"role": "assistant", "content": c}, "index": 0} for c in ("a", "b")]
+LOGGED: dict[str, dict[str, Any]] = {
+    "a batch": {
+        "body": {"messages": MESSAGES, "model": "m"},
+        "response": {"body": {"choices": CHOICES, "usage": {}}},
+    },
+    "a proxy's": {
+        "request": {"messages": MESSAGES, "model": "m"},
+        "response": {"choices": CHOICES},
+    },
+    "side by side": {"messages": MESSAGES, "choices": CHOICES, "model": "m"},
+}
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_of_a_logged_request_only_the_response_is_trained(name: str) -> None:
+    found = read_entry({"custom_id": "r1", **LOGGED[name]})
+    assert found.turns == [
+        system("Be kind.", weight=0.0),
+        user("What is a lamp?", weight=0.0),
+        assistant("a"),
+    ]
+    assert (found.unused["model"], found.passed_over) == (1, {"OpenAI: other choices": 1})
+
+
+def test_an_answer_that_is_a_message_beside_others_is_refused() -> None:
+    for answer in ({"role": "assistant", "content": "a"}, "a"):
+        reason, fault = read_entry({"messages": MESSAGES, "response": answer}).fault
+        assert reason == "wrong_layout"
+        advice = re.search(r'list: "(.*?)"}', fault)
+        assert advice
+        paths = dict.fromkeys(("list", "who", "text", "role", "id")) | {"list": advice[1]}
+        columns = ColumnsParams.model_validate(paths)
+        assert read_entry({"messages": MESSAGES, "response": answer}, columns=columns).turns == [
+            system("Be kind."),
+            user("What is a lamp?"),
+            assistant("a"),
+        ]
 
 
 def test_other_parts_are_faults_as_before() -> None:

@@ -13,7 +13,7 @@ from tuning.corpus.faults import Invalid, checked, found
 from tuning.corpus.flags import weigh
 from tuning.corpus.layouts import list_of
 from tuning.corpus.marked import marked_turns
-from tuning.corpus.message_keys import TEXT_KEYS, WHO_KEYS
+from tuning.corpus.message_keys import TEXT_KEYS, WHO_KEYS, spelled
 from tuning.corpus.messages import Reader, as_rows, is_spoken
 from tuning.run.errors import UserError
 from tuning.run.params import ColumnsParams
@@ -110,7 +110,7 @@ class Columns:
         for part, (name, others) in _FIELDS.items():
             if part in self._paths:
                 mapped[name] = search(self._paths[part], item, f"data.columns.{part}")
-                replaced |= {key for key in item if key.strip().casefold() in others}
+                replaced |= {key for key in item if spelled(key) in others}
                 used |= fields_of(self._paths[part])
         reader.leave({key: item[key] for key in replaced}, used, "message.")
         kept = {key: value for key, value in item.items() if key not in replaced | used | named}

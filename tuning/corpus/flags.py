@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tuning.corpus.drafts import DraftTurn
 from tuning.corpus.faults import Invalid, found
-from tuning.corpus.message_keys import FLAG_KEYS, MASKS, METRICS
+from tuning.corpus.message_keys import FLAG_KEYS, MASKS, METRICS, spelled
 
 _FLAGS: Final = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
@@ -29,7 +29,7 @@ def flags_of(entry: Mapping[str, Any]) -> list[str]:
     return [
         key
         for key, value in entry.items()
-        if key.strip().casefold() in FLAG_KEYS
+        if spelled(key) in FLAG_KEYS
         and not isinstance(value, dict | list)
         and not is_measured(key, value)
     ]
@@ -37,7 +37,7 @@ def flags_of(entry: Mapping[str, Any]) -> list[str]:
 
 def is_measured(key: str, value: Any) -> bool:
     """Tell whether what may be a flag is a figure: somebody's measured loss."""
-    if key.strip().casefold() not in METRICS or isinstance(value, bool):
+    if spelled(key) not in METRICS or isinstance(value, bool):
         return False
     try:
         return float(value) not in (0, 1)
@@ -58,9 +58,9 @@ def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> floa
             continue
         flag = _FLAGS.get(str(value).strip().casefold())
         if flag is None:
-            is_mask = key.strip().casefold() in MASKS
+            is_mask = spelled(key) in MASKS
             meaning = "1 (not trained) or 0 (trained)" if is_mask else "1 (trained) or 0 (not)"
             raise Invalid("weight", f"{where}: {key!r}: wanted {meaning}, {found(value)}")
-        is_trained = flag != (key.strip().casefold() in MASKS)
+        is_trained = flag != (spelled(key) in MASKS)
         weight = min(weight, float(is_trained))
     return weight

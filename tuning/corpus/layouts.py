@@ -6,16 +6,17 @@ row is a layout: whether a record has its shape, and how it is read into drafts 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tuning.corpus import chat_apps, marked, pairs, trees
+from tuning.corpus import chat_apps, logged, marked, pairs, trees
 from tuning.corpus.beside import ID_KEYS, id_of, with_beside
 from tuning.corpus.drafts import Draft
-from tuning.corpus.faults import Invalid, holds, keys, unpacked
+from tuning.corpus.faults import Invalid, keys, unpacked
 from tuning.corpus.flags import weigh
-from tuning.corpus.message_keys import LIST_KEYS, spellings
+from tuning.corpus.message_keys import LIST_KEYS, spelled, spellings
 from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken
 from tuning.corpus.roles import role_of
 
@@ -57,15 +58,15 @@ def _other_list(entry: Mapping[str, Any]) -> str | None:
 
 def _usual_lists(entry: Mapping[str, Any]) -> list[str]:
     """The keys of an object that usually hold a list of messages, the most usual first."""
-    spelled = spellings(entry)
-    return [spelled[name] for name in LIST_KEYS if name in spelled]
+    keys_of = spellings(entry)
+    return [keys_of[name] for name in LIST_KEYS if name in keys_of]
 
 
 def _is_list_of_messages(key: str, value: Any) -> bool:
     """Objects, texts, blocks of objects, or their form as JSON text or as a dict of lists."""
-    if key.strip().casefold() in _ALSO_TEXTS and isinstance(value, str):
+    if spelled(key) in _ALSO_TEXTS and isinstance(value, str):
         return False
-    if key.strip().casefold() == "content":  # or the parts of a message
+    if spelled(key) == "content":  # or the parts of a message
         return _is_spoken_list(value)
     value = _unpacked_list(value)
     if isinstance(value, dict):
@@ -106,9 +107,10 @@ def _read_other(entry: Any, reader: Reader) -> list[Draft]:
 def _read_messages(entry: Any, reader: Reader, key: str) -> list[Draft]:
     """A list of messages, and beside it a system text, tools, and who speaks where texts stand."""
     items, used = as_rows(unpacked(entry[key]), key), {key, *ID_KEYS}
-    answer = next((k for k in _ANSWERS if isinstance(entry.get(k), str) and holds(entry[k])), None)
+    answer = next((k for k in _ANSWERS if k != key and _is_answer(entry.get(k))), None)
     if answer is not None:
-        spoken = f"{{role: 'assistant', content: {answer}}}"
+        is_text = isinstance(entry[answer], str)
+        spoken = f"{{role: 'assistant', content: {answer}}}" if is_text else answer
         raise Invalid(
             "wrong_layout",
             f"found {key!r} and {answer!r} beside it. If it is the answer, say so: data.columns: "
@@ -121,6 +123,10 @@ def _read_messages(entry: Any, reader: Reader, key: str) -> list[Draft]:
         items = [{"speaker": speaker, "text": text} for speaker, text in pairs]
         used.add(speakers)
     return [with_beside(entry, reader, Draft(reader.turns(items, "turn")), used)]
+
+
+def _is_answer(value: Any) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else is_spoken(value)
 
 
 def _is_list(entry: Any) -> bool:
@@ -270,6 +276,7 @@ _RECORDS: Final = (
         chat_apps.read_export,
     ),
     Layout("prompt and completion", "TRL, OpenAI's Responses", pairs.is_prompt, pairs.read_prompt),
+    Layout("request and response", "OpenAI's batches", logged.is_logged, logged.read_logged),
     Layout(
         "messages",
         "OpenAI, ShareGPT, Schema-Guided Dialogue, DailyDialog, BYU chit-chat, Claude's export",
@@ -353,8 +360,24 @@ def unknown_message(entry: Any) -> str:
     """Say what a record holds, what was wanted, and the mapping to start from."""
     lists = [k for k, v in entry.items() if isinstance(v, list)] if isinstance(entry, dict) else []
     start = f"list: {lists[0]}, who: …, text: …" if lists else "list: …, who: …, text: …"
+    texts = _texts_of(entry) if not lists and isinstance(entry, dict) else []
+    if len(texts) == 2:
+        said = zip(("user", "assistant"), texts, strict=True)
+        turns = ", ".join(f"{{role: '{role}', content: {_quoted(key)}}}" for role, key in said)
+        start = f'list: "[{turns}]"'
     return (
         f"its layout is not known: found {keys(entry)}; wanted a list of messages (each with a "
         "text and who says it), a prompt and its response, or a list of "
         f"texts. Or say where they are: data.columns: {{{start}}}"
     )
+
+
+def _texts_of(entry: Mapping[str, Any]) -> list[str]:
+    """The keys of an object's texts, its id left out."""
+    return [k for k, v in entry.items() if isinstance(v, str) and k not in ID_KEYS]
+
+
+def _quoted(key: str) -> str:
+    """A key as JMESPath has it within YAML: what is no plain name stands in quotation marks."""
+    is_plain = key.isascii() and key.isidentifier()
+    return key if is_plain else json.dumps(json.dumps(key, ensure_ascii=False))[1:-1]

@@ -1,7 +1,7 @@
 """One text that holds a whole dialogue, its turns behind marks: a template's, or ``### Human:``.
 
 A template's marks are told from text, so they are looked for in any text of a record; a word and a
-colon may be anything, so they are looked for under ``text`` alone.
+colon may be anything, so they are looked for under a dialogue's usual names.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from tuning.corpus.messages import Reader
 from tuning.corpus.roles import role_of
 
 _WORD: Final = re.compile(
-    r"(?:^|\n)(?:###\s*)?(Human|User|Assistant|System|Bot|AI|Prompter)\s*:[ \t]?", re.IGNORECASE
+    r"(?:^|\n)(?:###\s*)?(Human|User|Assistant|System|Bot|AI|Prompter|Function Response)\s*:[ \t]?",
+    re.IGNORECASE,
 )
+_WORD_KEYS: Final = ("text", "chat", "conversation", "dialogue", "dialog")
+_END: Final = re.compile(r"\s*(?:<\|endoftext\|>|</s>)\s*$")
+"""What a template of words puts behind an answer."""
+_ALPACA: Final = re.compile(r"(?:^|\n)### ?(Instruction|Input|Response):[ \t]*\n")
 _BEGIN: Final = re.compile(r"(?:\s|<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)*")
 """What may stand before the first mark."""
 
@@ -70,9 +75,13 @@ def is_marked(entry: Any) -> bool:
 
 
 def _marked_key(entry: Mapping[str, Any]) -> str | None:
-    text = entry.get("text")
-    if isinstance(text, str) and len(_WORD.findall(text)) > 1 and _WORD.match(text.lstrip()):
-        return "text"
+    for key in _WORD_KEYS:
+        text = entry.get(key)
+        if not isinstance(text, str):
+            continue
+        is_alpaca = {"Instruction", "Response"} <= {*_ALPACA.findall(text)}
+        if is_alpaca or (len(_WORD.findall(text)) > 1 and _WORD.match(text.lstrip())):
+            return key
     return next((key for key, value in entry.items() if is_templated(value)), None)
 
 
@@ -98,10 +107,24 @@ def marked_turns(text: str, reader: Reader) -> list[DraftTurn]:
     """Return the turns of a text with marks; what stands before the first is a system text."""
     if is_templated(text):
         return _templated_turns(text, reader)
-    parts = _WORD.split(text)
+    is_alpaca = len(_ALPACA.findall(text)) > 1
+    parts = (_ALPACA if is_alpaca else _WORD).split(text)
     before = parts[0].strip()
-    said = zip(parts[1::2], parts[2::2], strict=True)
+    said = [(name, _END.sub("", part)) for name, part in zip(parts[1::2], parts[2::2], strict=True)]
+    if is_alpaca:
+        said = _asked(said)
     return [*([_turn("system", before, reader)] if before else []), *_turns(said, reader)]
+
+
+def _asked(said: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Alpaca's parts as turns: an input belongs to the instruction before it."""
+    turns: list[tuple[str, str]] = []
+    for name, text in said:
+        if name == "Input" and turns:
+            turns[-1] = ("user", f"{turns[-1][1].strip()}\n{text}")
+        else:
+            turns.append(("assistant" if name == "Response" else "user", text))
+    return turns
 
 
 def _templated_turns(text: str, reader: Reader) -> list[DraftTurn]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 LIST_KEYS: Final = (
     "messages",
@@ -17,12 +20,23 @@ LIST_KEYS: Final = (
     "utterances",
     "thread",
     "chat_messages",
+    "contents",
     "chat",
     "log",
     "content",
 )
 """Usual names of a list of messages; else it is the one list of messages under any name."""
-TEXT_KEYS: Final = ("content", "value", "text", "utterance", "message", "mes", "body", "msg")
+TEXT_KEYS: Final = (
+    "content",
+    "value",
+    "text",
+    "utterance",
+    "message",
+    "mes",
+    "body",
+    "msg",
+    "parts",
+)
 WHO_KEYS: Final = (
     "role",
     "from",
@@ -36,7 +50,14 @@ WHO_KEYS: Final = (
     "participant",
     "who",
     "name",
+    "speaker_idx",
+    "speaker_index",
+    "author_id",
+    "sender_id",
+    "direction",
 )
+FROM_ME: Final = ("is_from_me", "from_me")
+"""Flags of messages that the owner of an export wrote, where no name tells who did."""
 ROLE_KEYS: Final = frozenset({"role", "from"})
 """Of these, the ones that say a role rather than a name."""
 PERSON_KEYS: Final = frozenset({"sender_name", "participant", "name"})
@@ -109,7 +130,13 @@ TIME_KEYS: Final = (
 
 def spellings(keys: Iterable[str]) -> dict[str, str]:
     """Return an object's keys by their usual spelling; of two that are spelled alike, the first."""
-    return {key.strip().casefold(): key for key in reversed(list(keys))}
+    return {spelled(key): key for key in reversed(list(keys))}
+
+
+@lru_cache(2**14)
+def spelled(key: str) -> str:
+    """Return a key as most data spells it: ``sender_name`` of ``senderName`` or ``Sender_Name``."""
+    return _CAMEL.sub("_", key.strip()).casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +163,20 @@ class Plan:
 @lru_cache(4096)
 def plan_of(names: tuple[str, ...]) -> Plan:
     """Return what an object's keys hold, in any case; of two spellings, the first counts."""
-    spelled = spellings(names)
+    keys = spellings(names)
 
     def first(wanted: Sequence[str]) -> str | None:
-        return next((spelled[key] for key in wanted if key in spelled), None)
+        return next((keys[key] for key in wanted if key in keys), None)
 
     who = first(WHO_KEYS)
-    texts = tuple(spelled[key] for key in TEXT_KEYS if spelled.get(key) not in (None, who))
-    name = first([key for key in NAME_KEYS if spelled.get(key) != who]) if who else None
-    flags = tuple(spelled[key] for key in FLAG_KEYS if key in spelled)
+    texts = tuple(keys[key] for key in TEXT_KEYS if keys.get(key) not in (None, who))
+    name = first([key for key in NAME_KEYS if keys.get(key) != who]) if who else None
+    flags = tuple(keys[key] for key in FLAG_KEYS if key in keys)
     reasoning, time = first(REASONING_KEYS), first(TIME_KEYS)
-    calls = tuple(spelled[key] for key in ("tool_calls", "function_call") if key in spelled)
+    calls = tuple(keys[key] for key in ("tool_calls", "function_call") if key in keys)
     call_id, turn = first(["tool_call_id"]), first(TURN_KEYS)
     used = {turn, who, name, reasoning, time, call_id, *texts, *flags, *calls, *SILLY_TAVERN}
-    used |= {spelled[key] for key in CONVERSATION_KEYS if key in spelled}
+    used |= {keys[key] for key in CONVERSATION_KEYS if key in keys}
     unused = tuple(key for key in names if key not in used)
     more = (
         name,

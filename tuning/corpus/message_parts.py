@@ -1,7 +1,7 @@
 """Messages of other interfaces as those of chat completions.
 
 Anthropic's Messages hold thoughts, calls and tools' answers as parts of a message's content;
-OpenAI's Responses have an item of its own for each.
+OpenAI's Responses have an item of its own for each, and Harmony a channel for thoughts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def as_messages(items: list[Any], passed_over: Counter[str]) -> list[Any]:
             said = _thoughts_of(item)
             thoughts += said
             passed_over["OpenAI: encrypted reasoning"] += not said
+        elif _is_analysis(item):
+            thoughts.append(item["content"])
         elif is_item(item):
             _add_item(messages, item, thoughts)
         elif isinstance(item, dict):
@@ -56,8 +58,20 @@ def _is_compound(item: Any) -> bool:
         return False
     if item.get("type") in _ITEMS and ("role" in item or is_item(item)):
         return True
+    if _is_analysis(item):
+        return True
     content = item.get("content")
     return isinstance(content, list) and any(_kind(part) in _PARTS for part in content)
+
+
+def _is_analysis(item: Any) -> bool:
+    """Tell whether a message is a thought by its channel (Harmony: gpt-oss)."""
+    return (
+        isinstance(item, dict)
+        and item.get("channel") == "analysis"
+        and item.get("role") == "assistant"
+        and isinstance(item.get("content"), str)
+    )
 
 
 def _kind(part: Any) -> Any:

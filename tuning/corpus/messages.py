@@ -16,7 +16,15 @@ from typing import Any, Final
 from tuning.corpus.drafts import DraftTurn
 from tuning.corpus.faults import NOT_TEXT, Invalid, checked, found, holds, keys, unpacked
 from tuning.corpus.flags import flags_of, is_measured, weight_of
-from tuning.corpus.message_keys import PERSON_KEYS, ROLE_KEYS, TEXT_KEYS, Plan, plan_of
+from tuning.corpus.message_keys import (
+    FROM_ME,
+    PERSON_KEYS,
+    ROLE_KEYS,
+    TEXT_KEYS,
+    Plan,
+    plan_of,
+    spelled,
+)
 from tuning.corpus.message_parts import as_messages, is_item
 from tuning.corpus.roles import NAMES_TOO, role_of
 from tuning.corpus.tool_calls import called, spells_call, tool_calls
@@ -79,8 +87,8 @@ class Reader:
                 time = item[plan.time] if plan.time is not None else None
                 return DraftTurn(known[0], [text], known[1], time=time)
         speaker, role = known or self._who(item, plan, where, number)
-        spelled = self._spelled(item, plan, role)
-        if plain is not None and not spelled and len(self._known) < NUM_KNOWN:
+        name_too = self._name_too(item, plan, role)
+        if plain is not None and not name_too and len(self._known) < NUM_KNOWN:
             self._known[plain] = speaker, role
         calls = tool_calls(item, plan, where, self.unused)
         reasoning = _reasoning(item, plan, where)
@@ -101,7 +109,7 @@ class Reader:
             tool_call_id=_call_id(item, plan, where),
             weight=weight_of(item, flags, where),
             time=item[plan.time] if plan.time else None,
-            spelled=spelled,
+            spelled=name_too,
         )
 
     def turns(self, items: Any, what: str) -> list[DraftTurn]:
@@ -110,10 +118,11 @@ class Reader:
         Raises:
             Invalid: something in it is no message, or only some of them say who speaks.
         """
-        items = as_rows(unpacked(items), what)
+        items = [unwrapped(item) for item in as_rows(unpacked(items), what)]
         if items and all(isinstance(item, str) for item in items):
             return self._named_texts(items, what) or alternating(items, what)
         items = as_messages(in_turn_order(items, what), self.passed_over)
+        _check_flat(items, what)
         shapes = {tuple(item) if isinstance(item, dict) else None for item in items}
         if len(shapes) == 1 and None not in shapes and "is_system" not in items[0]:
             turns = [self.turn(item, f"{what} {n + 1}", n) for n, item in enumerate(items)]
@@ -198,7 +207,10 @@ class Reader:
             role: Role | None = "user" if item["is_user"] else "assistant"
             return str(role), role
         if plan.who is None:
-            if speaker_key(item):  # LangChain
+            key = speaker_key(item)
+            if key is not None and spelled(key) in FROM_ME:
+                return ("me" if item[key] in (True, 1, "1", "true") else "other"), None
+            if key:  # LangChain
                 role = role_of(item["type"], self.roles)
                 return role or item["type"], role
             return "AB"[number % 2], None
@@ -212,7 +224,7 @@ class Reader:
                 return role, role
             return own or name, own or ("assistant" if bot else None)
         name = _name(who, f"{where}: {plan.who!r}")
-        if plan.who.strip().casefold() in PERSON_KEYS:
+        if spelled(plan.who) in PERSON_KEYS:
             role = self.roles.get(name.casefold())
         else:
             role = role_of(name, self.roles)
@@ -223,9 +235,9 @@ class Reader:
                 return own_name, role
         return role or name, role
 
-    def _spelled(self, item: Mapping[str, Any], plan: Plan, role: Role | None) -> str:
+    def _name_too(self, item: Mapping[str, Any], plan: Plan, role: Role | None) -> str:
         """A speaker's name that also spells a role, where the key is that of a speaker."""
-        if role is None or plan.who is None or plan.who.strip().casefold() in ROLE_KEYS:
+        if role is None or plan.who is None or spelled(plan.who) in ROLE_KEYS:
             return ""
         name = item[plan.who]
         folded = name.strip().casefold() if isinstance(name, str) else ""
@@ -234,6 +246,31 @@ class Reader:
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
+
+
+def unwrapped(item: Any) -> Any:
+    """Return a message that stands within another object (LangChain's, agents' logs) or as JSON."""
+    if isinstance(item, str) and item[:1] == "{":
+        inner = unpacked(item)
+        return inner if is_spoken(inner) else item
+    if isinstance(item, dict) and ("message" in item or "data" in item):
+        for key in ("message", "data"):
+            inner = item.get(key)
+            if isinstance(inner, dict) and is_message(inner):
+                return {name: value for name, value in item.items() if name != key} | inner
+    return item
+
+
+def _check_flat(items: Sequence[Any], what: str) -> None:
+    """Raise ``Invalid`` if a message has replies of its own: siblings do not answer each other."""
+    for number, item in enumerate(items, start=1):
+        replies = item.get("replies") if isinstance(item, dict) else None
+        if isinstance(replies, list) and replies and is_message(replies[0]):
+            raise Invalid(
+                "wrong_layout",
+                f"{what} {number}: found 'replies' within a message of a list; wanted a tree that "
+                "begins with one message: an object with its 'text', 'role' and 'replies'",
+            )
 
 
 def _check_speakers(items: Sequence[Any], what: str) -> None:
@@ -253,6 +290,9 @@ def speaker_key(item: Mapping[str, Any]) -> str | None:
         return plan.who
     if isinstance(item.get("is_user"), bool):
         return "is_user"
+    mine = next((key for key in item if spelled(key) in FROM_ME), None)
+    if mine is not None:
+        return mine
     kind = item.get("type")
     return "type" if isinstance(kind, str) and role_of(kind, {}) else None
 
@@ -292,6 +332,8 @@ def is_message(item: Any) -> bool:
     """Tell whether a value looks like a message: an object with a text, or a call, under a name."""
     if not isinstance(item, dict):
         return False
+    if unwrapped(item) is not item:
+        return True
     plan = plan_of(tuple(item))
     if is_item(item):
         return True
@@ -302,6 +344,7 @@ def is_message(item: Any) -> bool:
 
 def is_spoken(item: Any) -> bool:
     """Tell whether a value is a message that says who speaks."""
+    item = unwrapped(item) if isinstance(item, dict) else item
     return is_message(item) and speaker_key(item) is not None
 
 
@@ -364,7 +407,8 @@ def _lines(value: Any, where: str, *, may_lack: bool = False) -> list[str]:
             lines.append(checked(part, where))
             continue
         named = part.get("type") if isinstance(part, dict) else part
-        if named not in ("text", "input_text", "output_text"):
+        is_untyped = isinstance(part, dict) and named is None and "text" in part  # Gemini's
+        if not is_untyped and named not in ("text", "input_text", "output_text"):
             raise Invalid("not_text", f"{where}: wanted parts of type 'text', {found(named)}")
         text = part.get("text")
         if not isinstance(text, str):

@@ -10,11 +10,11 @@ from tuning.corpus.drafts import Draft, DraftTurn
 from tuning.corpus.faults import Invalid, checked, found
 from tuning.corpus.flags import weigh
 from tuning.corpus.marked import is_templated, marked_turns
-from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS, spellings
+from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS, spelled, spellings
 from tuning.corpus.messages import Reader, is_message
 from tuning.dialogue import Role
 
-PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user")
+PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user", "message")
 RESPONSES: Final = (
     "response",
     "completion",
@@ -27,6 +27,8 @@ RESPONSES: Final = (
     "ai",
     "gpt",
 )
+HISTORIES: Final = ("history", "chat_history", "conversation_history")
+"""Turns before a prompt."""
 GIVEN: Final = ("input", "context")
 """What an instruction is about: Alpaca's, Dolly's."""
 _RESPONSES: Final = ("input", "output")
@@ -35,9 +37,9 @@ _SIDES: Final = (("prompt", "completion"), ("prompt", "response"), _RESPONSES)
 
 def _keys_of(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     """The keys of prompt and response, in any case."""
-    spelled = spellings(entry)
-    prompt = next((spelled[key] for key in PROMPTS if key in spelled), None)
-    response = next((spelled[key] for key in RESPONSES if key in spelled), None)
+    keys = spellings(entry)
+    prompt = next((keys[key] for key in PROMPTS if key in keys), None)
+    response = next((keys[key] for key in RESPONSES if key in keys), None)
     return (prompt, response) if prompt is not None and response is not None else None
 
 
@@ -63,7 +65,7 @@ def read_pair(entry: Any, reader: Reader) -> list[Draft]:
         prompt.append(checked(entry[given], repr(given)))
     turns.append(_turn("\n".join(prompt), "user", repr(pair[0])))
     turns.append(_turn(_text(entry, pair[1]), "assistant", repr(pair[1])))
-    used = {*pair, given, "history", *ID_KEYS}
+    used = {*pair, given, *HISTORIES, *ID_KEYS}
     return [with_beside(entry, reader, Draft(turns), used)]
 
 
@@ -75,7 +77,7 @@ def is_pair_list(entry: Any) -> bool:
 def _pair_list(entry: Mapping[str, Any]) -> str | None:
     """The key of the exchanges: under another name, pairs are records by themselves."""
     for key, value in entry.items():
-        is_named = key.strip().casefold() in (*LIST_KEYS, "rounds", "exchanges", "pairs")
+        is_named = spelled(key) in (*LIST_KEYS, "rounds", "exchanges", "pairs")
         if is_named and isinstance(value, list) and value and isinstance(value[0], dict):
             pair = _keys_of(value[0])
             if pair and isinstance(value[0][pair[0]], str) and not is_message(value[0]):
@@ -175,7 +177,8 @@ def read_persona(entry: Any, reader: Reader) -> list[Draft]:
 
 def _history(entry: Mapping[str, Any], reader: Reader) -> list[DraftTurn]:
     """Turns that are context: pairs of texts, or messages."""
-    history = entry.get("history") or []
+    key = next((key for key in HISTORIES if entry.get(key)), HISTORIES[0])
+    history = entry.get(key) or []
     if isinstance(history, list) and history and all(map(is_message, history)):
         turns = reader.turns(history, "history")
     elif isinstance(history, list) and all(
@@ -186,7 +189,7 @@ def _history(entry: Mapping[str, Any], reader: Reader) -> list[DraftTurn]:
             turns.append(_turn(past[0], "user", f"history {number}"))
             turns.append(_turn(past[1], "assistant", f"history {number}"))
     else:
-        raise Invalid("wrong_layout", f"'history': wanted a list of pairs, {found(history)}")
+        raise Invalid("wrong_layout", f"{key!r}: wanted a list of pairs, {found(history)}")
     for turn in turns:
         turn.weight = 0.0
     return turns

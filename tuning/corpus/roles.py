@@ -29,6 +29,7 @@ SPELLINGS: Final[Mapping[str, Role]] = {
     "function_call": "assistant",
     "observation": "tool",
     "function_response": "tool",
+    "function response": "tool",
     "function_result": "tool",
     "tool_response": "tool",
     "tool_result": "tool",

@@ -42,6 +42,8 @@ _MAGIC: dict[bytes, _Kind] = {
     b"\xff\xff\xff\xff": "arrow stream",
 }
 _SPACE = " \t\r\n"
+_STAMPED = re.compile(r"\[\d[\d:.,/ -]*\] *[^\s,\]\[{]")
+"""A line of a text log, which begins with a time in brackets, and not as a list of numbers does."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _kind_of_json(
 ) -> _Kind:
     if (is_named_lines and is_record is None) or not text:
         return "lines" if is_named_lines else "document"
-    if text[0] not in "[{":
+    if text[0] not in "[{" or _STAMPED.match(text):
         if is_named_lines and re.search(r"^\s*[\[{]", text, re.MULTILINE):
             return "lines"
         _refuse_text(path, text)
