@@ -609,6 +609,13 @@ def test_two_texts_of_unknown_names_are_refused_with_what_takes_them(
     assert found.turns == [user("Hello"), assistant("Hi")]
 
 
+def test_long_names_are_texts_and_a_list_of_pythons_is_called_so() -> None:
+    fault = read_entry({"Hello there, how is it going today?": "Hi", "x": "y"}).fault[1]
+    assert "content" not in fault
+    python = read_entry({"messages": "[{'role': 'user', 'content': 'Hello'}]"}).fault[1]
+    assert python.endswith("(Python's form; write it with json.dumps)")
+
+
 def test_keys_may_be_spelled_as_in_javascript() -> None:
     said = [
         {"senderName": "Ann", "text": "Hello", "createdAt": 1},

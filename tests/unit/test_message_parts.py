@@ -142,6 +142,11 @@ WRAPPED: dict[str, list[Any]] = {
         {"type": "user", "message": {"role": "user", "content": "q"}},
         {"type": "assistant", "message": {"role": "assistant", "content": [text("a")]}},
     ],
+    "under who speaks": [{"user": "q"}, {"Assistant": "a"}],
+    "OpenAI's assistants": [
+        {"role": role, "content": [{"type": "text", "text": {"value": words, "annotations": []}}]}
+        for role, words in (("user", "q"), ("assistant", "a"))
+    ],
     "JSON texts": ['{"role": "user", "content": "q"}', '{"role": "assistant", "content": "a"}'],
 }
 

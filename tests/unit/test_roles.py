@@ -229,6 +229,20 @@ def test_a_measured_loss_is_no_flag_and_is_named(value: Any) -> None:
     assert read_entry(messages({**ASSISTANT, "weight": value})).fault[0] == "weight"
 
 
+def test_a_list_of_flags_is_one_for_each_message() -> None:
+    entry = messages(USER, ASSISTANT, USER, ASSISTANT)
+    for key, values in (("mask", [1, 0, 0, 1]), ("Loss", [False, True, True, "false"])):
+        found = read_entry({**entry, key: values, "system": "s"})
+        assert [turn.weight for turn in found.turns] == [1, 0, 1, 1, 0]
+        assert found.unused == {}
+    reason, fault = read_entry({**entry, "mask": [0, 1]}).fault
+    assert (reason, fault) == (
+        "weight",
+        "the record: 'mask': wanted a flag for each of 4 turns, found 2",
+    )
+    assert read_entry({**entry, "loss": [0.3, 2]}).unused == {"loss": 1}
+
+
 # Reasoning
 
 

@@ -18,10 +18,41 @@ def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
     Raises:
         Invalid: a flag says neither this nor the other.
     """
-    flags = flags_of(entry) if isinstance(entry, dict) else []
+    if not isinstance(entry, dict):
+        return
+    flags = flags_of(entry)
     if flags and weight_of(entry, flags, where) == 0:
         for turn in turns:
             turn.weight = 0.0
+    for key, value in entry.items():
+        if is_flag_of_each(key, value):
+            _weigh_each(turns, key, value, where)
+
+
+def is_flag_of_each(key: str, value: Any) -> bool:
+    """Tell whether a key holds a list with a flag for each message beside it."""
+    return (
+        isinstance(value, list)
+        and spelled(key) in FLAG_KEYS
+        and bool(value)
+        and all(str(one).strip().casefold() in _FLAGS for one in value)
+    )
+
+
+def _weigh_each(turns: Sequence[DraftTurn], key: str, values: list[Any], where: str) -> None:
+    """Take the weight from the turns of which a list of flags says so; a system text may lack one.
+
+    Raises:
+        Invalid: there are more or fewer flags than turns.
+    """
+    begin = len(turns) - len(values)
+    if begin not in (0, 1) or (begin and turns[0].role != "system"):
+        raise Invalid(
+            "weight",
+            f"{where}: {key!r}: wanted a flag for each of {len(turns)} turns, found {len(values)}",
+        )
+    for turn, value in zip(turns[begin:], values, strict=True):
+        turn.weight = min(turn.weight, weight_of({key: value}, [key], where))
 
 
 def flags_of(entry: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ _ANSWERS: Final = ("response", "completion", "answer", "output")
 """What may be the last turn where it stands beside messages."""
 _QUESTIONS: Final = ("question", "prompt", "instruction", "query")
 """An object with one of these as text is no wrapper of others: lists in it are its answers."""
+_LONGEST_NAME: Final = 32
 _DEEPEST: Final = 3
 """Wrappers within each other."""
 _NUM_ASKED: Final = 20
@@ -373,8 +374,9 @@ def unknown_message(entry: Any) -> str:
 
 
 def _texts_of(entry: Mapping[str, Any]) -> list[str]:
-    """The keys of an object's texts, its id left out."""
-    return [k for k, v in entry.items() if isinstance(v, str) and k not in ID_KEYS]
+    """The keys of an object's texts, its id left out, if they are names rather than texts."""
+    texts = [k for k, v in entry.items() if isinstance(v, str) and k not in ID_KEYS]
+    return texts if all(len(key) <= _LONGEST_NAME for key in texts) else []
 
 
 def _quoted(key: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tuning.corpus.drafts import DraftTurn
 from tuning.corpus.faults import NOT_TEXT, Invalid, checked, found, holds, keys, unpacked
-from tuning.corpus.flags import flags_of, is_measured, weight_of
+from tuning.corpus.flags import flags_of, is_flag_of_each, is_measured, weight_of
 from tuning.corpus.message_keys import (
     FROM_ME,
     PERSON_KEYS,
@@ -32,6 +32,8 @@ from tuning.corpus.turn_numbers import in_turn_order
 from tuning.dialogue import Role
 from tuning.run.params import Branches
 
+_SPEAKS: Final = frozenset({"system", "user", "human", "assistant", "bot", "gpt"})
+"""Keys of a message that has no other: who speaks, with the text."""
 NUM_KNOWN: Final = 2**16
 _NAMED: Final = re.compile(r"\s*((?:[^\s:.?!]+ ){0,3}[^\s:.?!]{1,30}):(?:\s+(.*)|)$", re.DOTALL)
 """A text behind a name of up to four words."""
@@ -60,7 +62,8 @@ class Reader:
         """Count the keys of an object that hold something and are not used."""
         flags = () if prefix else flags_of(entry)
         for key, value in entry.items():
-            is_used = key in used or (not prefix and (key in self.used or key in flags))
+            is_flag = not prefix and (key in flags or is_flag_of_each(key, value))
+            is_used = key in used or is_flag or (not prefix and key in self.used)
             if not is_used and holds(value):
                 self.unused[f"{prefix}{key}"[:80]] += 1
 
@@ -249,10 +252,17 @@ def _is_pair(item: Any) -> bool:
 
 
 def unwrapped(item: Any) -> Any:
-    """Return a message that stands within another object (LangChain's, agents' logs) or as JSON."""
+    """Return a message that stands within another object, under who speaks, or as JSON text.
+
+    LangChain's, agents' logs; ``{"user": "Hello"}``.
+    """
     if isinstance(item, str) and item[:1] == "{":
         inner = unpacked(item)
         return inner if is_spoken(inner) else item
+    if isinstance(item, dict) and len(item) == 1:
+        [(key, value)] = item.items()
+        is_said = spelled(key) in _SPEAKS and isinstance(value, str)
+        return {"role": key, "content": value} if is_said else item
     if isinstance(item, dict) and ("message" in item or "data" in item):
         for key in ("message", "data"):
             inner = item.get(key)
@@ -372,7 +382,9 @@ def as_rows(items: Any, what: str) -> list[Any]:
             "wrong_layout", f"{what!r}: wanted lists of one length, found {sorted(lengths)}"
         )
     if not isinstance(items, list):
-        raise Invalid("wrong_layout", f"{what!r}: wanted a list, {found(items)}")
+        is_python = isinstance(items, str) and items.lstrip()[:3] in ("[{'", "['", "[['")
+        hint = " (Python's form; write it with json.dumps)" if is_python else ""
+        raise Invalid("wrong_layout", f"{what!r}: wanted a list, {found(items)}{hint}")
     return items
 
 
@@ -411,6 +423,8 @@ def _lines(value: Any, where: str, *, may_lack: bool = False) -> list[str]:
         if not is_untyped and named not in ("text", "input_text", "output_text"):
             raise Invalid("not_text", f"{where}: wanted parts of type 'text', {found(named)}")
         text = part.get("text")
+        if isinstance(text, dict):  # OpenAI's assistants
+            text = text.get("value")
         if not isinstance(text, str):
             raise Invalid("not_text", f"{where}: wanted text, {found(text)}")
         lines.append(checked(text, where))
