@@ -14,7 +14,8 @@ from tuning.corpus.flags import weigh
 from tuning.corpus.layouts import list_of
 from tuning.corpus.marked import marked_turns
 from tuning.corpus.message_keys import TEXT_KEYS, WHO_KEYS, spelled
-from tuning.corpus.messages import Reader, as_rows, is_spoken
+from tuning.corpus.message_shapes import as_rows, is_spoken
+from tuning.corpus.messages import Reader
 from tuning.run.errors import UserError
 from tuning.run.params import ColumnsParams
 

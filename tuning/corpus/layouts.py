@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tuning.corpus import chat_apps, logged, marked, pairs, trees
+from tuning.corpus import chat_apps, logged, marked, pairs, preferences, trees
 from tuning.corpus.beside import ID_KEYS, id_of, with_beside
 from tuning.corpus.drafts import Draft
 from tuning.corpus.faults import Invalid, keys, unpacked
 from tuning.corpus.flags import weigh
 from tuning.corpus.message_keys import LIST_KEYS, spelled, spellings
-from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken
+from tuning.corpus.message_shapes import as_rows, is_message, is_spoken
+from tuning.corpus.messages import Reader
 from tuning.corpus.roles import role_of
 
 _ALSO_TEXTS: Final = LIST_KEYS[-3:]
@@ -154,61 +155,6 @@ def _read_empty(entry: Any, reader: Reader) -> list[Draft]:
     return [with_beside(entry, reader, Draft([]), ID_KEYS)]
 
 
-def _is_preference(entry: Any) -> bool:
-    if not isinstance(entry, dict):
-        return False
-    is_labelled = isinstance(entry.get("label"), bool)
-    is_numbered = entry.get("label") in (0, 1) and (pairs.is_pair(entry) or pairs.is_prompt(entry))
-    return is_labelled or is_numbered or _chosen(entry) is not None or _is_arena(entry)
-
-
-def _chosen(entry: Mapping[str, Any]) -> str | None:
-    """The key of the preferred answer, beside which the rejected one stands."""
-    names = (key for key in entry if key.startswith("chosen"))
-    return next((key for key in names if f"rejected{key[len('chosen') :]}" in entry), None)
-
-
-def _is_arena(entry: Mapping[str, Any]) -> bool:
-    """Two answers, or two conversations, and which of them won."""
-    sides = any(key.endswith("_a") and f"{key[:-1]}b" in entry for key in entry)
-    return sides and "winner" in entry
-
-
-def _refuse_preference(entry: Any, _reader: Reader) -> list[Draft]:
-    chosen = _chosen(entry)
-    if chosen is None and _is_arena(entry):
-        raise Invalid(
-            "preference",
-            "found 'winner' beside two sides: a preference, which is not trained as if it were "
-            "plain. To train on the side that won, say where it is, such as data.columns: {list: "
-            "\"winner == 'model_a' && conversation_a || winner == 'model_b' && conversation_b\"}",
-        )
-    held = f"{chosen!r} and 'rejected{chosen[len('chosen') :]}'" if chosen else "'label'"
-    raise Invalid(
-        "preference",
-        f"found {held}: a preference, which is not trained as if it were plain. To train on the "
-        f'preferred answers, say where they are: data.columns: {{list: "{_preferred(entry)}"}}',
-    )
-
-
-def _preferred(entry: Mapping[str, Any]) -> str:
-    """The expression that takes a record's preferred answer behind what it answers."""
-    chosen = _chosen(entry)
-    answer = chosen or "completion"
-    before = next((key for key in ("prompt", *LIST_KEYS) if key in entry), None)
-    is_text, is_list = (isinstance(entry.get(answer), kind) for kind in (str, list))
-    spoken = f"{{role: 'assistant', content: {answer}}}" if is_text else answer
-    if before is None or (is_list and isinstance(entry[before], str)):
-        turns = answer
-    elif isinstance(entry[before], str):
-        turns = f"[{{role: 'user', content: {before}}}, {spoken}]"
-    else:
-        turns = f"[{before}, {answer}][]" if is_list else f"[{before}, [{spoken}]][]"
-    if chosen:
-        return turns
-    return f"label && {turns}" if isinstance(entry["label"], bool) else f"label == `1` && {turns}"
-
-
 def _records_in(entry: Any) -> list[tuple[str, str, Any]]:
     """The records of a wrapper: the key that they stand under, the way to each, and itself."""
     if isinstance(entry, list):
@@ -266,7 +212,12 @@ def _read_wrapper(entry: Any, reader: Reader) -> list[Draft]:
 
 
 _RECORDS: Final = (
-    Layout("preference", "TRL's DPO and KTO, LLaMA-Factory", _is_preference, _refuse_preference),
+    Layout(
+        "preference",
+        "TRL's DPO and KTO, LLaMA-Factory",
+        preferences.is_preference,
+        preferences.refuse,
+    ),
     Layout("chatgpt", "ChatGPT's data export", trees.is_mapping, trees.read_mapping),
     Layout("oasst", "Open Assistant's message trees", trees.is_tree, trees.read_tree),
     Layout("personachat", "PersonaChat", pairs.is_persona, pairs.read_persona),

@@ -7,7 +7,8 @@ from typing import Any
 
 from tuning.corpus.beside import ID_KEYS, with_beside
 from tuning.corpus.drafts import Draft
-from tuning.corpus.messages import Reader, is_message
+from tuning.corpus.message_shapes import is_message
+from tuning.corpus.messages import Reader
 
 
 def is_logged(entry: Any) -> bool:

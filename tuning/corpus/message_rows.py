@@ -21,7 +21,7 @@ from tuning.corpus.columns import Columns
 from tuning.corpus.faults import Invalid, decoded
 from tuning.corpus.layouts import is_record, layout_of
 from tuning.corpus.message_keys import CHANNEL_KEYS, CONVERSATION_KEYS, plan_of, spellings
-from tuning.corpus.messages import is_spoken
+from tuning.corpus.message_shapes import is_spoken
 from tuning.corpus.turn_numbers import turn_number
 from tuning.reading import records as reading
 from tuning.reading.pieces import Piece, read_pieces

@@ -11,7 +11,8 @@ from tuning.corpus.faults import Invalid, checked, found
 from tuning.corpus.flags import weigh
 from tuning.corpus.marked import is_templated, marked_turns
 from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS, spelled, spellings
-from tuning.corpus.messages import Reader, is_message
+from tuning.corpus.message_shapes import is_message
+from tuning.corpus.messages import Reader
 from tuning.dialogue import Role
 
 PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user", "message")
