@@ -53,6 +53,10 @@ NUMBERED = {
     "one name": [f"talk_{n}" for n in range(80)],
     "names of parts": [f"{'train' if n < 70 else 'test'}_{n}" for n in range(80)],
     "one beside others": [f"talk_{n}" if n % 4 else f"a{n}_1" for n in range(80)],
+    "few beside many": [
+        *(f"a{n}_{part}" for n in range(8) for part in range(2)),
+        *(f"talk {n}" for n in range(184)),
+    ],
     "each its own": [f"a{n}_0" for n in range(80)],
 }
 

@@ -240,6 +240,8 @@ def test_a_list_of_flags_is_one_for_each_message() -> None:
         "weight",
         "the record: 'mask': wanted a flag for each of 4 turns, found 2",
     )
+    beside = read_entry({**entry, "mask": [0, 1, 0], "system": "s"})
+    assert beside.fault[1].endswith("wanted a flag for each of 5 turns, found 3")
     assert read_entry({**entry, "loss": [0.3, 2]}).unused == {"loss": 1}
 
 
