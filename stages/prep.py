@@ -43,11 +43,13 @@ def main() -> None:
     """Read, clean, deduplicate, select, split, and account for all of it."""
     parser = argparse.ArgumentParser(prog="python -m stages.prep", description=__doc__)
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--hub", type=Path, required=True, help="folder of the hub's data sets")
     parser.add_argument("--prepared", type=Path, required=True, help="folder for the clean text")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger, JSON")
     args = parser.parse_args()
     data = load_params().data  # the path is no argument: a shell would take what is special in it
     path = Path(data.path)
+    raise_if_unread(path, data, args.hub)
     data_files(path)  # before it is hashed: a pipe would hang
     inputs = Inputs([path, args.lock], partial(declared_params, "prep"))
 
@@ -61,6 +63,18 @@ def main() -> None:
     write_json(args.metrics, ledger)
     if found := summary(ledger, args.prepared / PRIVATE, data.redact):
         print(f"prep: {found}")
+
+
+def raise_if_unread(path: Path, data: DataParams, hub: Path) -> None:
+    """Raise ``UserError`` if a data set of the hub is fetched to where nothing is read."""
+    for name in data.hub:
+        one, other = path.resolve(), (hub / name).resolve()
+        if not (one.is_relative_to(other) or other.is_relative_to(one)):
+            raise UserError(
+                f"data.hub.{name}: it is fetched to {hub / name}, but data.path is {path}, so it "
+                f"would not be read. Set data.path: {hub} (or the folder above it, for files of "
+                "your own beside them), or take it out of data.hub."
+            )
 
 
 def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def data_params(**changes: Any) -> DataParams:
     """Everything is kept unless ``changes`` say otherwise."""
     defaults: dict[str, Any] = {
         "path": "mine.jsonl",
+        "hub": {},
+        "sources": {},
         "columns": ColumnsParams(list=None, who=None, text=None, role=None, id=None),
         "roles": {},
         "on_invalid": "error",

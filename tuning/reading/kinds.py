@@ -8,22 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tuning.reading.compression import (
-    SUFFIXES,
-    compression_of,
-    encoding_of,
-    open_plain,
-)
+from tuning.data_names import COLUMNS, DELIMITED, LINES, suffix_of
+from tuning.reading.compression import compression_of, encoding_of, open_plain
 from tuning.reading.documents import IsRecord
 from tuning.reading.foreign import refuse_foreign
 from tuning.run.errors import UserError
 
 LOOK_BYTES = 2**20
-
-LINES = frozenset({".jsonl", ".ndjson"})
-DELIMITED = frozenset({".csv", ".tsv"})
-COLUMNS = frozenset({".parquet", ".arrow", ".feather"})
-DATA = frozenset({".json"}) | LINES | DELIMITED | COLUMNS
 
 _Kind = Literal[
     "lines", "document", "sequence", "delimited", "parquet", "arrow file", "arrow stream"
@@ -43,12 +34,6 @@ class Look:
     kind: _Kind
     is_plain: bool
     """Its bytes on disk are UTF-8 and not compressed, as far as that can be told."""
-
-
-def suffix_of(path: Path) -> str:
-    """The file's suffix without that of a compression: ``.jsonl`` of ``x.jsonl.gz``."""
-    name = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
-    return name.suffix.lower()
 
 
 def look_into(path: Path, is_record: IsRecord | None) -> Look:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tuning.data_names import suffix_of
 from tuning.reading.columns import Batch, RowGroups, read_arrow, read_parquet
 from tuning.reading.delimited import Rows, read_rows
 from tuning.reading.documents import Elements, IsRecord, read_documents
 from tuning.reading.folders import data_files
-from tuning.reading.kinds import look_into, suffix_of
+from tuning.reading.kinds import look_into
 from tuning.reading.lines import LineRange, Lines, line_ranges, read_lines
 from tuning.reading.records import Break, Gathered, RawRecord
 

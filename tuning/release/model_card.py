@@ -163,7 +163,8 @@ def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:
         if headline.name in scores["tuned"]
     ]
     data = ModelCardData(
-        base_model=base.hub_id,
+        base_model=next(iter(base.hub_ids), None),
+        datasets=list(corpus.hub_ids) or None,
         language=corpus.language,
         library_name="transformers",
         license=base.licence.lower() if base.licence else None,
