@@ -109,6 +109,7 @@ def encode(
     )
     num_tokens: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    trained_of: Counter[str] = Counter()
     not_rendered: Counter[str] = Counter()
     lengths = [np.empty(0, np.int64)]
     (folder / "validation").mkdir()
@@ -119,6 +120,7 @@ def encode(
     ):
         for piece in map_in_order(make, pieces(prepared)):
             num_tokens += piece.num_tokens
+            trained_of.update(piece.num_trained_of)
             progress.update(piece.num_tokens.total())
             if piece.part == "val":
                 validation.add(piece.input_ids, piece.is_target, piece.lengths)
@@ -128,13 +130,15 @@ def encode(
                 counts["num_split_turns"] += piece.num_split_turns
                 counts["num_composed_turns"] += piece.num_composed_turns
                 not_rendered += piece.num_not_rendered
-    if not num_tokens["trained"]:
-        raise_nothing_trained(prepared, encoding.loss_on)
+    for source, num_trained in trained_of.items():
+        if not num_trained:
+            raise_nothing_trained(prepared, encoding.loss_on, source)
     window_lengths = np.concatenate(lengths)
     num_in_windows = int(window_lengths.sum())
     num_rows = len(pack(window_lengths.tolist(), encoding.max_length))
     return {
         "num_tokens": dict.fromkeys(BUCKETS, 0) | num_tokens | {"input": num_tokens.total()},
+        "num_trained_tokens_of_sources": {name: n for name, n in trained_of.items() if name},
         "num_windows": len(window_lengths),
         # Context that a later window repeats, the tag in every part of a split turn, and what the
         # tokenizer itself begins a window with
@@ -182,15 +186,20 @@ def preview(
     return as_html(examples(prepared, show), ledgers)
 
 
-def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
-    """Raise ``UserError``: no turn is trained; the message says which speakers there are."""
+def raise_nothing_trained(prepared: Path, loss_on: str, source: str) -> None:
+    """Raise ``UserError``: no turn of a source is trained; the message says who speaks there."""
     names: dict[str, None] = {}
-    for dialogue in islice(read_dialogues(prepared / "train.jsonl"), 100):
+    key = "encoding.loss_on"
+    of_source = (d for d in read_dialogues(prepared / "train.jsonl") if d.source == source)
+    for dialogue in islice(of_source, 100):
         names |= dict.fromkeys(dialogue.speakers)
+        if dialogue.loss_on:
+            key, loss_on = f"data.sources.{source}.loss_on", dialogue.loss_on
     shown = ", ".join([*names][:10])
+    of = f" of data.sources.{source}" if source else " at all"
     raise UserError(
-        f"encoding.loss_on: {loss_on!r} trains no turn at all; wanted all, last, or one of the "
-        f"speakers ({shown}, …)."
+        f"{key}: {loss_on!r} trains no turn{of}; wanted all, last, or one of the speakers "
+        f"({shown}, …)."
     )
 
 

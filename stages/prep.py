@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
 from tuning.corpus.duplicates import bands_for
 from tuning.corpus.layouts import is_record
-from tuning.corpus.ledger import account, describe
+from tuning.corpus.ledger import account, account_sources, describe
 from tuning.corpus.message_rows import gathered
 from tuning.corpus.private_data import PrivateData, check_region, summary
 from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
+from tuning.corpus.sources import assigned, sources_of
 from tuning.dialogue import from_line, to_line
 from tuning.reading.accounts import SIDES
 from tuning.reading.engine import map_in_order
@@ -86,6 +88,7 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
     check_region(data.phone_region)
     num_bands, _ = bands_for(data.near_duplicate_threshold)
     with Catalogue(folder / "scratch", num_bands) as catalogue:
+        sources = sources_of(data)
         unreadable_bytes = read_all(path, data, catalogue)
         catalogue.finish()
         report_faults(path, data, catalogue)
@@ -100,6 +103,8 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
         split = shared_between_sides(selection, catalogue)
         assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
         print_summary(ledger["num_dialogues"])
+        of_sources = account_sources(catalogue, selection, sources)
+        print_sources(of_sources)
         print_what_is_not_used(catalogue)
         return (
             ledger
@@ -109,6 +114,8 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
                 "num_passed_over": dict(catalogue.passed_over),
                 "num_unused_keys": dict(catalogue.unused),
                 "num_renamed": len(selection.renamed),
+                "num_repeated_dialogues": int((selection.copies - 1).clip(0).sum()),
+                "sources": of_sources,
                 "split": split,
                 "unreadable_bytes": unreadable_bytes,
             }
@@ -122,16 +129,16 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     Returns:
         The number of bytes that could not be read, where ``data.on_invalid`` is skip.
     """
-    files, passed_over = data_files(path)
+    files, passed_over = assigned(path, data_files(path), sources_of(data))
     breaks: list[Break] = []
     on_break = breaks.append if data.on_invalid == "skip" else None
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
         if passed_over:
             progress.write(f"prep: passed over in {path}: {named(passed_over)}")
-        for file in files:
+        for file, source in files:
             name = str(file.relative_to(path)) if path.is_dir() else ""
             beside: list[str] = []
-            before, num_breaks = catalogue.num_records, len(breaks)
+            before, num_breaks = catalogue.num_records.total(), len(breaks)
             pieces = gathered(
                 file,
                 name,
@@ -139,13 +146,14 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
                     file, name, is_record=is_record, on_break=on_break, on_beside=beside.append
                 ),
             )
-            for piece in map_in_order(partial(Cleaner, data), pieces):
+            for piece in map_in_order(partial(Cleaner, source), pieces):
                 catalogue.add(piece)
                 progress.update(piece.num_raw_characters)
-            num_records = catalogue.num_records - before
+            num_records = catalogue.num_records.total() - before
             if not num_records:
                 raise UserError(f"{file} holds no dialogue.")
-            progress.write(f"prep: {file}: {num_records:,} records")
+            of_source = f" of {source.name}" if source.name else ""
+            progress.write(f"prep: {file}: {num_records:,} records{of_source}")
             if beside:
                 progress.write(f"prep: {file}: beside the records, not used: {named(beside)}")
             for found in breaks[num_breaks:]:
@@ -173,7 +181,7 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     faults, num_faults = catalogue.faults, catalogue.invalid.total()
     if not num_faults:
         return
-    message = faults_message(path, catalogue.num_records, faults, num_faults)
+    message = faults_message(path, catalogue.num_records.total(), faults, num_faults)
     if data.on_invalid == "error":
         raise UserError(message)
     print(
@@ -221,7 +229,8 @@ def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
         f"{path}: {num_dialogues['train']:,} training and {num_dialogues['validation']:,} "
         f"validation dialogues are left; both need at least one. Of the input: {counts}. Lower "
         "data.min_speakers or data.min_turns, raise data.max_dialogues, change "
-        "data.validation_fraction or data.group_by, or bring more dialogues."
+        "data.validation_fraction or data.group_by, raise weights in data.sources, or bring more "
+        "dialogues."
     )
 
 
@@ -233,22 +242,31 @@ def write_sides(
     *,
     with_test: bool,
 ) -> None:
-    """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order."""
+    """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order.
+
+    What is trained several times an epoch stands there as often: behind all, the second copies, in
+    the same order, then the third ones.
+    """
     for number, side in enumerate(SIDES):
         if side != "test" or with_test:
+            kept = selection.kept[selection.fates[selection.kept] == number]
+            copies = selection.copies[kept]
             with (folder / f"{side}.jsonl").open("wb") as file:
-                for index in selection.kept[selection.fates[selection.kept] == number].tolist():
-                    _, findings, line = entry_of(catalogue, selection, index)
-                    file.write(private.written(line, findings, is_kept=True))
+                for copy in range(1, copies.max(initial=1) + 1):
+                    for index in kept[copies >= copy].tolist():
+                        _, findings, line = entry_of(catalogue, selection, index, copy)
+                        file.write(private.written(line, findings, is_kept=copy == 1))
 
 
-def entry_of(catalogue: Catalogue, selection: Selection, index: int) -> tuple[str, str, bytes]:
+def entry_of(
+    catalogue: Catalogue, selection: Selection, index: int, copy: int = 1
+) -> tuple[str, str, bytes]:
     """A dialogue's place, what is private in it, and its line, with an id that no other one has."""
     where, findings, line = catalogue.entry(index)
     number = selection.renamed.get(index)
-    if number is not None:
+    if number is not None or copy > 1:
         dialogue = from_line(line)
-        name = f"{dialogue.dialogue_id}~{number}"
+        name = dialogue.dialogue_id + (f"~{number}" if number else "") + f"#{copy}" * (copy > 1)
         line = f"{to_line(replace(dialogue, dialogue_id=name))}\n".encode()
     return where, findings, line
 
@@ -280,6 +298,19 @@ def print_summary(num_dialogues: dict[str, int]) -> None:
         f"prep: {num_dialogues['train']:,} training, {num_dialogues['validation']:,} validation"
         f"{test} dialogues"
     )
+
+
+def print_sources(of_sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print each source's part in the mixture."""
+    total = sum(found["num_trained_characters"] for found in of_sources.values())
+    for name, found in of_sources.items():
+        num_dialogues, repeated = found["num_dialogues"], found["num_repeated_dialogues"]
+        again = f" and {repeated:,} repeats of them" if repeated else ""
+        print(
+            f"prep: source {name}: {num_dialogues['train']:,} training{again}, "
+            f"{num_dialogues['validation']:,} validation dialogues; "
+            f"{found['num_trained_characters'] / max(1, total):.1%} of the characters in training"
+        )
 
 
 if __name__ == "__main__":

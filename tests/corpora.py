@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tuning.corpus.message_rows import gathered
 from tuning.corpus.records import Record, RecordReader
 from tuning.dialogue import Dialogue, Turn, from_line, read_dialogues
 from tuning.reading.pieces import RawRecord, read_pieces
-from tuning.run.params import ColumnsParams, DataParams
+from tuning.run.params import ColumnsParams, DataParams, SourceParams
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "ei", "o", "ul", "y")]
 
@@ -189,12 +189,30 @@ class Prepared:
 
 def prepare_records(records: Sequence[Any], **changes: Any) -> Prepared:
     """Write records as JSONL, run prep on them, read what it wrote."""
+    return prepare_files({"mine.jsonl": records}, "mine.jsonl", **changes)
+
+
+def prepare_sources(
+    sources: Mapping[str, Sequence[Dialogue]], settings: Mapping[str, Any], **changes: Any
+) -> Prepared:
+    """The same from dialogues by source, each with settings of its own."""
+    files = {f"{name}.jsonl": [as_record(d) for d in found] for name, found in sources.items()}
+    entries = {
+        name: SourceParams(files=[f"{name}.jsonl"], **settings.get(name, {})) for name in sources
+    }
+    return prepare_files(files, "", sources=entries, **changes)
+
+
+def prepare_files(files: Mapping[str, Sequence[Any]], path: str, **changes: Any) -> Prepared:
+    """Write files of records, run prep on one of them, or on their folder, read what it wrote."""
     with tempfile.TemporaryDirectory() as name:
-        path, folder = Path(name) / "mine.jsonl", Path(name) / "prepared"
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        path.write_text("".join(lines), encoding="utf-8", newline="")
+        data, folder = Path(name) / "data", Path(name) / "prepared"
+        data.mkdir()
+        for file, records in files.items():
+            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+            (data / file).write_text("".join(lines), encoding="utf-8", newline="")
         folder.mkdir()
-        ledger = prepare(path, data_params(**changes), folder)
+        ledger = prepare(data / path, data_params(**changes), folder)
         dropped = [
             (json.loads(line)["reason"], from_line(line))
             for line in (folder / "dropped.jsonl").read_bytes().splitlines()

@@ -66,6 +66,10 @@ class Dialogue:
     turns: tuple[Turn, ...]
     tools: str = ""
     """The functions that an assistant may call: a JSON list, in the form of the data."""
+    source: str = ""
+    """The source that it is from, where there are several."""
+    loss_on: str = ""
+    """Which turns are trained, where its source says so."""
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -93,8 +97,8 @@ def to_line(dialogue: Dialogue) -> str:
         "dialogue_id": dialogue.dialogue_id,
         "turns": [_turn_record(turn) for turn in dialogue.turns],
     }
-    if dialogue.tools:
-        record["tools"] = dialogue.tools
+    beside = {"tools": dialogue.tools, "source": dialogue.source, "loss_on": dialogue.loss_on}
+    record |= {key: value for key, value in beside.items() if value}
     return json.dumps(record, ensure_ascii=False)
 
 
@@ -102,7 +106,8 @@ def from_line(line: str | bytes) -> Dialogue:
     """Return the dialogue that ``to_line`` wrote; other keys beside it are passed over."""
     record = json.loads(line)
     turns = tuple(map(_turn, record["turns"]))
-    return Dialogue(record["dialogue_id"], turns, record.get("tools", ""))
+    beside = (record.get(key, "") for key in ("tools", "source", "loss_on"))
+    return Dialogue(record["dialogue_id"], turns, *beside)
 
 
 def read_dialogues(path: Path) -> Iterator[Dialogue]:

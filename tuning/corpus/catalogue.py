@@ -33,7 +33,9 @@ class Catalogue:
         self._speakers = (folder / "speakers").open("w+b")
         self._runs = (folder / "runs").open("w+b")
         self._bands = [(folder / f"band-{n}").open("w+b") for n in range(num_bands)]
-        self.num_records = 0
+        self.num_records: Counter[int] = Counter()
+        """By the number of the source, as the next one."""
+        self.num_invalid: Counter[int] = Counter()
         self.num_raw_turns = 0
         self.num_raw_characters = 0
         self.num_control = 0
@@ -60,7 +62,8 @@ class Catalogue:
         piece.rows.tofile(self._rows)
         piece.speakers.tofile(self._speakers)
         piece.runs.tofile(self._runs)
-        self.num_records += piece.num_records
+        self.num_records[piece.source] += piece.num_records
+        self.num_invalid[piece.source] += piece.invalid.total()
         self.num_raw_turns += piece.num_raw_turns
         self.num_raw_characters += piece.num_raw_characters
         self.num_control += piece.num_control

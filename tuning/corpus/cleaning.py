@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,10 @@ from tuning.corpus.duplicates import (
 )
 from tuning.corpus.private_data import dump, find_in
 from tuning.corpus.records import SPEAKERS, Record, RecordReader
+from tuning.corpus.sources import Source
 from tuning.corpus.split import draw, side_of
 from tuning.dialogue import Dialogue, to_line
 from tuning.reading.pieces import Piece
-from tuning.run.params import DataParams
 
 FEW_SPEAKERS = 1
 FEW_TURNS = 2
@@ -36,6 +36,7 @@ ROW = np.dtype(
     [
         ("length", np.uint32),  # bytes of its line
         ("num_runs", np.uint32),  # of five words
+        ("source", np.uint16),  # its number
         ("side", np.uint8),  # of the split
         ("too_few", np.uint8),  # FEW_SPEAKERS, FEW_TURNS or 0
         ("num_speakers", np.uint32),
@@ -70,6 +71,8 @@ class CleanPiece:
     num_control: int
     """Control characters that were taken out."""
     num_records: int
+    source: int
+    """The number of the source that all of it is from."""
     invalid: Counter[str]
     """Records that are not dialogues, by reason."""
     faults: list[tuple[str, str]] = field(default_factory=list)
@@ -83,17 +86,18 @@ class CleanPiece:
 
 
 class Cleaner:
-    """Cleans pieces of one file."""
+    """Cleans pieces of one source's files."""
 
-    def __init__(self, data: DataParams) -> None:
-        """Take the settings and the file's layout."""
-        self._data = data
+    def __init__(self, source: Source) -> None:
+        """Take the source with its settings."""
+        self._source = source
+        self._data = source.data
 
     def __call__(self, piece: Piece) -> CleanPiece:
         """Decode, check, clean and hash one piece."""
         read = RecordReader(self._data)  # anew, with counts of its own
         records = [record for raw in piece.records() for record in read(raw)]
-        good = [(r, r.dialogue) for r in records if r.dialogue is not None]
+        good = [(r, self._labelled(r.dialogue)) for r in records if r.dialogue is not None]
         dialogues = [dialogue for _, dialogue in good]
         words = [normalised_words(dialogue) for dialogue in dialogues]
         private = [self._private(dialogue) for dialogue in dialogues]
@@ -125,12 +129,18 @@ class Cleaner:
             num_raw_characters=sum(r.num_raw_characters for r, _ in good),
             num_control=sum(r.num_control for r, _ in good),
             num_records=len(records),
+            source=self._source.number,
             invalid=Counter(r.reason for r in records if r.fault),
             faults=faults[:MAX_FAULTS],
             roles=Counter(str(t.role) for d in dialogues for t in d.turns if t.role is not None),
             unused=read.reader.unused,
             passed_over=read.reader.passed_over,
         )
+
+    def _labelled(self, dialogue: Dialogue) -> Dialogue:
+        if not self._source.name:
+            return dialogue
+        return replace(dialogue, source=self._source.name, loss_on=self._source.loss_on)
 
     def _private(self, dialogue: Dialogue) -> str:
         if self._data.redact == "none":
@@ -156,6 +166,7 @@ class Cleaner:
             groups_per_dialogue=2 if self._data.group_by == SPEAKERS else 1,
         )
         return (
+            self._source.number,
             side,
             too_few,
             num_speakers,

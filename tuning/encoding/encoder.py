@@ -44,6 +44,8 @@ class EncodedPiece:
     """Turns that were split, as too long for a window."""
     num_composed_turns: int
     """Turns that the tokenizer gives back in another Unicode composition."""
+    num_trained_of: Counter[str]
+    """Trained tokens by source, of the training dialogues' sources."""
     num_not_rendered: Counter[str]
     """Turns with reasoning and dialogues with tools that the template has no place for."""
 
@@ -80,6 +82,7 @@ class Encoder:
         dialogues = [from_line(raw.text) for raw in lines.records()]
         windows: list[Window] = []
         num_tokens: Counter[str] = Counter()
+        num_trained_of: Counter[str] = Counter()
         num_split_turns = num_composed_turns = 0
         encoded = [self._template.encode(dialogue) for dialogue in dialogues]
         decoded = iter(
@@ -88,7 +91,7 @@ class Encoder:
             )
         )
         for dialogue, turns in zip(dialogues, encoded, strict=True):
-            trained = trained_turns(dialogue.turns, self._loss_on)
+            trained = trained_turns(dialogue.turns, dialogue.loss_on or self._loss_on)
             cut = cut_windows(
                 turns,
                 trained,
@@ -122,6 +125,7 @@ class Encoder:
                 if is_trained
             )
             num_tokens["trained"] += num_trained
+            num_trained_of[dialogue.source] += num_trained
             num_tokens["truncated"] += cut.num_truncated
             num_tokens["context"] += sum(lengths) - num_trained - cut.num_truncated
         return EncodedPiece(
@@ -132,6 +136,7 @@ class Encoder:
             num_tokens=num_tokens,
             num_split_turns=num_split_turns,
             num_composed_turns=num_composed_turns,
+            num_trained_of=num_trained_of,
             num_not_rendered=self._not_rendered(dialogues),
         )
 
@@ -155,5 +160,6 @@ class Encoder:
             num_tokens=num_tokens,
             num_split_turns=0,
             num_composed_turns=0,
+            num_trained_of=Counter(),
             num_not_rendered=Counter(),
         )

@@ -111,7 +111,7 @@ def show_dialogue(
         template: With the tags of as many speakers as dialogues on a side have.
         max_length: Tokens that a window may have.
         context_turns: Turns that a later window repeats.
-        loss_on: Which turns are trained.
+        loss_on: Which turns are trained, where the dialogue's source does not say so.
     """
     if fate != "train":
         kind: Kind = "held_out" if fate in SIDES else "dropped"
@@ -123,7 +123,7 @@ def show_dialogue(
             num_tokens=window.num_tokens,
         )
     turns = template.encode(dialogue)
-    trained = trained_turns(dialogue.turns, loss_on)
+    trained = trained_turns(dialogue.turns, dialogue.loss_on or loss_on)
     cut = cut_windows(
         turns,
         trained,

@@ -34,7 +34,9 @@ def cut_evaluation_set(
         if num_turns < 2:
             num_left_out += 1
         else:
-            cut.append(Dialogue(dialogue.dialogue_id, dialogue.turns[:num_turns]))
+            cut.append(
+                Dialogue(dialogue.dialogue_id, dialogue.turns[:num_turns], source=dialogue.source)
+            )
     return cut, num_left_out
 
 

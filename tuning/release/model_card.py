@@ -111,7 +111,19 @@ def _data(facts: Facts) -> str:
 | licence of the data | {facts.corpus.licence or "not known to the pipeline: see its source"} |
 | training | {dialogues["train"]:,} dialogues, {num_tokens["trained"]:,} tokens |
 | validation | {dialogues["validation"]:,} dialogues, {num_tokens["validation"]:,} tokens |
-| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |"""
+| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |\
+{_sources(facts)}"""
+
+
+def _sources(facts: Facts) -> str:
+    """A row for each source of a mixture."""
+    num_tokens = facts.tokens["num_trained_tokens_of_sources"]
+    return "".join(
+        f"\n| of these, {name} | {found['num_dialogues']['train']:,} dialogues for training, each "
+        f"with weight {facts.params['data']['sources'][name]['weight']:g}: "
+        f"{num_tokens.get(name, 0):,} tokens trained per epoch |"
+        for name, found in facts.ledger["sources"].items()
+    )
 
 
 def _training(facts: Facts) -> str:
