@@ -119,7 +119,7 @@ def _sources(facts: Facts) -> str:
     """A row for each source of a mixture."""
     num_tokens = facts.tokens["num_trained_tokens_of_sources"]
     return "".join(
-        f"\n| of these, {name} | {found['num_dialogues']['train']:,} dialogues for training, each "
+        f"\n| of these, {name} | {found['num_dialogues']['train']:,} dialogues for training, "
         f"with weight {facts.params['data']['sources'][name]['weight']:g}: "
         f"{num_tokens.get(name, 0):,} tokens trained per epoch |"
         for name, found in facts.ledger["sources"].items()
