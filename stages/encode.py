@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,8 @@ PARTS = ("train", "val", "test", "dropped")
 """The files that prep wrote, by name; the first two become windows."""
 BUCKETS = ("trained", "context", "truncated", "validation", "test")
 """The ledger's buckets of tokens; each reason to leave dialogues out adds one."""
+MAX_NAMED = 20
+"""Dialogues that one message names; it counts the others."""
 
 
 def main() -> None:
@@ -49,7 +51,8 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger of tokens, JSON")
     parser.add_argument("--preview", type=Path, required=True, help="dialogues as tokens, HTML")
     args = parser.parse_args()
-    encoding = load_params().encoding
+    params = load_params()
+    encoding = params.encoding
     # The weights change nothing here, and are most of what could be hashed.
     base = [file for file in args.base.iterdir() if file.suffix != ".safetensors"]
     inputs = Inputs(
@@ -60,9 +63,22 @@ def main() -> None:
     num_people = max(0 if has_roles else 2, int(prep["num_people_per_dialogue"]["max"]))
 
     with new_folder(args.encoded) as folder:
-        ledger = encode(args.prepared, args.base, folder, encoding, num_people, has_roles=has_roles)
+        ledger = encode(
+            args.prepared,
+            args.base,
+            folder,
+            encoding,
+            num_people,
+            has_roles=has_roles,
+            skips_invalid=params.data.on_invalid == "skip",
+        )
+        num_dialogues = prep["num_dialogues"] | {
+            side: prep["num_dialogues"][side] - num_lost
+            for side, num_lost in ledger["num_not_encodable"].items()
+        }
+        num_dialogues["dropped_not_encodable"] = sum(ledger["num_not_encodable"].values())
         tokens = ledger["num_tokens"]
-        page = preview(args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"])
+        page = preview(args.prepared, folder / "tokenizer", encoding, tokens, num_dialogues)
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
     if lost := ledger["num_not_rendered"]:
@@ -83,6 +99,7 @@ def encode(
     num_speakers: int,
     *,
     has_roles: bool = False,
+    skips_invalid: bool = False,
 ) -> dict[str, Any]:
     """Write the windows and the extended tokenizer into an existing folder.
 
@@ -93,10 +110,14 @@ def encode(
         encoding: How to cut, and what is trained.
         num_speakers: Most people in a dialogue of any side.
         has_roles: Whether the data has roles.
+        skips_invalid: Whether dialogues that the tokenizer changes are left out.
 
     Returns:
         The ledger: every token of the valid input in one bucket, and the shape of the training
         windows.
+
+    Raises:
+        UserError: the tokenizer changes dialogues, or no turn is trained.
     """
     template = extend_tokenizer(base, folder / "tokenizer", num_speakers, has_roles=has_roles)
     make = partial(
@@ -107,9 +128,8 @@ def encode(
         context_turns=encoding.context_turns,
         loss_on=encoding.loss_on,
     )
-    num_tokens: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    not_rendered: Counter[str] = Counter()
+    num_tokens, counts, not_rendered, num_lost = (Counter[str]() for _ in range(4))
+    lost: list[str] = []
     lengths = [np.empty(0, np.int64)]
     (folder / "validation").mkdir()
     with (
@@ -120,6 +140,8 @@ def encode(
         for piece in map_in_order(make, pieces(prepared)):
             num_tokens += piece.num_tokens
             progress.update(piece.num_tokens.total())
+            num_lost[piece.part] += len(piece.not_encodable)
+            lost += piece.not_encodable[: MAX_NAMED - len(lost)]
             if piece.part == "val":
                 validation.add(piece.input_ids, piece.is_target, piece.lengths)
             if piece.part == "train":
@@ -128,6 +150,8 @@ def encode(
                 counts["num_split_turns"] += piece.num_split_turns
                 counts["num_composed_turns"] += piece.num_composed_turns
                 not_rendered += piece.num_not_rendered
+    if lost:
+        report_not_encodable(base, num_lost, lost, num_tokens, skips=skips_invalid)
     if not num_tokens["trained"]:
         raise_nothing_trained(prepared, encoding.loss_on)
     window_lengths = np.concatenate(lengths)
@@ -144,8 +168,34 @@ def encode(
         "num_tokens_per_window": percentiles(window_lengths),
         "num_split_turns": counts["num_split_turns"],
         "num_composed_turns": counts["num_composed_turns"],
+        "num_not_encodable": {"train": num_lost["train"], "validation": num_lost["val"]},
         "num_not_rendered": dict(not_rendered),
     }
+
+
+def report_not_encodable(
+    base: Path,
+    num_lost: Mapping[str, int],
+    lost: Sequence[str],
+    num_tokens: Mapping[str, int],
+    *,
+    skips: bool,
+) -> None:
+    """Stop with a list of the dialogues that the tokenizer changes, or say what is left out."""
+    is_any_left = any(num_tokens[name] for name in ("trained", "context", "truncated"))
+    total = sum(num_lost.values())
+    counts = f"{total:,} dialogues ({num_lost['train']:,} training, {num_lost['val']:,} validation)"
+    cause = f"the tokenizer of {base} gives back another text of {counts}"
+    if skips and is_any_left:
+        print(f"encode: left out, since data.on_invalid is skip: {cause}, such as {lost[0]}")
+        return
+    rest = [f"… and {total - len(lost):,} more"] if total > len(lost) else []
+    shown = "\n".join(f"  {line}" for line in [*lost, *rest])
+    others = "none is left to train on." if skips else "they would be trained and scored wrongly."
+    skip = "" if skips else ", or leave them out and count them with data.on_invalid: skip"
+    raise UserError(
+        f"{cause}; {others}\n{shown}\nMend them, or take another base model with model.name{skip}."
+    )
 
 
 def pieces(prepared: Path) -> Iterator[tuple[str, LineRange]]:

@@ -19,6 +19,8 @@ from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.scoring.measures import measure
 from tuning.timing import record_timing
+from tuning.tokens.texts import gives_back
+from tuning.tokens.tokenizer import load_tokenizer
 
 
 def main() -> None:
@@ -39,7 +41,9 @@ def main() -> None:
     params = load_params()
     inputs = Inputs([args.validation, args.model, args.lock], partial(declared_params, "score"))
     set_threads(params.num_threads)
-    plan = make_plan(args.validation, params.score)
+    plan = make_plan(args.validation, params.score, partial(gives_back, load_tokenizer(args.model)))
+    if plan.not_encodable:
+        print(f"score: left out as not encodable: {len(plan.not_encodable):,} dialogues")
     print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)
     measured = measure(
         args.name,

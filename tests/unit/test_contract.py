@@ -17,7 +17,6 @@ from tuning.encoding.contract import ContractError, check_text, check_windows
 from tuning.encoding.cutting import Window, cut_windows
 from tuning.encoding.encoder import Encoder
 from tuning.reading.pieces import LineRange, read_pieces
-from tuning.run.errors import UserError
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.template import EncodedTurn, Template
 from tuning.tokens.tokenizer import load_tokenizer
@@ -164,16 +163,26 @@ def piece_of(path: Path, *turns: Turn, part: str = "train") -> tuple[str, LineRa
     return part, piece
 
 
-@pytest.mark.parametrize(("part", "use"), [("train", "trained"), ("val", "scored")])
-def test_a_tokenizer_that_loses_text_stops_the_run_and_names_the_dialogue(
-    tiny_base: Path, tmp_path: Path, part: str, use: str
+@pytest.mark.parametrize(("part", "side"), [("train", "trained"), ("val", "validation")])
+def test_a_dialogue_that_the_tokenizer_changes_is_named_and_has_no_windows(
+    tiny_base: Path, tmp_path: Path, part: str, side: str
 ) -> None:
     tokenizer = load_tokenizer(tiny_base)
     tokenizer.backend_tokenizer.normalizer = Lowercase()
-    piece = piece_of(tmp_path / "x.jsonl", Turn("a", "hello"), Turn("b", "Hello"), part=part)
-    with pytest.raises(UserError, match="dialogue 'the-one': the tokenizer changes turn 2") as at:
-        encoder_with(tokenizer)(piece)
-    assert f"it would be {use} wrongly" in str(at.value)
+    encode = encoder_with(tokenizer)
+    changed = encode(
+        piece_of(tmp_path / "x.jsonl", Turn("a", "hello"), Turn("b", "Hello"), part=part)
+    )
+    sound = encode(
+        piece_of(tmp_path / "y.jsonl", Turn("a", "hello"), Turn("b", "hello"), part=part)
+    )
+    assert changed.not_encodable == [
+        "dialogue 'the-one': the tokenizer changes turn 2 at character 1: 'Hello' comes back as "
+        "'hello'"
+    ]
+    assert not len(changed.lengths) and len(sound.lengths) == 1
+    assert changed.num_tokens == {"dropped_not_encodable": sound.num_tokens.total()}
+    assert sound.num_tokens[side] and not sound.not_encodable
 
 
 def test_a_tokenizer_that_composes_unicode_is_no_error_but_is_counted(

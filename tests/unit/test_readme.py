@@ -33,7 +33,7 @@ def test_the_page_of_parameters_is_what_make_docs_makes() -> None:
     ("key", "allowed", "reruns"),
     [
         ("seed", "whole number ≥ 0, < 4,294,967,296", "train, score, eval, release"),
-        ("data.on_invalid", "`error`, `skip`", "prep, release"),
+        ("data.on_invalid", "`error`, `skip`", "prep, encode, release"),
         ("encoding.max_length", "whole number ≥ 16", "encode, train, release"),
         ("encoding.loss_on", "text", "encode, release"),
         ("train.lora.rank", "whole number ≥ 1 or `null`", "train, release"),

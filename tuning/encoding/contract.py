@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import compress
-from unicodedata import normalize
 
 from tuning.dialogue import Dialogue
 from tuning.encoding.cutting import Window
 from tuning.tokens.template import EncodedTurn, Template
+from tuning.tokens.texts import is_same_text
 
 
 class ContractError(Exception):
     """A window or a turn breaks a rule: the message says what it holds and what it should."""
+
+
+class NotEncodable(ContractError):
+    """The tokenizer changes a turn's text: these two do not fit together, and no code mends it."""
 
 
 def check_windows(
@@ -75,18 +79,18 @@ def check_text(dialogue: Dialogue, decoded: Sequence[str]) -> int:
         Turns that come back in another Unicode composition: some tokenizers begin with that.
 
     Raises:
-        ContractError: the tokenizer changes a turn's text in any other way.
+        NotEncodable: the tokenizer changes a turn's text in any other way.
     """
     num_composed = 0
     for number, (turn, text) in enumerate(zip(dialogue.turns, decoded, strict=True), start=1):
         if turn.text == text:
             continue
-        if normalize("NFKC", turn.text) == normalize("NFKC", text):
+        if is_same_text(turn.text, text):
             num_composed += 1
             continue
         place = len(os.path.commonprefix([turn.text, text]))
         wanted, found = (t[max(0, place - 10) : place + 20] for t in (turn.text, text))
-        raise ContractError(
+        raise NotEncodable(
             f"the tokenizer changes turn {number} at character {place + 1}: {wanted!r} comes back "
             f"as {found!r}"
         )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue, from_line
-from tuning.encoding.contract import ContractError, check_text, check_windows
+from tuning.encoding.contract import ContractError, NotEncodable, check_text, check_windows
 from tuning.encoding.cutting import Window, cut_windows, trained_turns
 from tuning.reading.accounts import bucket
 from tuning.reading.pieces import LineRange
@@ -44,6 +44,8 @@ class EncodedPiece:
     """Turns that were split, as too long for a window."""
     num_composed_turns: int
     """Turns that the tokenizer gives back in another Unicode composition."""
+    not_encodable: list[str]
+    """Dialogues without windows since the tokenizer changes their text, each with the change."""
     num_not_rendered: Counter[str]
     """Turns with reasoning and dialogues with tools that the template has no place for."""
 
@@ -81,6 +83,8 @@ class Encoder:
         windows: list[Window] = []
         num_tokens: Counter[str] = Counter()
         num_split_turns = num_composed_turns = 0
+        encodable: list[Dialogue] = []
+        not_encodable: list[str] = []
         encoded = [self._template.encode(dialogue) for dialogue in dialogues]
         decoded = iter(
             self._tokenizer.backend_tokenizer.decode_batch(
@@ -88,6 +92,14 @@ class Encoder:
             )
         )
         for dialogue, turns in zip(dialogues, encoded, strict=True):
+            lengths = [len(turn) for turn in turns]
+            try:
+                num_composed_turns += check_text(dialogue, [next(decoded) for _ in turns])
+            except NotEncodable as error:
+                not_encodable.append(f"dialogue {dialogue.dialogue_id!r}: {error}")
+                num_tokens[bucket("not_encodable")] += sum(lengths)
+                continue
+            encodable.append(dialogue)
             trained = trained_turns(dialogue.turns, self._loss_on)
             cut = cut_windows(
                 turns,
@@ -104,14 +116,12 @@ class Encoder:
                     max_length=self._max_length,
                     template=self._template,
                 )
-                num_composed_turns += check_text(dialogue, [next(decoded) for _ in turns])
             except ContractError as error:
                 raise UserError(
                     f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
                     f"would be {'trained' if part == 'train' else 'scored'} wrongly."
                 ) from None
             windows += cut.windows
-            lengths = [len(turn) for turn in turns]
             num_split_turns += sum(length > self._max_length - len(start) for length in lengths)
             if part == "val":
                 num_tokens["validation"] += sum(lengths)
@@ -132,7 +142,8 @@ class Encoder:
             num_tokens=num_tokens,
             num_split_turns=num_split_turns,
             num_composed_turns=num_composed_turns,
-            num_not_rendered=self._not_rendered(dialogues),
+            not_encodable=not_encodable,
+            num_not_rendered=self._not_rendered(encodable),
         )
 
     def _not_rendered(self, dialogues: Sequence[Dialogue]) -> Counter[str]:
@@ -155,5 +166,6 @@ class Encoder:
             num_tokens=num_tokens,
             num_split_turns=0,
             num_composed_turns=0,
+            not_encodable=[],
             num_not_rendered=Counter(),
         )

@@ -15,7 +15,7 @@ from tuning.encoding.cutting import Window, cut_windows, trained_turns
 from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES, bucket
 from tuning.tokens.template import Template
-from tuning.tokens.texts import encode_texts, token_texts
+from tuning.tokens.texts import encode_texts, gives_back, token_texts
 
 Kind = Literal["speaker", "trained", "context", "held_out", "dropped"]
 
@@ -113,6 +113,8 @@ def show_dialogue(
         context_turns: Turns that a later window repeats.
         loss_on: Which turns are trained.
     """
+    if fate in ("train", "val") and not gives_back(template.tokenizer, dialogue):
+        fate = "not_encodable"
     if fate != "train":
         kind: Kind = "held_out" if fate in SIDES else "dropped"
         window = _show_whole(dialogue, template, kind)

@@ -96,7 +96,7 @@ def evaluate(
             },
             "set": {
                 "num_dialogues": len(plan.dialogues),
-                "num_dialogues_left_out": plan.num_left_out,
+                "num_dialogues_left_out": plan.num_left_out + len(plan.not_encodable),
                 "num_responses": int(columns["num_responses"].sum()),
                 "num_bytes": int(columns["num_bytes"].sum()),
                 "text_sha256": text_sha256(plan.dialogues),

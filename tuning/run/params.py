@@ -53,8 +53,9 @@ class DataParams(Section):
     roles: dict[str, Literal["system", "user", "assistant", "tool"]]
     """A team's own spellings of roles, such as ``{agent: assistant, customer: user}``."""
     on_invalid: Literal["error", "skip"]
-    """A malformed dialogue stops the run with a list of faults, or is dropped and counted, and of a
-    file that breaks off what stands before is kept."""
+    """A malformed dialogue, or one that the tokenizer cannot give back, stops the run with a list
+    of faults, or is dropped and counted, and of a file that breaks off what stands before is
+    kept."""
     max_dialogues: Count | None
     """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
     min_speakers: Count

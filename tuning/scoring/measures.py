@@ -90,6 +90,7 @@ def measure(
         chats=chats,
         people=people,
         weights_sha256=weights_sha256(folder),
+        not_encodable=plan.not_encodable,
     )
 
 
