@@ -59,6 +59,7 @@ def main() -> None:
         max_dialogues=args.dialogues or params.score.max_dialogues,
         max_turns=params.score.max_turns,
         max_bytes=params.score.max_bytes,
+        loss_on=params.encoding.loss_on,
     )
     tokenizer = load_tokenizer(args.model)
     model = AutoModelForCausalLM.from_pretrained(

@@ -124,7 +124,7 @@ def run_once(
     write_params(folder)
     prep, prep_peak = timed(
         folder,
-        *("-m", "stages.prep", "--lock", str(lock)),
+        *("-m", "stages.prep", "--lock", str(lock), "--hub", "hub"),
         *("--prepared", "prepared", "--metrics", "prep.json"),
     )
     encode, encode_peak = timed(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from tuning.dialogue import read_dialogues
@@ -19,8 +17,13 @@ from tuning.encoding.encoder import Encoder
 from tuning.encoding.examples import examples
 from tuning.encoding.preview import show_dialogue
 from tuning.encoding.preview_page import as_html
-from tuning.packing import pack
-from tuning.reading.accounts import percentiles
+from tuning.encoding.totals import (
+    BUCKETS,
+    Totals,
+    report_cut,
+    report_not_encodable,
+    report_what_is_trained,
+)
 from tuning.reading.engine import map_in_order
 from tuning.reading.pieces import LineRange, read_pieces
 from tuning.run.errors import UserError
@@ -29,13 +32,11 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.tokens.templates import extend_tokenizer, template_of
+from tuning.tokens.templates import prepare_tokenizer, template_of
 from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
 """The files that prep wrote, by name; the first two become windows."""
-BUCKETS = ("trained", "context", "truncated", "validation", "test")
-"""The ledger's buckets of tokens; each reason to leave dialogues out adds one."""
 
 
 def main() -> None:
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger of tokens, JSON")
     parser.add_argument("--preview", type=Path, required=True, help="dialogues as tokens, HTML")
     args = parser.parse_args()
-    encoding = load_params().encoding
+    params = load_params()
+    encoding = params.encoding
     # The weights change nothing here, and are most of what could be hashed.
     base = [file for file in args.base.iterdir() if file.suffix != ".safetensors"]
     inputs = Inputs(
@@ -60,9 +62,22 @@ def main() -> None:
     num_people = max(0 if has_roles else 2, int(prep["num_people_per_dialogue"]["max"]))
 
     with new_folder(args.encoded) as folder:
-        ledger = encode(args.prepared, args.base, folder, encoding, num_people, has_roles=has_roles)
+        ledger = encode(
+            args.prepared,
+            args.base,
+            folder,
+            encoding,
+            num_people,
+            has_roles=has_roles,
+            skips_invalid=params.data.on_invalid == "skip",
+        )
+        num_dialogues = prep["num_dialogues"] | {
+            side: prep["num_dialogues"][side] - num_lost
+            for side, num_lost in ledger["num_not_encodable"].items()
+        }
+        num_dialogues["dropped_not_encodable"] = sum(ledger["num_not_encodable"].values())
         tokens = ledger["num_tokens"]
-        page = preview(args.prepared, folder / "tokenizer", encoding, tokens, prep["num_dialogues"])
+        page = preview(args.prepared, folder / "tokenizer", encoding, tokens, num_dialogues)
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
     if lost := ledger["num_not_rendered"]:
@@ -83,6 +98,7 @@ def encode(
     num_speakers: int,
     *,
     has_roles: bool = False,
+    skips_invalid: bool = False,
 ) -> dict[str, Any]:
     """Write the windows and the extended tokenizer into an existing folder.
 
@@ -93,58 +109,54 @@ def encode(
         encoding: How to cut, and what is trained.
         num_speakers: Most people in a dialogue of any side.
         has_roles: Whether the data has roles.
+        skips_invalid: Whether dialogues that the tokenizer changes are left out.
 
     Returns:
         The ledger: every token of the valid input in one bucket, and the shape of the training
         windows.
+
+    Raises:
+        UserError: the tokenizer changes dialogues, or no turn is trained.
     """
-    template = extend_tokenizer(base, folder / "tokenizer", num_speakers, has_roles=has_roles)
+    template = prepare_tokenizer(
+        base,
+        folder / "tokenizer",
+        num_speakers,
+        choice=encoding.template,
+        settings=encoding.template_settings,
+        has_roles=has_roles,
+    )
     make = partial(
         Encoder,
         template.name,
         template.tokenizer,
         max_length=encoding.max_length,
-        context_turns=encoding.context_turns,
+        min_context=encoding.min_context,
         loss_on=encoding.loss_on,
+        settings=encoding.template_settings,
     )
-    num_tokens: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    not_rendered: Counter[str] = Counter()
-    lengths = [np.empty(0, np.int64)]
+    found = Totals()
     (folder / "validation").mkdir()
     with (
         WindowWriter(folder) as training,
         WindowWriter(folder / "validation") as validation,
         tqdm(desc="encode", unit=" tokens", unit_scale=True, disable=None) as progress,
     ):
+        writers = {"train": training, "val": validation}
         for piece in map_in_order(make, pieces(prepared)):
-            num_tokens += piece.num_tokens
             progress.update(piece.num_tokens.total())
-            if piece.part == "val":
-                validation.add(piece.input_ids, piece.is_target, piece.lengths)
-            if piece.part == "train":
-                training.add(piece.input_ids, piece.is_target, piece.lengths)
-                lengths.append(piece.lengths)
-                counts["num_split_turns"] += piece.num_split_turns
-                counts["num_composed_turns"] += piece.num_composed_turns
-                not_rendered += piece.num_not_rendered
-    if not num_tokens["trained"]:
-        raise_nothing_trained(prepared, encoding.loss_on)
-    window_lengths = np.concatenate(lengths)
-    num_in_windows = int(window_lengths.sum())
-    num_rows = len(pack(window_lengths.tolist(), encoding.max_length))
-    return {
-        "num_tokens": dict.fromkeys(BUCKETS, 0) | num_tokens | {"input": num_tokens.total()},
-        "num_windows": len(window_lengths),
-        # Context that a later window repeats, the tag in every part of a split turn, and what the
-        # tokenizer itself begins a window with
-        "num_repeated_tokens": num_in_windows - num_tokens["trained"] - num_tokens["context"],
-        "num_speaker_tokens": num_speakers,
-        "packing_efficiency": num_in_windows / (num_rows * encoding.max_length),
-        "num_tokens_per_window": percentiles(window_lengths),
-        "num_split_turns": counts["num_split_turns"],
-        "num_composed_turns": counts["num_composed_turns"],
-        "num_not_rendered": dict(not_rendered),
+            found.add(piece)
+            if piece.part in writers:
+                writers[piece.part].add(piece.input_ids, piece.is_target, piece.lengths)
+    if found.not_encodable:
+        report_not_encodable(base, found, skips=skips_invalid)
+    for source, num_trained in found.num_trained_of.items():
+        if not num_trained:
+            raise_nothing_trained(prepared, encoding.loss_on, source)
+    report_what_is_trained(template.name, found.num_turns)
+    report_cut(found, encoding.max_length)
+    return found.ledger(encoding.max_length) | {
+        "num_speaker_tokens": num_speakers if template.asks_all else 0
     }
 
 
@@ -170,7 +182,7 @@ def preview(
         show_dialogue,
         template=template_of(tokenizer),
         max_length=encoding.max_length,
-        context_turns=encoding.context_turns,
+        min_context=encoding.min_context,
         loss_on=encoding.loss_on,
     )
     dropped = sorted(n for n, count in num_dialogues.items() if count and n.startswith("dropped_"))
@@ -182,14 +194,19 @@ def preview(
     return as_html(examples(prepared, show), ledgers)
 
 
-def raise_nothing_trained(prepared: Path, loss_on: str) -> None:
-    """Raise ``UserError``: no turn is trained; the message says which speakers there are."""
+def raise_nothing_trained(prepared: Path, loss_on: str | Sequence[str], source: str) -> None:
+    """Raise ``UserError``: no turn of a source is trained; the message says who speaks there."""
     names: dict[str, None] = {}
-    for dialogue in islice(read_dialogues(prepared / "train.jsonl"), 100):
+    key = "encoding.loss_on"
+    of_source = (d for d in read_dialogues(prepared / "train.jsonl") if d.source == source)
+    for dialogue in islice(of_source, 100):
         names |= dict.fromkeys(dialogue.speakers)
+        if dialogue.loss_on:
+            key, loss_on = f"data.sources.{source}.loss_on", dialogue.loss_on
     shown = ", ".join([*names][:10])
+    of = f" of data.sources.{source}" if source else " at all"
     raise UserError(
-        f"encoding.loss_on: {loss_on!r} trains no turn at all; wanted all, last, or one of the "
+        f"{key}: {loss_on!r} trains no turn{of}; wanted auto, all, last, a role, or one of the "
         f"speakers ({shown}, …)."
     )
 

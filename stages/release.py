@@ -46,7 +46,7 @@ def main() -> None:
     assert template is not None, "train writes it"
     facts = Facts(
         base=source_of_model(params["model"]["name"], params["model"]["revision"]),
-        corpus=source_of_data(data),
+        corpus=source_of_data(data, params["data"]["hub"]),
         usage=template.usage,
         params=params,
         scores=scores,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from tuning.evaluation_set.plan import make_plan
+from tuning.evaluation_set.plan import has_roles, make_plan
 from tuning.language_model.device import keep_freed_memory, set_threads
 from tuning.results.measured import write_measured
 from tuning.run.inputs import Inputs
@@ -19,6 +19,7 @@ from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.scoring.measures import measure
 from tuning.timing import record_timing
+from tuning.tokens.templates import is_encodable, template_of
 
 
 def main() -> None:
@@ -39,11 +40,26 @@ def main() -> None:
     params = load_params()
     inputs = Inputs([args.validation, args.model, args.lock], partial(declared_params, "score"))
     set_threads(params.num_threads)
-    plan = make_plan(args.validation, params.score)
+    loss_on = params.encoding.loss_on
+    template = template_of(
+        args.model,
+        choice=params.encoding.template,
+        settings=params.encoding.template_settings,
+        has_roles=has_roles(args.validation),
+    )
+    plan = make_plan(
+        args.validation,
+        params.score,
+        loss_on,
+        partial(is_encodable, template, loss_on=loss_on),
+    )
+    if plan.not_encodable:
+        print(f"score: left out as not encodable: {len(plan.not_encodable):,} dialogues")
     print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)
     measured = measure(
         args.name,
         args.model,
+        template,
         plan,
         params.score,
         # The report shows how people's turns surprise that model.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stages.prep import prepare
-from tuning.corpus.layouts import is_record
-from tuning.corpus.message_rows import gathered
+from tuning.corpus.columns import Columns
+from tuning.corpus.message_rows import read_dialogues_of
 from tuning.corpus.records import Record, RecordReader
 from tuning.dialogue import Dialogue, Turn, from_line, read_dialogues
-from tuning.reading.pieces import RawRecord, read_pieces
-from tuning.run.params import ColumnsParams, DataParams
+from tuning.reading.pieces import RawRecord
+from tuning.run.params import ColumnsParams, DataParams, EncodingParams, SourceParams
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in ("a", "ei", "o", "ul", "y")]
 
@@ -94,6 +94,8 @@ def data_params(**changes: Any) -> DataParams:
     """Everything is kept unless ``changes`` say otherwise."""
     defaults: dict[str, Any] = {
         "path": "mine.jsonl",
+        "hub": {},
+        "sources": {},
         "columns": ColumnsParams(list=None, who=None, text=None, role=None, id=None),
         "roles": {},
         "on_invalid": "error",
@@ -106,12 +108,25 @@ def data_params(**changes: Any) -> DataParams:
         "validation_fraction": 0.3,
         "test_fraction": 0.0,
         "group_by": None,
+        "branches": "all",
         "session_gap_hours": None,
         "session_turns": None,
         "redact": "report",
         "phone_region": "US",
     }
     return DataParams(**defaults | changes)
+
+
+def encoding_params(**changes: Any) -> EncodingParams:
+    """Speaker tokens and every turn trained unless ``changes`` say otherwise."""
+    defaults: dict[str, Any] = {
+        "max_length": 512,
+        "min_context": 16,
+        "template": "speakers",
+        "template_settings": {},
+        "loss_on": "all",
+    }
+    return EncodingParams(**defaults | changes)
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,8 @@ def read_file(path: Path, **changes: Any) -> Read:
     """Read a file as prep does."""
     read = RecordReader(data_params(**changes))
     beside: list[str] = []
-    pieces = gathered(path, "", read_pieces(path, is_record=is_record, on_beside=beside.append))
+    columns = Columns(data_params(**changes).columns)
+    pieces = read_dialogues_of(path, "", columns=columns, on_beside=beside.append)
     records = [record for piece in pieces for raw in piece.records() for record in read(raw)]
     return Read(records, dict(read.reader.unused), dict(read.reader.passed_over), beside)
 
@@ -187,12 +203,30 @@ class Prepared:
 
 def prepare_records(records: Sequence[Any], **changes: Any) -> Prepared:
     """Write records as JSONL, run prep on them, read what it wrote."""
+    return prepare_files({"mine.jsonl": records}, "mine.jsonl", **changes)
+
+
+def prepare_sources(
+    sources: Mapping[str, Sequence[Dialogue]], settings: Mapping[str, Any], **changes: Any
+) -> Prepared:
+    """The same from dialogues by source, each with settings of its own."""
+    files = {f"{name}.jsonl": [as_record(d) for d in found] for name, found in sources.items()}
+    entries = {
+        name: SourceParams(files=[f"{name}.jsonl"], **settings.get(name, {})) for name in sources
+    }
+    return prepare_files(files, "", sources=entries, **changes)
+
+
+def prepare_files(files: Mapping[str, Sequence[Any]], path: str, **changes: Any) -> Prepared:
+    """Write files of records, run prep on one of them, or on their folder, read what it wrote."""
     with tempfile.TemporaryDirectory() as name:
-        path, folder = Path(name) / "mine.jsonl", Path(name) / "prepared"
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        path.write_text("".join(lines), encoding="utf-8", newline="")
+        data, folder = Path(name) / "data", Path(name) / "prepared"
+        data.mkdir()
+        for file, records in files.items():
+            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+            (data / file).write_text("".join(lines), encoding="utf-8", newline="")
         folder.mkdir()
-        ledger = prepare(path, data_params(**changes), folder)
+        ledger = prepare(data / path, data_params(**changes), folder)
         dropped = [
             (json.loads(line)["reason"], from_line(line))
             for line in (folder / "dropped.jsonl").read_bytes().splitlines()

@@ -14,7 +14,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 Fault = Literal[
     "gated",  # file contents are refused; the list of files is public, as on the real hub
@@ -22,18 +22,21 @@ Fault = Literal[
     "missing_revision",
     "private_repo",
     "server_error",
-    "truncated",  # weights stop half-way, however often they are asked for
-    "wrong_bytes",  # weights have the announced size, but one byte differs
+    "truncated",  # large files stop half-way, however often they are asked for
+    "wrong_bytes",  # large files have the announced size, but one byte differs
 ]
+Kind = Literal["model", "dataset"]
 
 REPO = "tiny/gpt2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def loopback_hub(folder: Path, fault: Fault | None = None) -> Iterator[str]:
+def loopback_hub(
+    folder: Path, fault: Fault | None = None, *, kind: Kind = "model"
+) -> Iterator[str]:
     """Serve ``folder`` as ``REPO`` at ``COMMIT``; the value is the address for ``HF_ENDPOINT``."""
-    handler = partial(_HubHandler, folder=folder, fault=fault)
+    handler = partial(_HubHandler, folder=folder, fault=fault, kind=kind)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -45,9 +48,11 @@ def loopback_hub(folder: Path, fault: Fault | None = None) -> Iterator[str]:
 
 
 class _HubHandler(BaseHTTPRequestHandler):
-    def __init__(self, *args: Any, folder: Path, fault: Fault | None) -> None:
+    def __init__(self, *args: Any, folder: Path, fault: Fault | None, kind: Kind) -> None:
         self.folder = folder
         self.fault = fault
+        self.api = f"/api/{kind}s/{REPO}"
+        self.contents = f"/{REPO}" if kind == "model" else f"/{kind}s/{REPO}"
         super().__init__(*args)
 
     def do_HEAD(self) -> None:
@@ -69,26 +74,29 @@ class _HubHandler(BaseHTTPRequestHandler):
             self._refuse(401, "", "Invalid username or password.")
         elif self.fault == "missing_revision":
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {COMMIT}")
-        elif path == f"/api/models/{REPO}/revision/{COMMIT}":
+        elif path == f"{self.api}/revision/{COMMIT}":
             siblings = [self._sibling(file) for file in self._files()]
             self._send_json({"id": REPO, "sha": COMMIT, "siblings": siblings})
-        elif path == f"/api/models/{REPO}/tree/{COMMIT}":
+        elif path == f"{self.api}/tree/{COMMIT}":
             self._send_json([self._tree_entry(file) for file in self._files()])
-        elif path.startswith(f"/{REPO}/resolve/{COMMIT}/"):
+        elif path.startswith(start := f"{self.contents}/resolve/{COMMIT}/"):
             if self.fault == "gated":
-                self._refuse(403, "GatedRepo", f"Access to model {REPO} is restricted.")
+                self._refuse(403, "GatedRepo", f"Access to {REPO} is restricted.")
             else:
-                self._send_file(self.folder / path.rpartition("/")[2])
+                self._send_file(self.folder / unquote(path.removeprefix(start)))
         else:
             self._refuse(404, "EntryNotFound", "Entry not found")
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.iterdir())
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
 
     def _sibling(self, file: Path) -> dict[str, Any]:
-        """One file in the answer to ``model_info(files_metadata=True)``."""
+        """One file in the answer to ``model_info`` or ``dataset_info``, with files' metadata."""
         entry: dict[str, Any] = {
-            "rfilename": file.name,
+            "rfilename": self._name(file),
             "size": file.stat().st_size,
             "blobId": _git_sha1(file),
         }
@@ -99,7 +107,7 @@ class _HubHandler(BaseHTTPRequestHandler):
     def _tree_entry(self, file: Path) -> dict[str, Any]:
         """One file in the answer to ``list_repo_tree``, which spells the same differently."""
         size = file.stat().st_size
-        entry = {"type": "file", "path": file.name, "size": size, "oid": _git_sha1(file)}
+        entry = {"type": "file", "path": self._name(file), "size": size, "oid": _git_sha1(file)}
         if _is_lfs(file):
             entry["lfs"] = {"oid": _sha256(file), "size": size, "pointerSize": 134}
         return entry
@@ -143,7 +151,7 @@ class _HubHandler(BaseHTTPRequestHandler):
 
 
 def _is_lfs(file: Path) -> bool:
-    return file.suffix in {".safetensors", ".bin"}
+    return file.suffix in {".safetensors", ".bin", ".parquet"}
 
 
 def _sha256(file: Path) -> str:

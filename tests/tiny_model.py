@@ -114,6 +114,17 @@ def make_tiny_llama(
     _write_weights(folder, config, seed)
 
 
+def lose_character(folder: Path, character: str) -> None:
+    """Make a base model's tokenizer drop a character from every text."""
+    file = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.normalizer = Replace(character, "")
+    tokenizer.save(str(file))
+    # GPT2Tokenizer would make its own of the vocabulary.
+    names = {"model_max_length": MAX_POSITIONS, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", names)
+
+
 @torch.no_grad()
 def enlarged(model: PreTrainedModel) -> PreTrainedModel:
     """With sharp attention and logits: random weights at their beginning make both uniform."""

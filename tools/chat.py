@@ -22,8 +22,9 @@ from tuning.report.report_page import TITLES
 from tuning.run.errors import UserError
 from tuning.run.process import run_stage
 from tuning.scoring.measures import load_model
-from tuning.tokens.template import Template
-from tuning.writing.continuing import first_turns, text_of
+from tuning.tokens.chat_template import ChatTemplate
+from tuning.tokens.template import NotEncodableError, Template
+from tuning.tokens.templates import template_of
 from tuning.writing.decoding import Request, Sampling, write_replies
 
 Message = dict[str, Any]
@@ -46,6 +47,7 @@ class Partner:
         role: Literal["user", "assistant"],
         sampling: Sampling,
         max_new_tokens: int,
+        system: str = "",
     ) -> str:
         """Write the next turn of one of the two, as eval would let the model write it.
 
@@ -54,12 +56,26 @@ class Partner:
             role: Who speaks next.
             sampling: How to choose tokens; with one seed, the same chat gets the same answer.
             max_new_tokens: Longest answer, in tokens.
+            system: Stands before the chat, where the model knows roles.
+
+        Returns:
+            The turn, or in brackets why the model cannot be asked for it.
         """
-        turns = tuple(self._turn(message["role"], text_in(message)) for message in chat)
-        context = first_turns(self.template, Dialogue("chat", turns), len(turns))
-        tags = self.template.tags(Dialogue("chat", (*turns, self._turn(role, ""))))
+        turns = [Turn("system", system, "system")] if system and self.has_roles else []
+        turns += (self._turn(message["role"], text_in(message)) for message in chat)
+        number = len(turns)
+        reading = self.template.read(Dialogue("chat", (*turns, self._turn(role, ""))))
+        try:
+            reading.renderings([*[False] * number, True])
+        except NotEncodableError as error:
+            return f"(it cannot be asked: {error})"
+        place = reading.after(range(number), number)
         request = Request(
-            tuple(context), len(context), (tuple(tags[role]),), sampling, name=str(len(turns))
+            tuple(place.context),
+            len(place.context),
+            (tuple(place.turn.tag),),
+            sampling,
+            name=str(len(chat)),
         )
         replies = write_replies(
             self.model,
@@ -68,7 +84,7 @@ class Partner:
             max_new_tokens=max_new_tokens,
             batch_size=1,
         )
-        return text_of(self.template, replies[0][0]) if replies[0] else "(the chat is too long)"
+        return self.template.text_of(replies[0][0].ids) if replies[0] else "(the chat is too long)"
 
     def _turn(self, role: Literal["user", "assistant"], text: str) -> Turn:
         return Turn(role, text, role if self.has_roles else None)
@@ -76,13 +92,18 @@ class Partner:
 
 def load_partners(base: Path, model: Path) -> dict[str, Partner]:
     """Load both models, each with the template that eval scores it in."""
-    loaded = {}
-    for name, folder in (("base", base), ("tuned", model)):
+    for folder in (base, model):
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} is no model; get it with dvc pull, or make it: make repro.")
-        loaded[name] = load_model(folder)
-    has_roles = loaded["tuned"][1].has_roles
-    return {name: Partner(*both, has_roles) for name, both in loaded.items()}
+    tuned = template_of(model)
+    if isinstance(tuned, ChatTemplate):
+        others: Template = template_of(base, choice="chat", settings=tuned.settings)
+    else:
+        others = template_of(base)
+    return {
+        name: Partner(load_model(folder, template), template, tuned.has_roles)
+        for name, folder, template in (("base", base, others), ("tuned", model, tuned))
+    }
 
 
 def text_in(message: Message) -> str:
@@ -101,6 +122,7 @@ def talk(
     top_p: float,
     max_new_tokens: float,
     seed: float,
+    system: str = "",
 ) -> Iterator[list[list[Message]]]:
     """Yield the chats after the user's turn, and again after each answer.
 
@@ -113,11 +135,11 @@ def talk(
         yield new  # nobody has said anything yet
         return
     for chat, partner in zip(new, partners.values(), strict=True):
-        turn = text.strip() or partner.answer(chat, "user", sampling, longest)
+        turn = text.strip() or partner.answer(chat, "user", sampling, longest, system)
         chat.append({"role": "user", "content": html.escape(turn)})
         yield new
     for chat, partner in zip(new, partners.values(), strict=True):
-        turn = partner.answer(chat, "assistant", sampling, longest)
+        turn = partner.answer(chat, "assistant", sampling, longest, system)
         chat.append({"role": "assistant", "content": html.escape(turn)})
         yield new
 
@@ -141,10 +163,15 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
                 )
                 for name in partners
             ]
+        tuned = partners["tuned"]
+        system = gradio.Textbox(
+            label="System", placeholder="Stands before the chat", visible=tuned.has_roles
+        )
         text = gradio.Textbox(label="You", placeholder="Say something, and press Enter", lines=1)
         with gradio.Row():
             send = gradio.Button("Send", variant="primary")
-            go_on = gradio.Button("Let them go on")
+            # A chat template asks nobody but the assistant.
+            go_on = gradio.Button("Let them go on", visible=tuned.template.asks_all)
             clear = gradio.Button("Start anew")
         with gradio.Row():
             controls = [
@@ -153,6 +180,7 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
                 gradio.Slider(5, 200, 60, step=5, label="Longest answer, tokens"),
                 gradio.Number(1337, precision=0, minimum=0, label="Seed"),
             ]
+            controls.append(system)
 
         def answer(text: str, *values: Any) -> Iterator[list[list[Message]]]:
             yield from talk(partners, text, values[: len(chats)], *values[len(chats) :])

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from tuning.run import params
 from tuning.run.files import flattened, write_text
@@ -30,6 +30,9 @@ but repeats no cleaning or splitting, `data` starts from prep. `runtime` is in n
 it changes no result.
 """
 COLUMNS = ("key", "default", "allowed", "meaning", "reruns")
+NAMED = ".NAME."
+"""Stands in a key for the names that users give."""
+REFERENCES = {"ColumnsParams": "`data.columns`"}
 KINDS = {"integer": "whole number", "number": "number", "string": "text", "null": "`null`"}
 BOUNDS = {
     "minimum": "≥",
@@ -60,7 +63,7 @@ def as_markdown() -> str:
         lines.append(
             (
                 f"`{key}`",
-                shown(values[key]),
+                default(section, name) if NAMED in key else shown(values[key]),
                 allowed(section.model_json_schema()["properties"][name]),
                 meanings[section.__name__, name].replace("``", "`"),
                 ", ".join(stages_declaring(key)) or "–",
@@ -76,8 +79,18 @@ def fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, type
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             yield from fields(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", section, name
+            continue
+        yield f"{prefix}{name}", section, name
+        of_names = get_args(kind)[-1:] if get_origin(kind) is dict else ()
+        for inner in of_names:
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from fields(inner, f"{prefix}{name}{NAMED}")
+
+
+def default(section: type[Section], name: str) -> str:
+    """Spell what a key has that may be left out."""
+    field = section.model_fields[name]
+    return "must be given" if field.is_required() else shown(field.default)
 
 
 def docstrings(source: str) -> dict[tuple[str, str], str]:
@@ -106,8 +119,14 @@ def allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(allowed, schema["anyOf"]))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return "keys as of " + REFERENCES[schema["$ref"].rpartition("/")[2]]
+    if "patternProperties" in schema:
+        return "names, each with the keys below"
     if schema["type"] == "object":
         return f"names, each with one of {allowed(schema['additionalProperties'])}"
+    if schema["type"] == "array":
+        return f"list of {allowed(schema['items'])}"
     if schema["type"] == "boolean":
         return "`true`, `false`"
     bounds = [f"{sign} {schema[name]:,}" for name, sign in BOUNDS.items() if name in schema]

@@ -56,7 +56,7 @@ def main() -> None:
         fate,
         template_of(args.tokenizer),
         max_length=encoding.max_length,
-        context_turns=encoding.context_turns,
+        min_context=encoding.min_context,
         loss_on=encoding.loss_on,
     )
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -115,21 +115,23 @@ def as_text(dialogue: ShownDialogue, *, colour: bool = False) -> str:
                 f"window {number} of {len(dialogue.windows)}: "
                 f"{counted(window.num_tokens, 'token')}, {window.num_trained:,} trained"
             )
-        for turn in window.turns:
-            lines += _turn_lines(turn, colour)
+        for tag, tokens in window.turns:
+            lines += _turn_lines(tag.text if tag else "", tokens, colour)
     return "\n".join(lines) + "\n"
 
 
-def _turn_lines(turn: Sequence[ShownToken], colour: bool) -> list[str]:
-    """Return ``+ <|speaker1|>│Hello│!│<|endofturn|>``, with a new line after each ``↵``."""
-    tag, *rest = turn
-    mark = _MARKS[rest[0].kind]
-    lines = [f"{mark} {_painted(tag.text, 'speaker', colour)}"]
-    for token in rest:
+def _turn_lines(tag: str, tokens: Sequence[ShownToken], colour: bool) -> list[str]:
+    """Return ``+ <|speaker1|>│Hello│!│<|endofturn|>``, with a new line after each ``↵``.
+
+    The sign is of the last token: a chat template's header is context before a trained answer.
+    """
+    mark = _MARKS[tokens[-1].kind if tokens else "context"]
+    lines = [f"{mark} {_painted(tag, 'speaker', colour)}"]
+    for token in tokens:
         text = "".join(shown for shown, _ in visible(token.text))
         lines[-1] += _BORDER + _painted(text, token.kind, colour)
         if token.text.endswith("\n"):
-            lines.append(f"{mark} {' ' * len(tag.text)}")
+            lines.append(f"{mark} {' ' * len(tag)}")
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tuning.pages.words import counted
 from tuning.report.headlines import HEADLINES, meaning
+from tuning.report.sources import source_rows
 from tuning.results.bootstrap import FEWEST_DIALOGUES
 from tuning.run.process import run_stage
 
@@ -33,6 +34,14 @@ def format_table(metrics: Mapping[str, Any]) -> str:
                 text = meaning(headline, change, num_dialogues, one_template)
                 line += f"  {interval:<20}  {text}"
             lines.append(line)
+    for name, rows in source_rows(metrics).items():
+        for row in rows:
+            (before, *_), (after, *_), (change, low, high) = row.cells
+            title = f"{name}: {row.title}"
+            interval = f"[{low}, {high}]"
+            lines.append(
+                f"{title:<27}{before:>10} {after:>11} {change:>9}  {interval:<20}  {row.meaning}"
+            )
     lines.append(
         f"{'target tokens':<27}{base['num_target_tokens']:>10,} {tuned['num_target_tokens']:>11,}"
         f" {tuned['num_target_tokens'] - base['num_target_tokens']:>+9,}"

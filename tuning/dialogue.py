@@ -7,7 +7,7 @@ On disk a key is absent where it says nothing, so a conversation between people 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -66,6 +66,10 @@ class Dialogue:
     turns: tuple[Turn, ...]
     tools: str = ""
     """The functions that an assistant may call: a JSON list, in the form of the data."""
+    source: str = ""
+    """The source that it is from, where there are several."""
+    loss_on: str = ""
+    """Which turns are trained, where its source says so."""
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -82,9 +86,37 @@ class Dialogue:
         return {name: index for index, name in enumerate(dict.fromkeys(named))}
 
     @property
+    def responses(self) -> list[int]:
+        """Indices of the turns that a model may be scored on: trained ones, but for the first."""
+        return [index for index, turn in enumerate(self.turns) if index and turn.weight > 0]
+
+    @property
     def num_characters(self) -> int:
         """Unicode code points in all utterances."""
         return sum(len(turn.utterance) for turn in self.turns)
+
+
+def trained_turns(turns: Sequence[Turn], loss_on: str | Sequence[str]) -> list[bool]:
+    """Say of each turn whether it is trained, and so scored.
+
+    Whatever is asked for, what the data keeps out of training, a system text and a tool's answer
+    are context.
+
+    Args:
+        turns: A dialogue's turns.
+        loss_on: ``auto`` (the assistant's where turns have roles, else all), ``all``, ``last``, the
+            name of a speaker or role, or several of these.
+    """
+    wanted = {loss_on} if isinstance(loss_on, str) else set(loss_on)
+    if "auto" in wanted:
+        wanted.add("assistant" if any(turn.role for turn in turns) else "all")
+    last = len(turns) - 1
+    return [
+        turn.weight > 0
+        and turn.role not in ("system", "tool")
+        and not wanted.isdisjoint(["all", turn.speaker, turn.role, *["last"] * (number == last)])
+        for number, turn in enumerate(turns)
+    ]
 
 
 def to_line(dialogue: Dialogue) -> str:
@@ -93,8 +125,8 @@ def to_line(dialogue: Dialogue) -> str:
         "dialogue_id": dialogue.dialogue_id,
         "turns": [_turn_record(turn) for turn in dialogue.turns],
     }
-    if dialogue.tools:
-        record["tools"] = dialogue.tools
+    beside = {"tools": dialogue.tools, "source": dialogue.source, "loss_on": dialogue.loss_on}
+    record |= {key: value for key, value in beside.items() if value}
     return json.dumps(record, ensure_ascii=False)
 
 
@@ -102,7 +134,8 @@ def from_line(line: str | bytes) -> Dialogue:
     """Return the dialogue that ``to_line`` wrote; other keys beside it are passed over."""
     record = json.loads(line)
     turns = tuple(map(_turn, record["turns"]))
-    return Dialogue(record["dialogue_id"], turns, record.get("tools", ""))
+    beside = (record.get(key, "") for key in ("tools", "source", "loss_on"))
+    return Dialogue(record["dialogue_id"], turns, *beside)
 
 
 def read_dialogues(path: Path) -> Iterator[Dialogue]:

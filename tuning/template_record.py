@@ -8,8 +8,9 @@ A folder without one is that of a model that knows no template of ours.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tuning.run.files import write_json
 
@@ -33,6 +34,8 @@ class TemplateRecord:
     """Id of the token that fills rows; no text and no turn holds it."""
     usage: str
     """Markdown that tells a user of the model how chats are written for it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Variables that the base model's own chat template was given."""
 
 
 def write_record(folder: Path, record: TemplateRecord) -> None:

@@ -26,7 +26,7 @@ from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.run.errors import UserError
 from tuning.run.params import load_params
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.training.processes import Processes
 from tuning.training.torchrun import TORCHRUN, run_in_processes
 
@@ -96,7 +96,7 @@ def write_data(
 ) -> None:
     """``base``, and ``encoded`` with windows of many lengths."""
     make_model(folder / "base", TEXTS)
-    extend_tokenizer(folder / "base", folder / "encoded/tokenizer", 2)
+    prepare_tokenizer(folder / "base", folder / "encoded/tokenizer", 2)
     windows = [
         Window([i, *range(20, 24 + i % 9), 9], [False] + [True] * (5 + i % 9))
         for i in range(num_rows)

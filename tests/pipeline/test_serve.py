@@ -31,7 +31,7 @@ from tuning.dialogue import Dialogue, Turn
 from tuning.encoding.cutting import cut_windows
 from tuning.language_model.device import Device
 from tuning.tokens.speaker_tokens import END_OF_TURN
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.tokens.tokenizer import special_ids
 from tuning.training.loss import PackedLoss
 from tuning.training.publishing import publish
@@ -62,18 +62,13 @@ def teach(folder: Path) -> None:
     """Train ``folder / MODEL`` until it knows ``TALKS``."""
     base, extended, windows = (folder / name for name in ("base", "tokenizer", "windows"))
     make_tiny_llama(base, [text for talk in TALKS for text in talk])
-    template = extend_tokenizer(base, extended, 2)
+    template = prepare_tokenizer(base, extended, 2)
     windows.mkdir()
-    cuts = [
-        cut_windows(
-            template.encode(Dialogue(talk[0], tuple(map(Turn, SPEAKERS, talk)))),
-            [True] * len(talk),
-            max_length=MAX_LENGTH,
-            context_turns=0,
-        )
-        for talk in TALKS
-    ]
-    write_windows(windows, [window for cut in cuts for window in cut.windows])
+    dialogues = [Dialogue(talk[0], tuple(map(Turn, SPEAKERS, talk))) for talk in TALKS]
+    trained = [True] * len(SPEAKERS)
+    renderings = [one for each in dialogues for one in template.read(each).renderings(trained)]
+    cuts = [cut_windows(one, max_length=MAX_LENGTH, min_context=1) for one in renderings]
+    write_windows(windows, [window for cut in cuts for window in cut])
     pad = template.tokenizer.pad_token_id
     device = Device(kind="cpu", precision="no", compiled=False, notes=())
     set_seed(7)

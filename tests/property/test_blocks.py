@@ -29,7 +29,13 @@ def dialogue_sets(draw: st.DrawFn) -> list[Dialogue]:
     common = draw(st.lists(UTTERANCES, min_size=1, max_size=5))
     texts = st.one_of(UTTERANCES, st.sampled_from(common))  # the latter make duplicates
     return [
-        Dialogue(str(number), tuple(Turn("ab"[i % 2], draw(texts)) for i in range(length)))
+        Dialogue(
+            str(number),
+            tuple(
+                Turn("ab"[i % 2], draw(texts), weight=draw(st.sampled_from([1.0, 1.0, 0.0])))
+                for i in range(length)
+            ),
+        )
         for number, length in enumerate(lengths)
     ]
 
@@ -51,6 +57,7 @@ def test_blocks_keep_their_rules(
         for index, pair in zip(block.dialogues, block.pairs, strict=True):
             whole = dialogues[index]
             assert pair.dialogue_id == whole.dialogue_id
+            assert block.turn in whole.responses
             assert len(pair.turns) == block.turn + 1
             assert pair.turns[:-1] == whole.turns[: block.turn]
             response, text = pair.turns[-1].utterance, whole.turns[block.turn].utterance

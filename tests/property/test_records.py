@@ -31,7 +31,8 @@ system tools functions prompt completion response instruction input output histo
 label utterances candidates personality replies mapping current_node parent children author isBot
 parts content_type type tool_calls function_call function name arguments tool_call_id participants
 channel from_id text_entities speakers roles id conversation_id message_tree_id deleted rank data
-is_user is_system is_unsent list chats actor
+is_user is_system is_unsent list chats actor turn_id is_from_me fromMe summary call_id output
+choices request response body senderName app ts subtype user
 """
 KEYS = sorted(
     {*LIST_KEYS, *TEXT_KEYS, *WHO_KEYS, *FLAG_KEYS, *REASONING_KEYS, *TIME_KEYS, *OTHERS.split()}
@@ -141,7 +142,9 @@ def sound_messages(draw: st.DrawFn, who: str, text: str) -> dict[str, Any]:
         "reasoning_content": words,
         "thinking": words,
         "weight": st.sampled_from([0, 1, None, True]),
-        "tool_calls": st.lists(st.fixed_dictionaries({"name": words, "arguments": words})),
+        "tool_calls": st.lists(
+            st.fixed_dictionaries({"name": words, "arguments": words.map(json.dumps)})
+        ),
         "note": words,
         "extra": st.none() | st.just([]) | st.dictionaries(words, words),
         "msg": words,

@@ -2,269 +2,281 @@
 
 from __future__ import annotations
 
-from itertools import count
+from dataclasses import dataclass
+from itertools import accumulate, count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tuning.dialogue import Turn
-from tuning.encoding.cutting import Window, cut_windows, trained_turns
-from tuning.tokens.template import EncodedTurn
+from tuning.dialogue import Turn, trained_turns
+from tuning.encoding.cutting import (
+    Window,
+    cut_windows,
+    num_left_out,
+    num_without_turn_before,
+)
+from tuning.tokens.template import EncodedTurn, Rendering, TurnByTurn
 
-TAGS = {"a": 1, "b": 2, "c": 3}
-END = 4
-FIRST_CONTENT_ID = 10
+
+@dataclass(frozen=True)
+class Case:
+    """A rendering whose ids are its indices, so that each token can be followed."""
+
+    is_target: list[bool]
+    turn_starts: list[int]
+    max_length: int
+    min_context: int
+    num_head: int
+
+    @property
+    def rendering(self) -> Rendering:
+        return Rendering([*range(len(self.is_target))], self.is_target)
+
+    @property
+    def targets(self) -> list[int]:
+        return [place for place, one in enumerate(self.is_target) if one]
+
+    @property
+    def head(self) -> int:
+        """Tokens of the head that a later window has: at most half of one."""
+        return min(self.num_head, self.max_length // 2)
+
+    @property
+    def context(self) -> int:
+        """Tokens before its own that a later window has at least: at most half of the rest."""
+        return min(self.min_context, (self.max_length - self.head) // 2)
+
+    @property
+    def windows(self) -> list[Window]:
+        return cut_windows(
+            self.rendering,
+            max_length=self.max_length,
+            min_context=self.min_context,
+            num_head=self.num_head,
+        )
 
 
 @st.composite
-def dialogues(draw: st.DrawFn) -> list[EncodedTurn]:
-    """Turns whose content ids are all different, so that each token can be followed."""
-    ids = count(FIRST_CONTENT_ID)
-    lengths = st.one_of(st.integers(0, 8), st.integers(0, 45))
-    drawn = draw(st.lists(st.tuples(st.sampled_from("abc"), lengths), max_size=12))
-    return [
-        EncodedTurn(name, [TAGS[name]], [next(ids) for _ in range(length)], [END])
-        for name, length in drawn
-    ]
+def cases(draw: st.DrawFn) -> Case:
+    """Turns of any length, each with marks or none and then, if it is trained, targets."""
+    start = draw(st.integers(0, 2))
+    lengths = st.one_of(st.integers(1, 8), st.integers(1, 50))
+    turns = draw(st.lists(st.tuples(lengths, st.integers(0, 3), st.booleans()), max_size=12))
+    if turns and start == 0:  # nothing predicts a first token
+        turns[0] = (turns[0][0], 1, turns[0][2])
+    is_target = [False] * start
+    for length, num_marks, is_trained in turns:
+        is_target += [False] * num_marks + [is_trained] * length
+    sizes = [length + num_marks for length, num_marks, _ in turns]
+    return Case(
+        is_target,
+        [*accumulate(sizes[:-1], initial=start)],
+        max_length=draw(st.integers(16, 30)),
+        min_context=draw(st.integers(1, 30)),
+        num_head=draw(st.integers(0, len(is_target))),
+    )
 
 
-def text(turn: EncodedTurn) -> list[int]:
-    return turn.tag + turn.content + turn.end
-
-
-def said(turns: list[EncodedTurn]) -> list[Turn]:
-    """Who speaks, which is all that decides."""
-    return [Turn(turn.speaker, "") for turn in turns]
-
-
-def targets(window: Window) -> list[int]:
+def own(window: Window) -> list[int]:
+    """The ids of its targets."""
     return [i for i, target in zip(window.input_ids, window.is_target, strict=True) if target]
 
 
-cases = given(
-    dialogues(),
-    st.sampled_from(["all", "last", "a", "b"]),
-    st.integers(16, 30),
-    st.integers(0, 4),
-)
+@given(cases())
+@settings(max_examples=200)
+def test_every_target_is_in_one_window_and_in_order(case: Case) -> None:
+    assert [i for window in case.windows for i in own(window)] == case.targets
 
 
-def cut(
-    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
-) -> list[Window]:
-    return cut_windows(
-        turns,
-        trained_turns(said(turns), loss_on),
-        max_length=max_length,
-        context_turns=context_turns,
-    ).windows
+@given(cases())
+@settings(max_examples=200)
+def test_a_window_fits_and_ends_with_a_target_but_does_not_begin_with_one(case: Case) -> None:
+    for window in case.windows:
+        assert len(window.input_ids) == len(window.is_target) <= case.max_length
+        assert window.is_target[-1]
+        assert not window.is_target[0]  # what stands before it in a row is another dialogue
 
 
-@cases
-@settings(max_examples=120)
-def test_every_trained_token_is_a_target_once_and_in_order(
-    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
+@given(cases())
+@settings(max_examples=200)
+def test_a_window_is_the_beginning_or_the_head_and_a_run_as_long_as_fits(case: Case) -> None:
+    """So it sees all of what stands before its targets that there is room for."""
+    for number, window in enumerate(case.windows):
+        stop = window.input_ids[-1] + 1
+        if stop <= case.max_length:
+            assert number == 0
+            assert window.input_ids == [*range(stop)]
+            assert (window.num_head, window.begin) == (0, 0)
+        else:
+            begin = stop - (case.max_length - case.head)
+            assert begin > case.head  # nothing stands in it twice
+            assert window.input_ids == [*range(case.head), *range(begin, stop)]
+            assert (window.num_head, window.begin) == (case.head, begin)
+
+
+@given(cases())
+@settings(max_examples=200)
+def test_the_first_own_token_of_a_later_window_sees_min_context_before_it(case: Case) -> None:
+    for window in case.windows:
+        if window.begin:
+            assert own(window)[0] - window.begin >= case.context
+
+
+def fewest_windows(case: Case) -> int:
+    """Of all ways to put the targets into windows, in order; the beginning is one if it has any."""
+    targets = case.targets
+    room = case.max_length - case.head - case.context
+    fewest = [0]
+    for stop in range(1, len(targets) + 1):
+        last = targets[stop - 1]
+        fewest.append(
+            min(
+                1 + fewest[start]
+                for start in range(stop)
+                if last < case.max_length or case.max_length <= targets[start] > last - room
+            )
+        )
+    return fewest[-1]
+
+
+@given(cases())
+@settings(max_examples=200)
+def test_there_are_as_few_windows_as_can_be(case: Case) -> None:
+    assert len(case.windows) == fewest_windows(case)
+
+
+@given(cases())
+@settings(max_examples=200)
+def test_what_is_in_no_window_is_counted(case: Case) -> None:
+    seen = {i for window in case.windows for i in window.input_ids}
+    assert num_left_out(case.rendering, case.windows) == len(case.is_target) - len(seen)
+
+
+@given(cases())
+@settings(max_examples=300)
+def test_targets_that_see_a_part_or_nothing_of_the_turn_before_are_counted(case: Case) -> None:
+    stops = [*case.turn_starts[1:], len(case.is_target)]
+    spans = [range(*span) for span in zip(case.turn_starts, stops, strict=True)]
+    in_part = whole = 0
+    for window in case.windows:
+        seen = set(window.input_ids)
+        for target in own(window):
+            turn = next(number for number, span in enumerate(spans) if target in span)
+            if turn == 0:
+                continue
+            num_seen = len(seen.intersection(spans[turn - 1]))
+            in_part += 0 < num_seen < len(spans[turn - 1])
+            whole += num_seen == 0
+    assert num_without_turn_before(case.windows, case.turn_starts) == (in_part, whole)
+
+
+@given(cases(), st.integers(1, 5))
+@settings(max_examples=100)
+def test_what_fits_is_one_window_without_what_stands_behind_its_last_target(
+    case: Case, more: int
 ) -> None:
-    trained = {"all": turns, "last": turns[-1:]}.get(
-        loss_on, [turn for turn in turns if turn.speaker == loss_on]
+    assume(case.targets)
+    stop = case.targets[-1] + 1
+    windows = cut_windows(
+        case.rendering,
+        max_length=len(case.is_target) + more,
+        min_context=case.min_context,
+        num_head=case.num_head,
     )
-    found = [
-        i for window in cut(turns, loss_on, max_length, context_turns) for i in targets(window)
-    ]
-    assert found == [i for turn in trained for i in turn.content + turn.end]
+    assert windows == [Window([*range(stop)], case.is_target[:stop])]
 
 
-@cases
-@settings(max_examples=120)
-def test_a_window_fits_begins_with_a_tag_and_trains_none(
-    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
-) -> None:
-    for window in cut(turns, loss_on, max_length, context_turns):
-        assert len(window.input_ids) == len(window.is_target) <= max_length
-        assert window.input_ids[0] in TAGS.values()
-        assert not window.is_target[0]
-        assert not set(targets(window)) & set(TAGS.values())
-        assert any(window.is_target)
-
-
-@cases
-@settings(max_examples=120)
-def test_a_window_is_a_run_of_whole_turns_or_of_parts_of_one_that_is_too_long(
-    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
-) -> None:
-    pieces: list[list[int]] = []
-    for turn in turns:
-        body, room = turn.content + turn.end, max_length - 1
-        cuts = range(0, len(body), room) if len(turn) > max_length else [0]
-        pieces += [turn.tag + body[start : start + room] for start in cuts]
-    runs = [
-        [i for piece in pieces[start:end] for i in piece]
-        for end in range(len(pieces) + 1)
-        for start in range(end)
-    ]
-    for window in cut(turns, loss_on, max_length, context_turns):
-        assert window.input_ids in runs
-
-
-@given(dialogues(), st.integers(16, 30), st.integers(0, 4))
-@settings(max_examples=120)
-def test_a_later_window_repeats_only_earlier_turns_as_untrained_context(
-    turns: list[EncodedTurn], max_length: int, context_turns: int
-) -> None:
-    """Where all turns are trained, what comes before the first target's tag is context."""
-    seen: set[int] = set()
-    for number, window in enumerate(cut(turns, "all", max_length, context_turns)):
-        first = window.is_target.index(True)
-        context = window.input_ids[: first - 1]
-        assert sum(i in TAGS.values() for i in context) <= (context_turns if number else 0)
-        assert {i for i in context if i >= FIRST_CONTENT_ID} <= seen
-        rest = zip(window.input_ids[first:], window.is_target[first:], strict=True)
-        assert all(target or i in TAGS.values() for i, target in rest)
-        seen |= set(window.input_ids)
-
-
-@cases
-@settings(max_examples=120)
-def test_what_is_in_no_window_is_counted(
-    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
-) -> None:
-    """Content ids are all different; a turn's tag and end are in a window if its content is."""
-    result = cut_windows(
-        turns,
-        trained_turns(said(turns), loss_on),
-        max_length=max_length,
-        context_turns=context_turns,
-    )
-    seen = {i for window in result.windows for i in window.input_ids}
-    missing = 0
-    for turn in turns:
-        if not turn.content:  # cannot be followed: leave such dialogues to the other tests
-            return
-        lost = [i for i in turn.content if i not in seen]
-        whole = len(turn) <= max_length
-        missing += len(lost) + (lost[:1] == turn.content[:1]) * len(turn.tag)
-        missing += bool(lost) * len(turn.end) if whole else 0
-        if not whole and lost:  # its end stands in its last part
-            missing += lost[-1] == turn.content[-1]
-    assert result.num_truncated == missing
-
-
-@cases
-@settings(max_examples=60)
-def test_what_begins_a_window_takes_its_room_and_changes_nothing_else(
-    turns: list[EncodedTurn], loss_on: str, max_length: int, context_turns: int
-) -> None:
-    trained = trained_turns(said(turns), loss_on)
-    plain = cut_windows(turns, trained, max_length=max_length, context_turns=context_turns)
-    begun = cut_windows(
-        turns, trained, max_length=max_length + 2, context_turns=context_turns, start_ids=[7, 8]
-    )
-    assert begun.num_truncated == plain.num_truncated
-    assert begun.windows == [
-        Window([7, 8, *window.input_ids], [False, False, *window.is_target])
-        for window in plain.windows
-    ]
+def test_without_a_target_there_is_no_window() -> None:
+    nothing = Rendering([*range(40)], [False] * 40)
+    assert cut_windows(nothing, max_length=16, min_context=2) == []
+    assert num_left_out(nothing, []) == 40
 
 
 @st.composite
-def wide_dialogues(draw: st.DrawFn) -> list[EncodedTurn]:
+def dialogues(draw: st.DrawFn) -> tuple[list[Turn], TurnByTurn]:
     """Tags of one to four tokens and ends of one to three, as chat templates have them."""
-    content = count(FIRST_CONTENT_ID)
-    tags = {name: [100 + 10 * n] * draw(st.integers(1, 4)) for n, name in enumerate("ab")}
-    end = [-1, -2, -3][: draw(st.integers(1, 3))]
-    drawn = draw(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 60)), max_size=8))
-    return [
-        EncodedTurn(name, tags[name], [1000 + next(content) for _ in range(length)], end)
-        for name, length in drawn
+    ids = count()
+    tags = {name: [next(ids) for _ in range(draw(st.integers(1, 4)))] for name in "abc"}
+    end = [next(ids) for _ in range(draw(st.integers(1, 3)))]
+    start = [next(ids) for _ in range(draw(st.integers(0, 2)))]
+    lengths = st.one_of(st.integers(0, 8), st.integers(0, 60))
+    drawn = draw(st.lists(st.tuples(st.sampled_from("abc"), lengths), min_size=1, max_size=10))
+    turns = [
+        EncodedTurn(tags[name], [next(ids) for _ in range(length)], end) for name, length in drawn
     ]
+    return [Turn(name, "") for name, _ in drawn], TurnByTurn(start, turns, 0)
 
 
-@given(wide_dialogues(), st.sampled_from(["all", "last", "a"]), st.integers(16, 30))
+@given(
+    dialogues(),
+    st.sampled_from(["all", "last", "a", ["a", "b"]]),
+    st.integers(16, 30),
+    st.integers(1, 15),
+)
 @settings(max_examples=150)
-def test_tags_and_ends_may_have_several_tokens(
-    turns: list[EncodedTurn], loss_on: str, max_length: int
+def test_all_that_is_trained_of_a_dialogue_is_a_target_once_and_no_tag_is(
+    drawn: tuple[list[Turn], TurnByTurn],
+    loss_on: str | list[str],
+    max_length: int,
+    min_context: int,
 ) -> None:
-    """None is cut in two, and a window says which turns and parts it is made of."""
-    windows = cut(turns, loss_on, max_length, 2)
-    trained = trained_turns(said(turns), loss_on)
-    wanted = [i for turn, own in zip(turns, trained, strict=True) if own for i in text(turn)]
-    tags = {i for turn in turns for i in turn.tag}
-    assert [i for window in windows for i in targets(window)] == [
-        i for i in wanted if i not in tags
+    turns, reading = drawn
+    trained = trained_turns(turns, loss_on)
+    [rendering] = reading.renderings(trained)
+    windows = cut_windows(
+        rendering,
+        max_length=max_length,
+        min_context=min_context,
+        num_head=reading.num_head(rendering),
+    )
+    assert [i for window in windows for i in own(window)] == [
+        i
+        for turn, is_trained in zip(reading.turns, trained, strict=True)
+        if is_trained
+        for i in turn.content + turn.end
     ]
-    ends = {tuple(turn.end) for turn in turns}
     for window in windows:
-        assert len(window.input_ids) <= max_length
-        assert window.input_ids == [i for part in window.parts for i in text(part)]
-        assert all(not part.end or tuple(part.end) in ends for part in window.parts)
-        assert all(part.tag for part in window.parts)
-
-
-def test_a_window_too_short_for_a_tag_and_an_end_is_an_error() -> None:
-    turn = EncodedTurn("a", [1] * 10, [5] * 20, [4] * 6)
-    with pytest.raises(ValueError, match="no room for a turn's tag and its end"):
-        cut([turn], "all", 16, 0)
+        assert window.input_ids[: len(reading.start)] == reading.start
+        assert not any(window.is_target[: len(reading.start)])
 
 
 def test_a_run_of_untrained_turns_is_context_where_it_is_near_and_else_left_out() -> None:
-    turns = [EncodedTurn(f"s{n}", [1], [10 + n] * 4, [4]) for n in range(8)]
-    result = cut_windows(turns, trained_turns(said(turns), "s7"), max_length=16, context_turns=1)
-    assert [window.input_ids for window in result.windows] == [[1, *[16] * 4, 4, 1, *[17] * 4, 4]]
-    assert result.num_truncated == 6 * 6
+    rendering = Rendering([*range(48)], [False] * 43 + [True] * 5)
+    windows = cut_windows(rendering, max_length=16, min_context=4)
+    assert windows == [Window([*range(32, 48)], [False] * 11 + [True] * 5, 0, 32)]
+    assert num_left_out(rendering, windows) == 32
 
 
 def test_the_drawing_in_the_docstring() -> None:
-    letters = {"S1": 1, "S2": 2, "a": 10, "b": 11, "c": 12, "d": 13, "E": 4}
-
-    def turn(drawn: str) -> EncodedTurn:
-        tag, *content, end = (letters[letter] for letter in drawn.split())
-        return EncodedTurn(drawn[:2], [tag], content, [end])
-
-    turns = [turn(drawn) for drawn in ("S1 a a E", "S2 b b E", "S1 c c E", "S2 d E")]
+    letters = "Habcdefghijkl"
+    dialogue = ". . t t t . t t t t t . t"
     drawing = [
-        ("S1 a a E  S2 b b E", ". t t t  . t t t"),
-        ("S2 b b E  S1 c c E", ". . . .  . t t t"),
-        ("S1 c c E  S2 d E", ". . . .  . t t"),
+        ("H a b c d e f g", ". . t t t . t t", 0, 0),
+        ("H f g h i j k l", ". . . t t t . t", 1, 6),
     ]
-    assert cut(turns, "all", 10, 1) == [
-        Window([letters[i] for i in ids.split()], [mark == "t" for mark in marks.split()])
-        for ids, marks in drawing
-    ]
-
-
-def test_a_turn_that_is_too_long_is_split_with_its_tag_in_every_part() -> None:
-    turns = [
-        EncodedTurn("a", [1], [10, 11], [4]),
-        EncodedTurn("b", [2], list(range(12, 47)), [4]),
-        EncodedTurn("a", [1], [50], [4]),
-    ]
-    windows = cut(turns, "all", 16, 2)
-    assert [window.input_ids for window in windows] == [
-        [1, 10, 11, 4],
-        [2, *range(12, 27)],
-        [2, *range(27, 42)],
-        [2, *range(42, 47), 4, 1, 50, 4],
-    ]
-    assert [window.is_target for window in windows] == [
-        [False, True, True, True],
-        [False] + [True] * 15,
-        [False] + [True] * 15,
-        [False] + [True] * 6 + [False, True, True],
+    marks = [mark == "t" for mark in dialogue.split()]
+    rendering = Rendering([*map(ord, letters)], marks)
+    assert cut_windows(rendering, max_length=8, min_context=2, num_head=1) == [
+        Window([*map(ord, ids.split())], [mark == "t" for mark in marked.split()], head, begin)
+        for ids, marked, head, begin in drawing
     ]
 
 
-def test_the_last_turn_alone_is_trained_with_its_context() -> None:
-    turns = [EncodedTurn("ab"[n % 2], [1 + n % 2], [10 + n] * 4, [4]) for n in range(4)]
-    assert cut(turns, "last", 16, 1) == [
-        Window([1, 12, 12, 12, 12, 4, 2, 13, 13, 13, 13, 4], [False] * 7 + [True] * 5)
-    ]
-
-
-def test_a_window_is_filled_to_the_last_token() -> None:
-    turns = [EncodedTurn("ab"[n % 2], [1 + n % 2], [10 + n, 20 + n], [4]) for n in range(5)]
-    windows = cut(turns, "all", 16, 0)
-    assert [len(window.input_ids) for window in windows] == [16, 4]
-    windows = cut(turns, "all", 16, 3)
-    assert [len(window.input_ids) for window in windows] == [16, 16]
-    assert windows[1].is_target == [False] * 13 + [True] * 3
+@pytest.mark.parametrize(
+    ("min_context", "begins", "first_targets"),
+    [
+        (1, [0, 15, 25], [1, 16, 31]),
+        (3, [0, 13, 25], [1, 16, 29]),
+        (99, [0, 8, 16, 24, 25], [1, 16, 24, 32, 40]),
+    ],
+)
+def test_a_window_is_filled_to_the_last_token_and_repeats_half_of_it_at_most(
+    min_context: int, begins: list[int], first_targets: list[int]
+) -> None:
+    """Of 41 tokens, all but the first are trained."""
+    rendering = Rendering([*range(41)], [False] + [True] * 40)
+    windows = cut_windows(rendering, max_length=16, min_context=min_context)
+    assert [len(window.input_ids) for window in windows] == [16] * len(begins)
+    assert [window.begin for window in windows] == begins
+    assert [own(window)[0] for window in windows] == first_targets

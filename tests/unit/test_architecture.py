@@ -22,7 +22,7 @@ MODULES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 FLOORS = (
-    ("run", "packing", "pages"),
+    ("run", "data_names", "packing", "pages"),
     ("dialogue", "sources", "template_record", "timing", "tracking", "windows"),
     ("language_model", "reading", "tokens"),
     ("corpus", "encoding", "evaluation_set", "training"),

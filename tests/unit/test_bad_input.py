@@ -63,9 +63,16 @@ def prepared(path: Path, **changes: Any) -> tuple[dict[str, Any], list[Dialogue]
         counts = dict(ledger[what])
         assert counts.pop("input") == sum(counts.values())
     assert ledger["num_dialogues"]["dropped_invalid"] == sum(ledger["num_invalid"].values())
-    assert {file.name for file in folder.iterdir()} == {
+    written = {file.name for file in folder.iterdir()}
+    assert written - {"invalid.jsonl"} == {
         *("train.jsonl", "val.jsonl", "dropped.jsonl", "private.jsonl")
     }
+    assert ("invalid.jsonl" in written) == (changes.get("on_invalid") == "skip")
+    if "invalid.jsonl" in written:
+        lines = (folder / "invalid.jsonl").read_bytes().splitlines()
+        listed = [json.loads(line) for line in lines]
+        assert Counter(line["reason"] for line in listed) == ledger["num_invalid"]
+        assert all(line["where"] and line["fault"] and line["text"] for line in listed)
     shutil.rmtree(folder)
     return ledger, sorted(kept, key=lambda dialogue: dialogue.dialogue_id)
 
@@ -89,6 +96,12 @@ def turns(*texts: Any, **fields: Any) -> bytes:
 
 
 REFUSED = [
+    pytest.param(
+        "x.txt",
+        b"[10:02] <ann> Hello\n[10:03] <bob> Hi\n",
+        f"x.txt is a text file that begins with '[10:02] <ann> Hello'; {NO_RECORDS}",
+        id="text log",
+    ),
     pytest.param("x.json", b"", "x.json is empty.", id="empty file"),
     pytest.param("x.jsonl", b"", "x.jsonl is empty.", id="empty JSONL file"),
     pytest.param("x.json", b"\xef\xbb\xbf \n", "x.json is empty.", id="byte-order mark alone"),
@@ -442,7 +455,7 @@ def test_a_faulty_record_is_named_or_dropped_and_counted(
     ledger, kept = prepared(path, on_invalid="skip")
     said = capsys.readouterr().err.replace(f"{tmp_path}/", "")
     assert ledger["num_dialogues"]["input"] == 13
-    assert "prep: dropped, since data.on_invalid is skip" in said
+    assert "prep: dropped into invalid.jsonl, since data.on_invalid is skip" in said
     assert shown in said
     assert (ledger["num_invalid"], kept) == ({reason: 1}, good)
 
@@ -718,12 +731,60 @@ def test_what_stands_beside_the_records_is_named(
     assert "x.json: beside the records, not used: version, info, tags\n" in capsys.readouterr().out
 
 
-def test_an_empty_file_among_others_is_named(tmp_path: Path) -> None:
+UNUSABLE = {
+    "empty": (b"", "is empty."),
+    "nothing in it": (b"[]", "holds no dialogue."),
+    "blank lines": (b"\n \n", "is empty."),
+    "a document": (b"%PDF-1.7 and so on", "is a PDF document. Bring its text as JSON or CSV."),
+    "not JSON from the start": (b'[{"turns": [oh', "not JSON: Expecting value at line 1"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_file_of_a_folder_that_holds_no_records_is_an_error_or_passed_over_by_name(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, why = UNUSABLE[name]
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "a.jsonl").write_bytes(LINES)
-    (folder / "b.jsonl").touch()
-    assert message(folder) == "mine/b.jsonl is empty."
+    (folder / "a.json").write_bytes(content)
+    (folder / "b.jsonl").write_bytes(LINES)
+    said = message(folder)
+    assert said.startswith("mine/a.json")
+    assert why in said
+    assert said.endswith("data.on_invalid: skip passes over such a file of a folder, by its name.")
+    ledger, kept = prepared(folder, on_invalid="skip")
+    assert len(kept) == len(GOOD)
+    assert ledger["unreadable_bytes"] == len(content)
+    shown = capsys.readouterr().out
+    assert f"passed over, since data.on_invalid is skip: {folder}/a.json" in shown
+    assert why in shown
+
+
+def test_a_folder_of_which_every_file_is_passed_over_holds_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.json").touch()
+    (folder / "b.json").write_bytes(b"[]")
+    assert message(folder, on_invalid="skip").startswith("mine holds no dialogue: all of its files")
+
+
+def test_an_invalid_record_is_listed_by_its_beginning_and_without_private_data(
+    tmp_path: Path,
+) -> None:
+    path, folder = tmp_path / "x.jsonl", tmp_path / "prepared"
+    broken = '{"turns": "ask jo@example.com, caf\xe9 ' + "x" * 3000
+    path.write_bytes(LINES + b"\n" + broken.encode("latin-1") + b"\n[7]")
+    for redact, shown in (("report", "jo@example.com"), ("replace", "<EMAIL_1>")):
+        folder.mkdir()
+        prepare(path, data_params(on_invalid="skip", redact=redact), folder)
+        first, second = map(json.loads, (folder / "invalid.jsonl").read_bytes().splitlines())
+        shutil.rmtree(folder)
+        assert first["where"] == f"{path}:14"
+        assert first["reason"] == "not_utf8"
+        assert first["text"].startswith(f'{{"turns": "ask {shown}, caf\N{REPLACEMENT CHARACTER} xx')
+        assert 1900 < len(first["text"]) <= 2000
+        assert (second["reason"], second["text"]) == ("unknown_layout", "[7]")
 
 
 class Stage:
@@ -740,7 +801,7 @@ class Stage:
         self.outputs = folder / "out"
         command = [sys.executable, "-u", "-m", "stages.prep", "--lock", "requirements.lock"]
         self.process = subprocess.Popen(
-            [*command, "--prepared", "out/prepared", "--metrics", "out/prep.json"],
+            [*command, "--hub", "hub", "--prepared", "out/prepared", "--metrics", "out/prep.json"],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT), "TUNING_WORKERS": "1"} | environment,
             stdout=subprocess.PIPE,

@@ -9,7 +9,7 @@ import pytest
 from tools.chat import Message, Partner, load_partners, talk, text_in
 from tuning.dialogue import Dialogue, Turn
 from tuning.run.errors import UserError
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.training.publishing import publish
 from tuning.training.start import load_for_training
 from tuning.writing.continuing import plan_continuations, samples_of
@@ -21,7 +21,7 @@ SAID = "Hello! How are you doing today?"
 @pytest.fixture(scope="module")
 def partners(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Partner]:
     folder = tmp_path_factory.mktemp("chat")
-    extend_tokenizer(tiny_base, folder / "tokenizer", 2)
+    prepare_tokenizer(tiny_base, folder / "tokenizer", 2)
     model = load_for_training(tiny_base, folder / "tokenizer", 64)
     publish(model, folder / "tokenizer", folder / "model")
     return load_partners(tiny_base, folder / "model")

@@ -31,8 +31,7 @@ from tuning.scoring.coherence import (
 from tuning.scoring.nats import score
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
-from tuning.tokens.template import Template
-from tuning.tokens.templates import extend_tokenizer, template_of
+from tuning.tokens.templates import prepare_tokenizer, template_of
 
 
 def dialogue(number: int, num_turns: int) -> Dialogue:
@@ -71,7 +70,9 @@ def fake_blocks(num_bytes: list[list[int]]) -> list[Block]:
 def test_the_matrix_equals_one_plain_forward_pass_per_pair(
     model: Any, speakers: SpeakerTokens, kind: str
 ) -> None:
-    template: Template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
+    template: SpeakerTokens | PlainLines = (
+        speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
+    )
     block = BLOCKS[0]
     found = score(
         model, score_candidates(template, block.pairs, [block.responses] * 4), batch_size=3
@@ -256,7 +257,7 @@ def test_permuted_labels_are_at_chance(model: Any, speakers: SpeakerTokens) -> N
 
 def test_a_candidate_is_said_by_the_role_whose_turn_it_is(tiny_base: Path, tmp_path: Path) -> None:
     """A model that knows roles alone has no token for anybody else."""
-    extend_tokenizer(tiny_base, tmp_path, 0, has_roles=True)
+    prepare_tokenizer(tiny_base, tmp_path, 0, has_roles=True)
     template = template_of(tmp_path)
     roles: list[Role] = ["user", "assistant"]
     dialogues = [

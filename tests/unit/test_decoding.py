@@ -20,7 +20,6 @@ from tuning.tokens.speaker_tokens import SpeakerTokens
 from tuning.tokens.template import Template
 from tuning.tokens.texts import encode_texts
 from tuning.writing import row_cache
-from tuning.writing.continuing import first_turns
 from tuning.writing.decoding import (
     FIRST_TRY,
     GREEDY,
@@ -55,9 +54,15 @@ def write(
     return write_replies(model, template, requests, max_new_tokens=10, batch_size=batch_size)
 
 
+def first_turns(template: Template, dialogue: Dialogue, num_turns: int) -> list[int]:
+    """As the model reads them, before the next speaker's tag."""
+    return template.read(dialogue).after(range(num_turns), 0).context
+
+
 def tags_of(template: Template) -> list[tuple[int, ...]]:
     """Of both speakers."""
-    return [tuple(tag) for tag in template.tags(DIALOGUES[-1]).values()]
+    reading = template.read(DIALOGUES[-1])
+    return [tuple(reading.after((), number).turn.tag) for number in range(2)]
 
 
 def requests_for(template: Template, num_turns: int = 1) -> list[Request]:

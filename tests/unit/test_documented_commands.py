@@ -20,9 +20,13 @@ from pathlib import Path
 
 import pytest
 from dvc.cli import parse_args
+from ruamel.yaml import YAML
 
 from tools.preflight import check_params
+from tuning.corpus.sources import assigned, sources_of
+from tuning.reading.folders import Found
 from tuning.run.params import load_params
+from tuning.sources.hub_data import chosen_files, hub_repository
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -146,8 +150,41 @@ def test_dvc_takes_its_command_line(command: str) -> None:
     parse_args(shlex.split(command)[1:])
 
 
-def test_what_is_set_for_an_experiment_is_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+MIXTURES = {
+    page.name: block
+    for page in PAGES
+    for language, block in FENCE.findall(page.read_text(encoding="utf-8"))
+    if language == "yaml"
+}
+
+
+def with_mixture(folder: Path, block: str) -> None:
+    """Write the parameters with what a page's block sets."""
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    for section, values in YAML(typ="safe").load(block).items():
+        params[section] |= values
+    YAML(typ="safe").dump(params, folder / "params.yaml")
+
+
+@pytest.mark.parametrize("page", MIXTURES)
+def test_a_mixture_of_a_page_is_read(page: str, tmp_path: Path) -> None:
+    with_mixture(tmp_path, MIXTURES[page])
+    data = load_params(tmp_path / "params.yaml").data
+    [repository] = [hub_repository(name, entry) for name, entry in data.hub.items()]
+    names = [f"data/{split}-00000-of-00001-a3ec.parquet" for split in ("test_sft", "train_sft")]
+    fetched = [f"hub/ultrachat/{name}" for name in chosen_files(names, {}, data.hub["ultrachat"])]
+    assert fetched == [f"hub/ultrachat/{names[1]}"]
+    files = [tmp_path / name for name in (*fetched, "mine.json")]
+    taken, left = assigned(tmp_path, Found(files, []), sources_of(data))
+    assert [source.name for _, source in taken] == ["ultrachat", "mine"] and not left
+    assert repository.name == "HuggingFaceH4/ultrachat_200k"
+
+
+def test_what_is_set_for_an_experiment_is_a_parameter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_mixture(tmp_path, MIXTURES["sources.md"])
+    monkeypatch.chdir(tmp_path)
     found = [
         command[place + 1]
         for command in WHOLE + QUOTED

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.corpora import assistant, system, tool, user
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 from tools.summary import format_table
 from tuning.dialogue import Dialogue, Turn
@@ -24,7 +25,6 @@ from tuning.scoring.nats import TokenSequence, score, token_nll
 from tuning.scoring.perplexity import response_findings, score_responses
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
-from tuning.tokens.template import Template
 from tuning.writing.continuing import plan_continuations, samples_of
 from tuning.writing.decoding import Sampling, write_replies
 
@@ -58,7 +58,9 @@ def test_perplexity_agrees_with_the_models_own_loss(
     model: Any, speakers: SpeakerTokens, kind: str
 ) -> None:
     """The library's own loss, one dialogue at a time, no mask, no padding, no position ids."""
-    template: Template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
+    template: SpeakerTokens | PlainLines = (
+        speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
+    )
     total, num_targets = 0.0, 0
     for one in DIALOGUES:
         ids: list[int] = []
@@ -203,7 +205,7 @@ def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:
 
     def cut(max_turns: int, max_bytes: int) -> tuple[list[Dialogue], int]:
         return cut_evaluation_set(
-            [one], max_dialogues=None, max_turns=max_turns, max_bytes=max_bytes
+            [one], max_dialogues=None, max_turns=max_turns, max_bytes=max_bytes, loss_on="all"
         )
 
     assert len(cut(3, 100)[0][0].turns) == 3
@@ -212,6 +214,43 @@ def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:
     assert text_sha256([one]) != text_sha256([Dialogue("1", turns[:3])])
     renamed = Dialogue("2", tuple(Turn(t.speaker.upper(), t.utterance) for t in turns))
     assert text_sha256([one]) == text_sha256([renamed])
+    others_scored, _ = cut_evaluation_set(
+        [one], max_dialogues=None, max_turns=9, max_bytes=100, loss_on="a"
+    )
+    assert text_sha256(others_scored) != text_sha256([one]), "other turns are responses"
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "responses"),
+    [
+        ("auto", [2, 6]),
+        ("all", [1, 2, 3, 6]),
+        ("user", [1, 3]),
+        ("last", [6]),
+        (["user", "last"], [1, 3, 6]),
+        ("nobody", []),
+    ],
+)
+def test_responses_of_the_evaluation_set_are_the_turns_that_are_trained(
+    loss_on: str | list[str], responses: list[int]
+) -> None:
+    """What is context for training is context here, too; a dialogue of context is left out."""
+    said = (system("s"), user("q"), assistant("a"), user("r"), assistant("b", weight=0.0))
+    whole = Dialogue("x", (*said, tool("t"), assistant("c")), tools="[]")
+
+    def cut(max_turns: int) -> tuple[list[Dialogue], int]:
+        return cut_evaluation_set(
+            [whole], max_dialogues=None, max_turns=max_turns, max_bytes=99, loss_on=loss_on
+        )
+
+    dialogues, num_left_out = cut(9)
+    assert [one.responses for one in dialogues] == [responses] * bool(responses)
+    assert num_left_out == (not responses)
+    for one in dialogues:
+        assert [t.text for t in one.turns] == [t.text for t in whole.turns]
+        assert one.tools == whole.tools
+    of_five = [turn for turn in responses if turn < 5]
+    assert [one.responses for one in cut(5)[0]] == [of_five] * bool(of_five)
 
 
 def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> None:

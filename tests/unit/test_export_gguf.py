@@ -14,7 +14,7 @@ from tests.conftest import TEXTS
 from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
 from tools.export_gguf import export
 from tuning.run.errors import UserError
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.training.publishing import publish
 from tuning.training.start import load_for_training
 
@@ -24,7 +24,7 @@ CHAT = [{"role": "user", "content": "whats up?"}, {"role": "assistant", "content
 def make_model(folder: Path, make: Callable[..., None]) -> Path:
     """A released model of which every part matters: weights far from their small first values."""
     make(folder / "base", TEXTS)
-    extend_tokenizer(folder / "base", folder / "tokenizer", 2)
+    prepare_tokenizer(folder / "base", folder / "tokenizer", 2)
     model = load_for_training(folder / "base", folder / "tokenizer", 64)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -22,6 +22,7 @@ from tests.corpora import (
 from tuning.dialogue import Dialogue, Turn
 from tuning.reading import records as reading
 from tuning.run.errors import UserError
+from tuning.run.params import ColumnsParams
 
 
 def said(read: Read) -> list[tuple[str, str]]:
@@ -126,7 +127,7 @@ def test_a_discord_channel_is_its_messages_replies_and_bots_among_them() -> None
     assert found.turns == [
         Turn("Jun ☺", "Hello"),
         Turn("system", "Hi"),
-        Turn("Helper", "Pong", "assistant"),
+        Turn("Helper", "Pong"),
     ]
     assert found.passed_over == {
         "Discord: GuildMemberJoin messages": 1,
@@ -264,6 +265,19 @@ def test_chatgpts_tools_code_and_hidden_messages() -> None:
     assert found.unused == {"message.metadata": 1}
 
 
+def test_chatgpts_pictures_are_counted_beside_their_words() -> None:
+    parts = [
+        {"content_type": "image_asset_pointer", "asset_pointer": "x"},
+        "What is this?",
+        {"content_type": "audio_transcription", "text": "And that?"},
+    ]
+    picture = node("c", "user", content={"content_type": "multimodal_text", "parts": parts})
+    alone = {"content_type": "multimodal_text", "parts": parts[:1]}
+    found = read_entry(chatgpt("e", d=picture, e=node("d", "user", content=alone)))
+    assert found.turns == [user("q"), assistant("a"), user("What is this?\nAnd that?")]
+    assert found.passed_over == {"ChatGPT: image_asset_pointer": 2, "ChatGPT: other branches": 1}
+
+
 @pytest.mark.parametrize("current", ["nowhere", 7, ["c"], {"x": 1}])
 def test_a_node_that_leads_nowhere_is_a_fault(current: Any) -> None:
     assert read_entry(chatgpt(current)).fault[0] == "wrong_layout"
@@ -332,6 +346,40 @@ def test_a_tree_is_a_dialogue_for_each_leaf_and_trains_each_node_once() -> None:
     }
     assert {record.groups for record in found.records} == {("tree t",)}
     assert found.unused == {"tree_state": 1}
+
+
+FORKED = tree(
+    reply("first", reply("r", reply("s", role="prompter"), role="prompter"), score=2),
+    reply("ranked", reply("late", rank=1), reply("good", rank=0), rank=0, score=1),
+    reply("scored", score=3),
+)
+
+
+@pytest.mark.parametrize(
+    ("branches", "record", "texts", "num_others"),
+    [
+        ("best", FORKED, ["q", "ranked", "good"], 5),
+        ("longest", FORKED, ["q", "first", "r", "s"], 4),
+        ("best", tree(reply("a", score=1), reply("b", score=2.5), reply("c")), ["q", "b"], 2),
+        ("best", tree(reply("a"), reply("b")), ["q", "a"], 1),
+    ],
+)
+def test_one_branch_of_a_tree_may_be_wanted_and_the_others_are_counted(
+    branches: str, record: dict[str, Any], texts: list[str], num_others: int
+) -> None:
+    found = read_entry(record, branches=branches)
+    assert [turn.utterance for turn in found.turns] == texts
+    assert all(turn.weight for turn in found.turns)
+    assert found.passed_over == {"Open Assistant: other branches": num_others}
+    assert found.unused == {}
+
+
+def test_the_longest_branch_of_a_chatgpt_conversation_may_not_be_the_one_that_was_shown() -> None:
+    forked = chatgpt("c", d=node("b", "user", "and?"), e=node("b", "user", "or?"))
+    assert read_entry(forked, branches="best").turns == [user("q"), assistant("a")]
+    found = read_entry(forked, branches="longest")
+    assert found.turns == [user("q"), assistant("another answer"), user("and?")]
+    assert found.passed_over == {"ChatGPT: other branches": 2}
 
 
 def test_what_a_node_says_besides_is_counted_once_and_its_weight_is_heard() -> None:
@@ -424,6 +472,77 @@ def test_rows_of_a_conversation_are_gathered_in_order(
         Dialogue("x", (user("4"), assistant("5", weight=0.0))),
     ]
     assert found.unused == {"message.lang": 1}
+
+
+def test_rows_of_channels_are_a_log_each_wherever_they_stand(tmp_path: Path) -> None:
+    rows = [
+        {"channel": f"c{n % 2}", "user": "ann", "text": f"{n}", "ts": 1e9 + 3600 * n}
+        for n in range(6)
+    ]
+    rows.append({"channel": None, "user": "bo", "text": "alone", "ts": 1e9})
+    found = read_file(lines(tmp_path / "mine.jsonl", rows), session_gap_hours=2.5)
+    assert [(d.dialogue_id, [t.utterance for t in d.turns]) for d in found.dialogues] == [
+        ("c0", ["0", "2", "4"]),
+        ("c1", ["1", "3", "5"]),
+        ("mine", ["alone"]),
+    ]
+    assert found.unused == {}
+    apart = read_file(tmp_path / "mine.jsonl", session_gap_hours=1.5)
+    assert len(apart.dialogues) == 7
+
+
+@pytest.mark.parametrize(
+    ("numbers", "conversations"),
+    [
+        ([0, 1, 2, 0, 1, 0, 1], [[0, 1, 2], [3, 4], [5, 6]]),
+        ([1, 1, 2, 2, 1, 1], [[0, 1, 2, 3], [4, 5]]),
+        (["1", "2", "10", "1"], [[0, 1, 2], [3]]),
+        ([5, 6, 8], [[0, 1, 2]]),
+        ([2, 3, 1], [[2, 0, 1]]),
+    ],
+)
+def test_rows_without_conversations_begin_one_where_their_turns_begin_anew(
+    tmp_path: Path, numbers: list[Any], conversations: list[list[int]]
+) -> None:
+    rows = [{"turn_idx": n, "speaker": "A", "text": f"{i}"} for i, n in enumerate(numbers)]
+    found = read_file(lines(tmp_path / "mine.jsonl", rows))
+    assert [[int(turn.utterance) for turn in d.turns] for d in found.dialogues] == conversations
+    names = [f"mine/{n + 1}" for n in range(len(conversations))]
+    ids = [dialogue.dialogue_id for dialogue in found.dialogues]
+    assert ids == (names if len(names) > 1 else ["mine"])
+
+
+def test_rows_of_a_conversation_are_sorted_by_their_turns(tmp_path: Path) -> None:
+    rows = [
+        {"c_id": n // 3, "turn_id": f"{-n % 3}", "speaker": "A", "text": f"{n}"} for n in range(6)
+    ]
+    found = read_file(lines(tmp_path / "mine.jsonl", rows))
+    assert [[turn.utterance for turn in d.turns] for d in found.dialogues] == [
+        ["0", "2", "1"],
+        ["3", "5", "4"],
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_with_names_of_their_own_are_gathered_by_columns(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {"talk": f"t{n // 2}", "persona": "Ann" if n % 2 else "Model", "line": f"{n}", "mood": "ok"}
+        for n in range(4)
+    ]
+    path = lines(tmp_path / f"mine{suffix}", rows)
+    if suffix == ".csv":
+        cells = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        path.write_text("\n".join(cells))
+    nothing = dict.fromkeys(("list", "who", "text", "role", "id"))
+    paths = {"who": "persona", "text": "line"}
+    for own, names in (({"id": "talk"}, ["t0", "t1"]), ({}, ["mine"])):
+        columns = ColumnsParams.model_validate(nothing | paths | own)
+        found = read_file(path, columns=columns)
+        assert [dialogue.dialogue_id for dialogue in found.dialogues] == names
+        assert [t for d in found.dialogues for t in d.turns] == [
+            Turn("Model" if n % 2 == 0 else "Ann", f"{n}") for n in range(4)
+        ]
+        assert found.unused == {"message.mood": 4} | ({} if own else {"message.talk": 4})
 
 
 def test_conversations_are_the_same_in_any_pieces(

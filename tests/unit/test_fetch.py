@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,23 @@ def project(tmp_path: Path) -> Path:
 
 
 def run_fetch(
-    project: Path, name: str, revision: str | None, **environment: str
+    project: Path,
+    name: str,
+    revision: str | None,
+    hub: Mapping[str, Any] | None = None,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the stage as DVC does, in a folder of its own and with a Hugging Face home of its own."""
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["model"] = {"name": name, "revision": revision}
+    params["data"]["hub"] = hub or {}
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(params, file)
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANS"))}
     ours |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(project.parent / "hf"), "NO_PROXY": "*"}
     command = [sys.executable, "-m", "stages.fetch"]
-    command += ["--corpus", "data/raw/chitchat.json", "--base-model", "models/base"]
+    command += ["--corpus", "data/raw/chitchat.json", "--hub", "data/raw/hub"]
+    command += ["--base-model", "models/base"]
     return subprocess.run(
         command, cwd=project, env=ours | environment, capture_output=True, text=True, timeout=60
     )
@@ -300,4 +306,4 @@ def test_a_package_index_that_nobody_answers_for_is_named(source: Path, project:
     assert "Traceback" not in result.stderr
     for words in ("chitchat-dataset 0.9.0 could not be downloaded", "Check the network", "refused"):
         assert words in result.stderr
-    assert not (project / "data").exists()
+    assert not files_in(project / "data")

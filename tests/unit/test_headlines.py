@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tuning.report.headlines import HEADLINES, Headline, with_intervals
+from tuning.report.sources import of_sources, source_rows
 from tuning.results.bootstrap import draw_counts, summarise_draws, verdict
 from tuning.results.dialogue_table import as_rows, from_csv, in_order
 
@@ -238,3 +239,38 @@ def test_a_number_is_shown_with_its_decimals_and_a_change_with_its_sign() -> Non
     assert words.shown(6304715.74) == "6,304,715.7"
     assert words.shown(1234.56, signed=True) == "+1,234.6"
     assert BY_NAME["bits_per_byte"].shown_interval(-0.25, 0.5) == "[-0.2500, +0.5000]"
+
+
+def test_a_sources_headlines_are_those_of_its_dialogues_alone() -> None:
+    columns = table(40)
+    sources = ["talk" if number % 3 else "mine" for number in range(40)]
+    counts = draw_counts(np.random.default_rng(0), 40, num_resamples=200)
+    found = of_sources(sources, columns, counts)
+    for name, one in found.items():
+        is_here = np.array([source == name for source in sources])
+        alone = {column: values[is_here] for column, values in columns.items()}
+        assert one["set"] == {"num_dialogues": is_here.sum()}
+        for headline in ("bits_per_byte", "perplexity"):
+            assert one["tuned"][headline] == value(BY_NAME[headline], alone)
+            change = one["change"]
+            assert change[f"{headline}_low"] <= change[headline] <= change[f"{headline}_high"]
+        assert len(one["base"]) == 6  # two, with both ends of their intervals
+    assert found.keys() == {"talk", "mine"}
+
+
+def test_one_source_has_no_headlines_of_its_own() -> None:
+    counts = draw_counts(np.random.default_rng(0), 9, num_resamples=100)
+    assert of_sources([""] * 9, table(9), counts) == {}
+    assert source_rows({"base": {}, "tuned": {}}) == {}
+
+
+def test_a_sources_rows_say_what_its_changes_mean() -> None:
+    columns = table(40) | {"tuned_content_nll": table(40)["base_content_nll"] * 0.5}
+    counts = draw_counts(np.random.default_rng(0), 40, num_resamples=200)
+    sources = ["few"] * 5 + ["many"] * 35
+    metrics = with_intervals(columns, counts) | {"sources": of_sources(sources, columns, counts)}
+    metrics["base"]["template"], metrics["tuned"]["template"] = "plain_text", "speaker_tokens"
+    rows = source_rows(metrics)
+    assert [row.title for row in rows["many"]] == ["bits per byte", "perplexity"]
+    assert [row.meaning for row in rows["many"]] == ["better", "not comparable: two templates"]
+    assert rows["few"][0].meaning == "too few dialogues"

@@ -76,7 +76,9 @@ def by_response(dialogues: list[Dialogue], scores: HistoryScores) -> dict[str, l
 def test_every_score_equals_a_plain_pass_over_those_turns(
     model: Any, speakers: SpeakerTokens, kind: str
 ) -> None:
-    template: Template = speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
+    template: SpeakerTokens | PlainLines = (
+        speakers if kind == "speakers" else PlainLines(speakers.tokenizer)
+    )
     scores = histories(model, template, DIALOGUES)
     assert len(scores.turn) == sum(len(one.turns) - 1 for one in DIALOGUES)
     for row, (index, turn) in enumerate(zip(scores.dialogue, scores.turn, strict=True)):

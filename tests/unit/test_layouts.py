@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from ruamel.yaml import YAML
 
 from stages.prep import read_all
 from tests.corpora import (
@@ -215,7 +216,7 @@ def test_one_file_may_mix_layouts(tmp_path: Path) -> None:
     assert [d.turns for d in read_file(path).dialogues] == [t for _, t in LAYOUTS.values()]
 
 
-NO_RECORD = ("content of message and agent", "a list under another name", "a dict of lists")
+NO_RECORD = ("content of message and agent", "a list under another name")
 """In a file of its own, nothing tells such an object from a table of records by id."""
 ONE_RECORD = [n for n, record in PEOPLE.items() if isinstance(record, dict) and n not in NO_RECORD]
 
@@ -560,7 +561,23 @@ def test_the_more_usual_of_two_lists_is_read_and_the_other_is_named() -> None:
     both = {**TURNS, "messages": [{"role": "x", "content": "y"}], "prompt": "z"}
     found = read_entry(both)
     assert found.turns == [Turn("x", "y")]
-    assert found.unused == {"turns": 1, "prompt": 1}
+    assert found.unused == {"turns": 1, "prompt": 1, "role 'x', no known one (data.roles)": 1}
+
+
+def test_roles_that_nobody_knows_and_names_that_roles_hide_are_named_in_full() -> None:
+    said = [("customer", "hi"), ("agent", "yes?"), ("customer", "help"), ("assistant", "of course")]
+    items = [{"role": role, "content": text} for role, text in said]
+    items[-1]["name"] = "Luna"
+    found = read_entry({"messages": items})
+    assert [turn.role for turn in found.turns] == [None, None, None, "assistant"]
+    assert found.unused == {
+        "role 'customer', no known one (data.roles)": 2,
+        "role 'agent', no known one (data.roles)": 1,
+        "message.name": 1,
+    }
+    known = read_entry({"messages": items}, roles={"customer": "user", "agent": "assistant"})
+    assert [turn.role for turn in known.turns] == ["user", "assistant", "user", "assistant"]
+    assert known.unused == {"message.name": 1}
 
 
 CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
@@ -591,6 +608,75 @@ def test_an_answer_beside_messages_is_refused_with_what_takes_it() -> None:
     for path, wanted in ((with_it, [user("Hello"), assistant("Hi")]), (without, [user("Hello")])):
         columns = ColumnsParams(list=path, who=None, text=None, role=None, id=None)
         assert read_entry(record, columns=columns).turns == wanted
+
+
+@pytest.mark.parametrize(
+    "record", [{"Frage": "Hello", "Antwort": "Hi"}, {"id": "7", "my q": "Hello", "a-1": "Hi"}]
+)
+def test_two_texts_of_unknown_names_are_refused_with_what_takes_them(
+    record: dict[str, Any],
+) -> None:
+    reason, fault = read_entry(record).fault
+    assert reason == "unknown_layout"
+    advice = fault[fault.index("data.columns: ") + len("data.columns: ") :]
+    columns = YAML(typ="safe").load(advice)
+    nothing = dict.fromkeys(("list", "who", "text", "role", "id"))
+    found = read_entry(record, columns=ColumnsParams.model_validate(nothing | columns))
+    assert found.turns == [user("Hello"), assistant("Hi")]
+
+
+def test_long_names_are_texts_and_a_list_of_pythons_is_called_so() -> None:
+    fault = read_entry({"Hello there, how is it going today?": "Hi", "x": "y"}).fault[1]
+    assert "content" not in fault
+    python = read_entry({"messages": "[{'role': 'user', 'content': 'Hello'}]"}).fault[1]
+    assert python.endswith("(Python's form; write it with json.dumps)")
+
+
+def test_keys_may_be_spelled_as_in_javascript() -> None:
+    said = [
+        {"senderName": "Ann", "text": "Hello", "createdAt": 1},
+        {"senderName": "Bo", "text": "Hi"},
+    ]
+    found = read_entry({"chatMessages": said})
+    assert found.turns == [Turn("Ann", "Hello"), Turn("Bo", "Hi")]
+    assert found.unused == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "speakers"),
+    [
+        ("direction", ["incoming", "outgoing"], ["incoming", "outgoing"]),
+        ("is_from_me", [0, 1], ["other", "me"]),
+        ("fromMe", [True, False], ["me", "other"]),
+        ("speaker_idx", [4, 7], ["4", "7"]),
+    ],
+)
+def test_who_speaks_may_be_a_direction_or_a_flag(
+    key: str, values: list[Any], speakers: list[str]
+) -> None:
+    said = [{key: value, "text": "Hello"} for value in (*values, values[1])]
+    found = read_entry({"messages": said})
+    assert [turn.speaker for turn in found.turns] == [*speakers, speakers[1]]
+    assert found.unused == {}
+
+
+def test_replies_within_a_list_of_messages_are_no_dialogue() -> None:
+    said = [{"author": "Ann", "body": "Hello", "replies": [{"author": "Bo", "body": "Hi"}]}]
+    reason, fault = read_entry({"comments": [*said, {"author": "Cem", "body": "No"}]}).fault
+    assert (reason, fault[:24]) == ("wrong_layout", "turn 1: found 'replies' ")
+    assert read_entry({"comments": [said[0] | {"replies": []}]}).turns == [Turn("Ann", "Hello")]
+
+
+def test_a_message_and_its_response_may_have_a_chat_history() -> None:
+    past = [{"role": "USER", "message": "a"}, {"role": "CHATBOT", "message": "b"}]
+    found = read_entry({"chat_history": past, "message": "c", "response": "d"})
+    assert found.turns == [
+        user("a", weight=0.0),
+        assistant("b", weight=0.0),
+        user("c"),
+        assistant("d"),
+    ]
+    assert found.unused == {}
 
 
 @pytest.mark.parametrize("answers", [{"a": ["x", "y"], "b": ["z", "x"]}, {"text": ["x", "y"]}])

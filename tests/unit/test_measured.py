@@ -42,6 +42,7 @@ def make_measured() -> Measured:
         chats=[Sample("7", turns, turns[:1], ())],
         people=[shown],
         weights_sha256="ab" * 32,
+        not_encodable=["7", TEXTS[0]],
     )
 
 

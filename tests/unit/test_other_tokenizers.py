@@ -22,15 +22,14 @@ from tuning.reading.pieces import LineRange, read_pieces
 from tuning.scoring.coherence import score_coherence
 from tuning.scoring.history import score_histories
 from tuning.scoring.nats import Scoring, score, token_nll
-from tuning.scoring.perplexity import last_turn, score_responses
+from tuning.scoring.perplexity import content_of, score_responses
 from tuning.scoring.plain_text import rolling_nll
 from tuning.scoring.recall import score_recall
 from tuning.scoring.written import people_as_seen
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.tokens.tokenizer import load_tokenizer
-from tuning.writing.continuing import first_turns, text_of
 from tuning.writing.decoding import Reply, Request, Sampling, write_replies
 
 DIALOGUES = [
@@ -63,7 +62,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> PlainLines:
 def extended(template: PlainLines, tmp_path_factory: pytest.TempPathFactory) -> SpeakerTokens:
     """As training publishes it."""
     folder = tmp_path_factory.mktemp("extended")
-    extend_tokenizer(Path(template.tokenizer.name_or_path), folder, 2)
+    prepare_tokenizer(Path(template.tokenizer.name_or_path), folder, 2)
     return SpeakerTokens(load_tokenizer(folder))
 
 
@@ -154,7 +153,7 @@ def test_a_joined_token_is_content_as_far_as_its_mark(
 
 def test_a_last_turn_costs_what_the_response_costs(model: Any, template: PlainLines) -> None:
     places = [(one, turn) for one in DIALOGUES for turn in range(1, len(one.turns))]
-    sequences = [last_turn(template, template.encode(one)[: turn + 1]) for one, turn in places]
+    sequences = [content_of(template.read(one).after(range(t), t)) for one, t in places]
     nll = token_nll(model, sequences, batch_size=2)
     expected = [expected_nats(model, template, one, 0, turn)[0] for one, turn in places]
     assert [np.nansum(one) for one in nll] == pytest.approx(expected, rel=1e-5)
@@ -184,7 +183,7 @@ def test_all_that_is_scored_begins_with_the_token(
 
 
 def test_what_is_written_keeps_the_mark(model: Any, template: PlainLines) -> None:
-    context = first_turns(template, DIALOGUES[0], 2)
+    context = template.read(DIALOGUES[0]).after(range(2), 2).context
     assert context[:1] == template.start
 
     def write(ids: list[int], speakers: tuple[int, ...], names: list[str]) -> list[list[Reply]]:
@@ -207,7 +206,7 @@ def test_what_is_written_keeps_the_mark(model: Any, template: PlainLines) -> Non
         assert first.ending == "end_of_turn"
         assert len(first.nats) == len(first.ids)
         mark = str(template.tokenizer.decode([first.ids[-1]])).split("\n")[0]
-        assert text_of(template, first).endswith(mark)
+        assert template.text_of(first.ids).endswith(mark)
         assert not any(template.ending_of(token) for token in first.ids[:-1])
         # The next turn follows the line as it was written, without a second end.
         line = [*context, *template.tag(0), *first.ids, *template.tag(1), *second.ids]
@@ -225,7 +224,7 @@ def test_every_window_begins_with_the_token_and_the_chat_template_writes_it(
     assert extended.start == [tokenizer.bos_token_id]
     prepared = tmp_path / "train.jsonl"
     prepared.write_text("".join(f"{to_line(dialogue)}\n" for dialogue in DIALOGUES))
-    encoder = Encoder(extended.name, tokenizer, max_length=24, context_turns=1, loss_on="all")
+    encoder = Encoder(extended.name, tokenizer, max_length=24, min_context=8, loss_on="all")
     [lines] = read_pieces(prepared)
     assert isinstance(lines, LineRange)
     piece = encoder(("train", lines))
@@ -238,15 +237,14 @@ def test_every_window_begins_with_the_token_and_the_chat_template_writes_it(
     assert piece.is_target.sum() == piece.num_tokens["trained"] == num_targets
 
     chat = [{"role": t.speaker, "content": t.utterance} for t in DIALOGUES[0].turns[:2]]
-    assert tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) == [
-        *first_turns(extended, DIALOGUES[0], 2),
-        *extended.tag(0),
-    ]
-    shown = show_dialogue(
-        DIALOGUES[0], "train", extended, max_length=24, context_turns=1, loss_on="all"
+    assert tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) == (
+        extended.read(DIALOGUES[0]).after(range(2), 2).prompt
     )
-    first = shown.windows[0].tokens[0]
-    assert (first.text, first.num_tokens) == (f"{END_OF_TEXT}<|speaker1|>", 2)
+    shown = show_dialogue(
+        DIALOGUES[0], "train", extended, max_length=24, min_context=8, loss_on="all"
+    )
+    marks = [(token.text, token.kind, token.num_tokens) for token in shown.windows[0].tokens[:2]]
+    assert marks == [(END_OF_TEXT, "context", 1), ("<|speaker1|>", "speaker", 1)]
     assert [window.num_tokens for window in shown.windows] == piece.lengths[
         : len(shown.windows)
     ].tolist()

@@ -95,6 +95,41 @@ def test_faults_in_several_sections_are_reported_at_once(path: Path) -> None:
     assert "data.roles.agent: found 'helper' (str); input should be 'system', 'user'" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("hub: {}", "hub: {a: {name: x/y}}", "data.hub.a.revision: missing"),
+        ("hub: {}", "hub: {'a b': {name: x/y, revision: z}}", "found 'a b' (str)"),
+        (
+            "hub: {}",
+            "hub: {a: {name: x/y, revision: z, confg: c}}",
+            "data.hub.a.confg: unknown key; did you mean config?",
+        ),
+        (
+            "hub: {}",
+            "hub: {a: {name: x/y, revision: z, split: test, files: [b]}}",
+            "; name files, or config and split, not both",
+        ),
+        ("sources: {}", "sources: {a: {}}", "data.sources.a.files: missing"),
+        ("sources: {}", "sources: {a: {files: []}}", "data.sources.a.files: found [] (list)"),
+        (
+            "sources: {}",
+            "sources: {a: {files: [b], weight: -1}}",
+            "data.sources.a.weight: found -1",
+        ),
+        (
+            "sources: {}",
+            "sources: {a: {files: [b], columns: {lst: c}}}",
+            "data.sources.a.columns.lst: unknown key; did you mean list?",
+        ),
+    ],
+)
+def test_a_fault_below_a_name_that_users_give_is_named(
+    path: Path, old: str, new: str, fault: str
+) -> None:
+    assert fault in faults_of(path, TEXT.replace(old, new))
+
+
 def test_the_layout_is_no_parameter(path: Path) -> None:
     message = faults_of(path, with_line("on_invalid", "on_invalid: error\n  format: auto"))
     assert "data.format" in message

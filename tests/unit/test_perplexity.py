@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from tuning.scoring.perplexity import score_responses
 from tuning.scoring.plain_text import all_bits_per_byte, rolling_nll, text_of
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
-from tuning.tokens.template import Template
 from tuning.tokens.texts import encode_texts
 from tuning.tokens.tokenizer import load_tokenizer
 
@@ -70,7 +69,9 @@ def uniform(tiny_base: Path) -> Any:
     return uniform_model(tiny_base, NUM_NEW_ROWS)
 
 
-def response_ids(template: Template, dialogue: Dialogue, turn: int) -> tuple[list[int], list[int]]:
+def response_ids(
+    template: SpeakerTokens | PlainLines, dialogue: Dialogue, turn: int
+) -> tuple[list[int], list[int]]:
     """All ids before a response's content, and the content's."""
     encoded = template.encode(dialogue)
     before = [token for t in encoded[:turn] for token in (*t.tag, *t.content, *t.end)]
@@ -82,7 +83,7 @@ def test_a_response_is_scored_as_one_left_padded_batch_per_dialogue_does(
     model: Any, speakers: SpeakerTokens, tokenizer: Any, kind: str
 ) -> None:
     """A row per response, padded on the left, as batched generation has them."""
-    template: Template = speakers if kind == "speakers" else PlainLines(tokenizer)
+    template: SpeakerTokens | PlainLines = speakers if kind == "speakers" else PlainLines(tokenizer)
     expected: list[float] = []
     for dialogue in DIALOGUES:
         pairs = [response_ids(template, dialogue, turn) for turn in range(1, len(dialogue.turns))]
@@ -115,6 +116,31 @@ def test_neither_batch_size_nor_order_changes_a_response(
     order = np.lexsort((backwards.turn, len(DIALOGUES) - 1 - backwards.dialogue))
     assert backwards.content_nll[order] == pytest.approx(reference.content_nll, rel=1e-6)
     assert backwards.end_nll[order] == pytest.approx(reference.end_nll, rel=1e-6)
+
+
+@pytest.mark.parametrize("with_history", [True, False])
+def test_turns_that_are_not_trained_are_read_and_not_scored(
+    model: Any, speakers: SpeakerTokens, with_history: bool
+) -> None:
+    some = [
+        replace(
+            one,
+            turns=tuple(
+                replace(turn, weight=float((number + place) % 3 > 0))
+                for place, turn in enumerate(one.turns)
+            ),
+        )
+        for number, one in enumerate(DIALOGUES)
+    ]
+    everything, found = (
+        score(model, score_responses(speakers, each, with_history=with_history), batch_size=3)
+        for each in (DIALOGUES, some)
+    )
+    is_left = (everything.dialogue + everything.turn) % 3 > 0
+    assert 0 < is_left.sum() < len(is_left)
+    for field in fields(ResponseScores):
+        expected = getattr(everything, field.name)[is_left]
+        assert getattr(found, field.name) == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_halves_add_up(model: Any, speakers: SpeakerTokens) -> None:
@@ -195,8 +221,8 @@ def test_bits_by_speaker_are_of_that_speakers_responses(
         for turn in dialogue.turns[1:]
     ]
     curve = by_speaker(scores, len(DIALOGUES))
-    assert list(curve) == [0, 1, 2]
-    for speaker, bits in curve.items():
+    assert list(curve) == ["speaker1", "speaker2", "speaker3"]
+    for speaker, bits in enumerate(curve.values()):
         mine = [number for number, (who, _) in enumerate(names) if who == speaker]
         num_bytes = sum(names[number][1] for number in mine)
         nats = sum(scores.content_nll[number] for number in mine)
@@ -208,9 +234,9 @@ def test_only_the_first_speakers_are_told_apart() -> None:
     ones = np.ones(count, dtype=np.int64)
     numbers = np.arange(count)
     scores = ResponseScores(
-        ones, numbers, numbers, np.ones(count), np.ones(count), ones, ones, ones
+        ones, numbers, numbers, -ones, np.ones(count), np.ones(count), ones, ones, ones
     )
-    assert list(by_speaker(scores, 2)) == list(range(MAX_SPEAKERS))
+    assert list(by_speaker(scores, 2)) == [f"speaker{n + 1}" for n in range(MAX_SPEAKERS)]
     assert len(by_turn(scores, 2).points) == count
 
 

@@ -20,8 +20,8 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from tools.show import as_text, find, main
-from tuning.dialogue import Dialogue, Turn, to_line
-from tuning.encoding.cutting import cut_windows, trained_turns
+from tuning.dialogue import Dialogue, Turn, to_line, trained_turns
+from tuning.encoding.cutting import cut_windows, num_left_out
 from tuning.encoding.examples import examples
 from tuning.encoding.preview import (
     ShownDialogue,
@@ -32,7 +32,7 @@ from tuning.encoding.preview import (
 from tuning.encoding.preview_page import MAX_SHOWN_TOKENS, MAX_SHOWN_WINDOWS, as_html
 from tuning.run.errors import UserError
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.tokens.texts import encode_texts, token_texts
 from tuning.tokens.tokenizer import load_tokenizer
 
@@ -65,7 +65,7 @@ def template(tokenizer: PreTrainedTokenizerFast) -> SpeakerTokens:
 
 
 def show(template: SpeakerTokens, dialogue: Dialogue, fate: str, **change: Any) -> ShownDialogue:
-    cutting: dict[str, Any] = {"max_length": 64, "context_turns": 2, "loss_on": "all"} | change
+    cutting: dict[str, Any] = {"max_length": 64, "min_context": 16, "loss_on": "all"} | change
     return show_dialogue(dialogue, fate, template, **cutting)
 
 
@@ -78,7 +78,7 @@ def content(shown: ShownDialogue) -> list[str]:
     return [
         "".join(token.text for token in turn if not token.is_special)
         for window in shown.windows
-        for turn in window.turns
+        for _, turn in window.turns
     ]
 
 
@@ -137,9 +137,9 @@ def test_every_token_is_on_the_page_whole_and_with_its_kind(
 ) -> None:
     shown = show(template, HOSTILE, fate, loss_on="a")
     one_by_one = [
-        replace(shown, windows=(ShownWindow(tuple(turn)),))
+        replace(shown, windows=(ShownWindow((*([tag] if tag else ()), *turn)),))
         for window in shown.windows
-        for turn in window.turns
+        for tag, turn in window.turns
     ]
     boxes = Page(as_html(one_by_one, {})).boxes
     assert boxes == [astuple(token) for token in tokens(shown)]
@@ -211,19 +211,18 @@ def test_marks_are_those_of_the_windows_that_are_trained(
 ) -> None:
     dialogue = Dialogue("x", tuple(Turn(name, text) for name, text in said))
     shown = show(template, dialogue, "train", max_length=max_length, loss_on=loss_on)
-    turns = template.encode(dialogue)
-    trained = trained_turns(dialogue.turns, loss_on)
-    cut = cut_windows(turns, trained, max_length=max_length, context_turns=2)
+    [rendering] = template.read(dialogue).renderings(trained_turns(dialogue.turns, loss_on))
+    cut = cut_windows(rendering, max_length=max_length, min_context=16)
     tags = {tag[0] for tag in template.tags(dialogue).values()}
-    assert len(shown.windows) == len(cut.windows)
-    for window, cut_window in zip(shown.windows, cut.windows, strict=True):
+    assert len(shown.windows) == len(cut)
+    for window, cut_window in zip(shown.windows, cut, strict=True):
         kinds = [token.kind for token in window.tokens for _ in range(token.num_tokens)]
         assert kinds == [
             "speaker" if token_id in tags else "trained" if is_target else "context"
             for token_id, is_target in zip(cut_window.input_ids, cut_window.is_target, strict=True)
         ]
-    assert shown.num_truncated == cut.num_truncated
-    assert shown.num_tokens == sum(len(turn) for turn in turns)
+    assert shown.num_truncated == num_left_out(rendering, cut)
+    assert shown.num_tokens == len(rendering.input_ids)
 
 
 @given(st.lists(texts, min_size=1, max_size=5))
@@ -370,7 +369,7 @@ def test_the_command_prints_the_dialogue_or_what_is_to_be_run_first(
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(UserError, match="tokenizer not found; .* run dvc repro first"):
         main()
-    extend_tokenizer(tiny_base, tmp_path / "tokenizer", 2)
+    prepare_tokenizer(tiny_base, tmp_path / "tokenizer", 2)
     main()
     printed = capsys.readouterr().out
     assert printed.startswith("d3: Dropped: few turns\n")

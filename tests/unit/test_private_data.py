@@ -16,7 +16,7 @@ from tests.private_sentences import Sentence, sentences
 from tuning.corpus.private_data import Finding, dump, find_in, load, replace_in, summary
 from tuning.corpus.private_forms import KINDS, Span
 from tuning.corpus.private_spans import find, may_hold_any
-from tuning.dialogue import Dialogue, Turn, from_line
+from tuning.dialogue import Dialogue, ToolCall, Turn, from_line
 from tuning.run.errors import UserError
 
 SENTENCES = sentences()
@@ -107,6 +107,50 @@ def test_numbers_begin_behind_placeholders_of_the_text() -> None:
     assert replace_in(dialogue, find_in(dialogue, None)).turns[0].utterance == (
         "<EMAIL_2> and <EMAIL_3>"
     )
+
+
+def test_what_a_call_or_a_tool_says_is_replaced_and_stays_json() -> None:
+    call = ToolCall("mail", '{"to": "jo@example.com", "card": 4111111111111111}')
+    tools = '[{"name": "mail", "description": "as jo@example.com or ann@example.com", "n": 1}]'
+    dialogue = Dialogue("d", (Turn("assistant", "", "assistant", tool_calls=(call,)),), tools)
+    findings = find_in(dialogue, None)
+    assert load(dump(findings)) == findings
+    replaced = replace_in(dialogue, findings)
+    arguments = json.loads(replaced.turns[0].tool_calls[0].arguments)
+    assert arguments == {"to": "<EMAIL_1>", "card": "<CARD_1>"}
+    [tool] = json.loads(replaced.tools)
+    assert tool == {"name": "mail", "description": "as <EMAIL_1> or <EMAIL_2>", "n": 1}
+    assert find_in(replaced, None) == []
+
+
+def test_numbers_begin_behind_placeholders_of_the_tools() -> None:
+    dialogue = Dialogue("d", (Turn("a", "jo@example.com"),), '["<EMAIL_4>"]')
+    assert replace_in(dialogue, find_in(dialogue, None)).turns[0].utterance == "<EMAIL_5>"
+
+
+@pytest.mark.parametrize("redact", ["report", "replace"])
+def test_the_list_names_places_in_the_tools(tmp_path: Path, redact: str) -> None:
+    records = [
+        as_record(dialogue, tools=[{"name": f"ask jo{n}@example.com"}])
+        for n, dialogue in enumerate(generated(20))
+    ]
+    path, folder = tmp_path / "in.jsonl", tmp_path / "it"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    folder.mkdir()
+    prepare(path, data_params(redact=redact), folder)
+    lines = [
+        *(folder / "train.jsonl").read_bytes().splitlines(),
+        *(folder / "val.jsonl").read_bytes().splitlines(),
+    ]
+    tools = {d.dialogue_id: d.tools for d in map(from_line, lines)}
+    rows = [json.loads(line) for line in (folder / "private.jsonl").read_bytes().splitlines()]
+    assert len(rows) == 20
+    for row in rows:
+        assert (row["turn"], row["in"]) == (0, "tools")
+        found = tools[row["dialogue_id"]][row["start"] : row["end"]]
+        assert found == (
+            row["placeholder"] if redact == "replace" else f"jo{found[2:-12]}@example.com"
+        )
 
 
 @given(lines=st.lists(texts.map(" ".join), min_size=1, max_size=3), before=st.integers(0, 40))

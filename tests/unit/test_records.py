@@ -134,6 +134,31 @@ def test_an_expression_that_is_none_is_refused_before_anything_is_read(key: str)
         RecordReader(data_params(group_by="a b"))
 
 
+# Turns' numbers
+
+
+@pytest.mark.parametrize("key", ["turn_idx", "turn_id", "Message_Index", "seq"])
+@pytest.mark.parametrize("number", [int, str])
+def test_messages_that_say_their_turns_are_in_that_order(key: str, number: type) -> None:
+    said = [{"speaker": "A", "text": f"{n}", key: number(n)} for n in (2, 10, 1)]
+    found = read_entry(turns(*said))
+    assert [turn.utterance for turn in found.turns] == ["1", "2", "10"]
+    assert found.unused == {}
+
+
+def test_turns_that_share_a_number_stand_as_they_came() -> None:
+    said = [{"speaker": who, "text": who, "turn_id": n // 2} for n, who in enumerate("ABCD")]
+    assert [turn.speaker for turn in read_entry(turns(*said)).turns] == [*"ABCD"]
+    reason, fault = read_entry(turns(*said, said[0])).fault
+    assert (reason, fault[:16]) == ("wrong_layout", "turn: 'turn_id' ")
+
+
+@pytest.mark.parametrize("odd", [None, True, "x", 1.5])
+def test_numbers_that_not_all_turns_have_order_nothing(odd: Any) -> None:
+    said = [{"speaker": "A", "text": f"{n}", "turn_idx": n} for n in (2, odd, 1)]
+    assert [turn.utterance for turn in read_entry(turns(*said)).turns] == ["2", f"{odd}", "1"]
+
+
 # Sessions
 
 
@@ -188,6 +213,17 @@ def test_a_long_dialogue_is_cut_into_parts_of_so_many_turns() -> None:
         ("line-1/4", 1),
     ]
     assert [t.utterance for d in parts for t in d.turns] == [f"{n}" for n in range(3001)]
+
+
+def test_every_part_of_a_dialogue_has_its_system_text_and_its_tools() -> None:
+    said = [{"role": "system", "content": "Be \x01kind."}, *[USER, ASSISTANT] * 2, USER]
+    found = read_entry({**messages(*said), "tools": [{"name": "f"}]}, session_turns=2)
+    for dialogue, wanted in zip(found.dialogues, [2, 2, 1], strict=True):
+        assert dialogue.turns == (system("Be kind."), *[user("q"), assistant("a")][:wanted])
+        assert dialogue.tools == '[{"name": "f"}]'
+    assert len(read_entry(messages(*said[:3]), session_turns=2).dialogues) == 1
+    alone = read_entry(messages(said[0]), session_turns=2)
+    assert alone.turns == [system("Be kind.")]
 
 
 def test_only_logs_of_chats_are_cut_by_time() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.corpora import assistant, read_entry, system, tool, user
-from tuning.dialogue import Dialogue, ToolCall, Turn, from_line, to_line
-from tuning.encoding.cutting import trained_turns
+from tests.corpora import assistant, data_params, read_entry, system, tool, user
+from tuning.corpus.records import RecordReader
+from tuning.dialogue import Dialogue, ToolCall, Turn, from_line, to_line, trained_turns
+from tuning.reading.pieces import RawRecord
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SPELLINGS = {
@@ -127,6 +129,16 @@ def test_people_may_be_called_as_roles_are(key: str) -> None:
     assert read_entry({"chat": said[:1]}, roles={"user": "user"}).turns == [user("1")]
 
 
+@pytest.mark.parametrize("name", ["Model", "developer", "Ai", "Bard"])
+@pytest.mark.parametrize("key", ["speaker", "sender", "author"])
+def test_beside_a_person_a_trade_or_a_name_is_no_role(key: str, name: str) -> None:
+    said = [{key: "Ann", "text": "1"}, {key: name, "text": "2"}, {key: "User", "text": "3"}]
+    assert read_entry({"chat": said}).turns == [Turn("Ann", "1"), Turn(name, "2"), user("3")]
+    assert read_entry({"chat": said}, roles={name: "tool"}).turns[1] == tool("2")
+    by_role = [{"role": "Ann", "text": "1"}, {"role": name, "text": "2"}]
+    assert read_entry({"chat": by_role}).turns[1].role in ("assistant", "system")
+
+
 def test_an_author_is_an_object_with_a_role_or_a_name() -> None:
     said = [
         {"author": {"role": "user"}, "content": "1"},
@@ -142,7 +154,7 @@ def test_an_author_is_an_object_with_a_role_or_a_name() -> None:
         Turn("user", "4"),
         Turn("Mod", "5"),
         Turn("9", "6"),
-        Turn("Helper", "7", "assistant"),
+        Turn("Helper", "7"),
     ]
 
 
@@ -163,6 +175,7 @@ def test_white_space_round_a_name_is_none_of_it() -> None:
         *({key: False} for key in ("train", "loss", "trainable", "training", "train_on")),
         *({"calculate_loss": 0}, {"Train": "false"}),
         *({key: value} for key in ("mask", "masked") for value in (True, 1, "true")),
+        *({key: True} for key in ("ignore", "skip", "hidden")),
         {"weight": 1, "train": False},
         {"train": True, "mask": True},
     ],
@@ -194,8 +207,10 @@ def test_weights_are_each_messages_own() -> None:
     assert [turn.weight for turn in read_entry({"conversations": columns}).turns] == [0, 1]
 
 
-@pytest.mark.parametrize("loss_on", ["all", "last", "system", "tool", "Mira"])
-def test_a_system_text_and_a_tools_answer_are_never_trained(loss_on: str) -> None:
+@pytest.mark.parametrize(
+    "loss_on", ["all", "last", "system", "tool", "Mira", ["system", "tool", "last", "Mira"]]
+)
+def test_a_system_text_and_a_tools_answer_are_never_trained(loss_on: str | list[str]) -> None:
     turns = [system("s"), user("q"), assistant("a"), tool("t"), Turn("Mira", "m", "system")]
     wanted = [False, loss_on == "all", loss_on == "all", False, False]
     assert trained_turns(turns, loss_on) == wanted
@@ -208,6 +223,81 @@ def test_the_turns_of_a_role_or_of_a_speaker_are_trained() -> None:
     assert trained_turns(turns, "user") == [True, False, False]
     assert trained_turns(turns, "last") == [False, False, True]
     assert trained_turns([assistant("1"), assistant("2", weight=0.0)], "last") == [False, False]
+
+
+@pytest.mark.parametrize("value", [0.31, "2.5", 7, float("nan")])
+def test_a_measured_loss_is_no_flag_and_is_named(value: Any) -> None:
+    found = read_entry({**messages(USER, {**ASSISTANT, "loss": value}), "Loss": value})
+    assert found.turns == [user("q"), assistant("a")]
+    assert found.unused == {"message.loss": 1, "Loss": 1}
+    assert read_entry(messages({**ASSISTANT, "weight": value})).fault[0] == "weight"
+
+
+def test_a_list_of_flags_is_one_for_each_message() -> None:
+    entry = messages(USER, ASSISTANT, USER, ASSISTANT)
+    for key, values in (("mask", [1, 0, 0, 1]), ("Loss", [False, True, True, "false"])):
+        found = read_entry({**entry, key: values, "system": "s"})
+        assert [turn.weight for turn in found.turns] == [1, 0, 1, 1, 0]
+        assert found.unused == {}
+    reason, fault = read_entry({**entry, "mask": [0, 1]}).fault
+    assert (reason, fault) == (
+        "weight",
+        "the record: 'mask': wanted a flag for each of 4 turns, found 2",
+    )
+    beside = read_entry({**entry, "mask": [0, 1, 0], "system": "s"})
+    assert beside.fault[1].endswith("wanted a flag for each of 5 turns, found 3")
+    assert read_entry({**entry, "loss": [0.3, 2]}).unused == {"loss": 1}
+
+
+@pytest.mark.parametrize(
+    ("turns", "wanted"),
+    [
+        pytest.param([Turn("ann", "1"), Turn("bob", "2")], [True, True], id="people"),
+        pytest.param([user("1"), assistant("2"), user("3")], [False, True, False], id="roles"),
+        pytest.param(
+            [Turn("Mira", "1", "user"), Turn("Luna", "2", "assistant")], [False, True], id="names"
+        ),
+        pytest.param([assistant("1"), Turn("ann", "2")], [True, False], id="a role and a person"),
+        pytest.param(
+            [system("1"), user("2"), assistant("3"), tool("4"), assistant("5", weight=0.0)],
+            [False, False, True, False, False],
+            id="context",
+        ),
+        pytest.param([user("1"), user("2")], [False, False], id="no assistant"),
+        pytest.param([], [], id="nothing"),
+    ],
+)
+def test_auto_trains_the_assistant_where_there_are_roles_and_else_everybody(
+    turns: list[Turn], wanted: list[bool]
+) -> None:
+    assert trained_turns(turns, "auto") == wanted
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "wanted"),
+    [
+        (["all"], [True, True, True, True]),
+        (["Luna"], [False, False, True, False]),
+        (["Luna", "user"], [True, False, True, True]),
+        (["nobody", "last"], [False, False, False, True]),
+        (["last", "assistant"], [False, True, True, True]),
+        (["auto", "Mira"], [True, True, True, False]),
+        (["nobody"], [False] * 4),
+        ([], [False] * 4),
+    ],
+)
+def test_a_list_trains_what_any_of_its_entries_does(loss_on: list[str], wanted: list[bool]) -> None:
+    said = [Turn("Mira", "1", "user"), assistant("2"), Turn("Luna", "3", "assistant"), user("4")]
+    assert trained_turns(said, loss_on) == wanted
+    never = [replace(turn, weight=0.0) for turn in said]
+    assert trained_turns(never, loss_on) == [False] * 4
+
+
+def test_responses_are_the_turns_that_may_be_scored() -> None:
+    """Nothing stands before a first turn, so nothing of it is a response."""
+    said = (assistant("1"), user("2", weight=0.0), assistant("3"), user("4"))
+    assert Dialogue("x", said).responses == [2, 3]
+    assert Dialogue("x", said[:2]).responses == []
 
 
 # Reasoning
@@ -303,6 +393,22 @@ def test_no_calls_are_none() -> None:
     for nothing in ({"tool_calls": None}, {"tool_calls": []}, {"function_call": None}):
         found = read_entry(messages(USER, {**ASSISTANT, **nothing}))
         assert found.turns == [user("q"), assistant("a")]
+
+
+def test_every_call_of_a_file_is_one() -> None:
+    call = '{"name": "price_of", "arguments": {"item": "lamp"}}'
+    said = [("human", "q"), ("function_call", call), ("observation", "3"), ("gpt", "a")]
+    turns = [{"from": who, "value": value} for who, value in [*said, *said]]
+    read = RecordReader(data_params())
+    for _ in range(2):
+        (record,) = read(RawRecord("x", "1", json.dumps({"conversations": turns})))
+        assert record.dialogue is not None
+        assert [turn.tool_calls for turn in record.dialogue.turns[1::4]] == [(PRICE,)] * 2
+
+
+def test_parts_of_text_may_call_it_a_value() -> None:
+    content = [{"type": "text", "value": "one"}, {"type": "text", "value": "two"}]
+    assert read_entry(messages(USER, {**ASSISTANT, "content": content})).turns[1].text == "one\ntwo"
 
 
 @pytest.mark.parametrize("who", ["function_call", "tool_call", "Function_Call "])

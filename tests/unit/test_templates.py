@@ -15,8 +15,8 @@ from tests.tiny_model import END_OF_TEXT
 from tuning.dialogue import Dialogue, Role, ToolCall, Turn
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
-from tuning.tokens.template import EncodedTurn, Template
-from tuning.tokens.templates import extend_tokenizer, template_of
+from tuning.tokens.template import EncodedTurn
+from tuning.tokens.templates import prepare_tokenizer, template_of
 from tuning.tokens.tokenizer import load_tokenizer
 
 HELLO = Dialogue("x", (Turn("ann", "Hello! How are you?"), Turn("bob", "fine ☺\nand you?")))
@@ -82,9 +82,9 @@ def test_a_dialogue_is_a_tag_its_text_and_an_end_per_turn(
     tokenizer: PreTrainedTokenizerFast, base_size: int
 ) -> None:
     turns = SpeakerTokens(tokenizer).encode(HELLO)
-    assert [(turn.speaker, turn.tag, turn.end) for turn in turns] == [
-        ("ann", [base_size], [base_size + 2]),
-        ("bob", [base_size + 1], [base_size + 2]),
+    assert [(turn.tag, turn.end) for turn in turns] == [
+        ([base_size], [base_size + 2]),
+        ([base_size + 1], [base_size + 2]),
     ]
     assert [decode(tokenizer, turn.content) for turn in turns] == [
         "Hello! How are you?",
@@ -188,8 +188,7 @@ def test_a_base_that_was_saved_with_truncation_and_padding_loses_and_gains_nothi
     saved.save_pretrained(tmp_path)
     cut = load_tokenizer(tmp_path)
     add_dialogue_tokens(cut, 2)
-    template: Template = kind(cut)
-    assert template.encode(HELLO) == kind(tokenizer).encode(HELLO)
+    assert kind(cut).encode(HELLO) == kind(tokenizer).encode(HELLO)
 
 
 def messages(dialogue: Dialogue) -> list[dict[str, str]]:
@@ -279,8 +278,14 @@ ROLES_CHAT = [
 @pytest.fixture(scope="module")
 def with_roles(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("roles")
-    extend_tokenizer(tiny_base, folder, 2, has_roles=True)
+    prepare_tokenizer(tiny_base, folder, 2, has_roles=True)
     return folder
+
+
+def speakers_of(folder: Path) -> SpeakerTokens:
+    template = template_of(folder)
+    assert isinstance(template, SpeakerTokens)
+    return template
 
 
 def said(chat: list[dict[str, str]]) -> Dialogue:
@@ -294,7 +299,7 @@ def test_a_role_has_one_token_wherever_it_stands(
     with_roles: Path, chat: list[dict[str, str]]
 ) -> None:
     """The chat template writes what is trained, with or without a system text, in any order."""
-    template = template_of(with_roles)
+    template = speakers_of(with_roles)
     encoded = template.encode(said(chat))
     for message, turn in zip(chat, encoded, strict=True):
         if "name" not in message:
@@ -328,7 +333,7 @@ def test_plain_lines_name_the_roles(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_a_call_is_written_as_json_behind_the_words(with_roles: Path) -> None:
-    template = template_of(with_roles)
+    template = speakers_of(with_roles)
     calls = (ToolCall("price_of", '{"item": "kettle"}'),)
     (turn,) = template.encode(
         Dialogue("x", (Turn("assistant", "wait", "assistant", tool_calls=calls),))
@@ -341,8 +346,8 @@ def test_a_model_that_knows_roles_alone_takes_people_for_user_and_assistant(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     """Planted facts are told by two people without roles."""
-    extend_tokenizer(tiny_base, tmp_path, 0, has_roles=True)
-    template = template_of(tmp_path)
+    prepare_tokenizer(tiny_base, tmp_path, 0, has_roles=True)
+    template = speakers_of(tmp_path)
     people = Dialogue("x", (Turn("A", "hello"), Turn("B", "hi"), Turn("A", "bye")))
     roles: list[Role] = ["user", "assistant", "user"]
     as_roles = (Turn(r, t.text, r) for r, t in zip(roles, people.turns, strict=True))

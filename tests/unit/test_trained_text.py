@@ -11,9 +11,8 @@ import pytest
 
 from stages.encode import encode
 from stages.prep import prepare
-from tests.corpora import WORDS, Prepared, data_params, prepare_records, tool, user
-from tuning.encoding.cutting import trained_turns
-from tuning.run.params import EncodingParams
+from tests.corpora import WORDS, Prepared, data_params, encoding_params, prepare_records, tool, user
+from tuning.dialogue import trained_turns
 from tuning.tokens.tokenizer import load_tokenizer
 
 
@@ -72,7 +71,7 @@ def test_what_is_trained_is_what_the_data_says(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize("max_length", [512, 64])
-@pytest.mark.parametrize("loss_on", ["all", "assistant", "last"])
+@pytest.mark.parametrize("loss_on", ["all", "assistant", "auto", "last"])
 def test_no_target_token_is_of_a_turn_that_is_never_trained(
     tiny_base: Path, tmp_path: Path, loss_on: str, max_length: int
 ) -> None:
@@ -82,7 +81,7 @@ def test_no_target_token_is_of_a_turn_that_is_never_trained(
     encoded.mkdir()
     ledger = prepare(path, data_params(min_speakers=2, min_turns=2), parts)
     assert ledger["num_turns_by_role"]["tool"] == 20
-    encoding = EncodingParams(max_length=max_length, context_turns=2, loss_on=loss_on)
+    encoding = encoding_params(max_length=max_length, loss_on=loss_on)
     encode(parts, tiny_base, encoded, encoding, 0, has_roles=True)
     tokenizer = load_tokenizer(encoded / "tokenizer")
     trained = ""
@@ -90,7 +89,7 @@ def test_no_target_token_is_of_a_turn_that_is_never_trained(
         ids, is_target = (np.load(folder / f"{name}.npy") for name in ("input_ids", "is_target"))
         trained += str(tokenizer.decode(ids[is_target]))
     assert "NEVER" not in trained
-    num_trained = {"all": 3 * 20 + 1, "assistant": 2 * 20 + 1, "last": 20 + 1}[loss_on]
+    num_trained = {"all": 3 * 20 + 1, "last": 20 + 1}.get(loss_on, 2 * 20 + 1)
     assert trained.count("TRAINED") == num_trained
 
 

@@ -31,7 +31,7 @@ from tuning.encoding.cutting import Window
 from tuning.language_model.device import Device, choose_device
 from tuning.run.errors import UserError
 from tuning.run.params import LoraParams
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.tokens.tokenizer import load_tokenizer
 from tuning.training import attention_cpu as attention
 from tuning.training import trainer
@@ -79,7 +79,7 @@ class Run:
 
 def start_from(base: Path, tokenizer_folder: Path) -> Start:
     assert len(load_tokenizer(base)) == NUM_OLD_TOKENS
-    template = extend_tokenizer(base, tokenizer_folder, len(SPEAKERS))
+    template = prepare_tokenizer(base, tokenizer_folder, len(SPEAKERS))
     assert template.tokenizer.pad_token_id == PAD
     return Start(base, tokenizer_folder)
 

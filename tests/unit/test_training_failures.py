@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.windows import write_windows
 from tuning.encoding.cutting import Window
-from tuning.tokens.templates import extend_tokenizer
+from tuning.tokens.templates import prepare_tokenizer
 from tuning.training.checkpoint import TENSORS
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def project(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_base, path / "models/base")
     (path / "data/encoded").mkdir(parents=True)
     write_windows(path / "data/encoded", windows())
-    extend_tokenizer(tiny_base, path / "data/encoded/tokenizer", 2)
+    prepare_tokenizer(tiny_base, path / "data/encoded/tokenizer", 2)
     (path / "requirements.lock").touch()
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_places_are_early_and_every_dialogue_has_one() -> None:
     assert [(3 - one.dialogue, one.turn) for one in backwards] == [
         (one.dialogue, one.turn) for one in places
     ]
+
+
+@pytest.mark.parametrize(
+    ("responses", "turns"),
+    [([1, 3, 5], [3, 5]), ([1], [1]), ([2, 4, 6], [2, 4, 6]), ([1, 6], [6]), ([5], [5])],
+)
+def test_a_place_is_a_response_the_next_one_or_else_the_last(
+    responses: list[int], turns: list[int]
+) -> None:
+    """Wanted are turns 2, 4 and 6."""
+    (one, *_) = DIALOGUES
+    trained = tuple(
+        replace(turn, weight=float(number in responses)) for number, turn in enumerate(one.turns)
+    )
+    places = choose_places([replace(one, turns=trained)], prompt_turns=2, num_places=9)
+    assert [place.turn for place in places] == turns
 
 
 def test_what_is_written_depends_on_the_place_alone(model: Any, speakers: SpeakerTokens) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tuning.corpus.drafts import Draft, DraftTurn
 from tuning.corpus.faults import Invalid, checked, holds
+from tuning.corpus.message_keys import spellings
 from tuning.corpus.messages import Reader
 
 ID_KEYS: Final = (
@@ -20,17 +21,23 @@ ID_KEYS: Final = (
     "thread_id",
     "c_id",
 )
-_SYSTEM: Final = ("system", "system_prompt", "system_message")
+_SYSTEM: Final = ("system", "system_prompt", "system_message", "system_instruction")
 _TOOLS: Final = ("tools", "functions", "available_tools")
+
+
+def id_key(entry: Mapping[str, Any]) -> str | None:
+    """Return the key of a record's own id, if it has one."""
+    for name in ID_KEYS:
+        value = entry.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return name
+    return None
 
 
 def id_of(entry: Any) -> str | None:
     """Return a record's own id, if it has one."""
-    for name in ID_KEYS:
-        value = entry.get(name) if isinstance(entry, dict) else None
-        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            return str(value)
-    return None
+    key = id_key(entry) if isinstance(entry, dict) else None
+    return None if key is None else str(entry[key])
 
 
 def with_beside(
@@ -43,7 +50,9 @@ def with_beside(
     Raises:
         Invalid: the messages begin with another system text.
     """
-    texts = {k: entry[k] for k in _SYSTEM if isinstance(entry.get(k), str) and entry[k].strip()}
+    keys = spellings(entry)
+    found = {keys[name]: system_text(entry[keys[name]]) for name in _SYSTEM if name in keys}
+    texts = {key: text for key, text in found.items() if text.strip()}
     tools = {key: tools_text(entry[key]) for key in _TOOLS if key in entry}
     named = next((key for key, text in tools.items() if text), "")
     draft.tools = tools.pop(named, "")
@@ -58,6 +67,15 @@ def with_beside(
     elif lines:
         draft.turns.insert(0, DraftTurn("system", lines, role="system"))
     return draft
+
+
+def system_text(value: Any) -> str:
+    """Return a system text, also of Gemini's form, an object with parts; none of anything else."""
+    if isinstance(value, dict) and isinstance(value.get("parts"), list):
+        texts = [part.get("text") for part in value["parts"] if isinstance(part, dict)]
+        said = [text for text in texts if isinstance(text, str)]
+        return "\n".join(said) if len(said) == len(value["parts"]) else ""
+    return value if isinstance(value, str) else ""
 
 
 def tools_text(value: Any) -> str:

@@ -32,12 +32,16 @@ class Catalogue:
         self._rows = (folder / "rows").open("w+b")
         self._speakers = (folder / "speakers").open("w+b")
         self._runs = (folder / "runs").open("w+b")
+        self._invalid = (folder / "invalid").open("w+b")
         self._bands = [(folder / f"band-{n}").open("w+b") for n in range(num_bands)]
-        self.num_records = 0
+        self.num_records: Counter[int] = Counter()
+        """By the number of the source, as the next one."""
+        self.num_invalid: Counter[int] = Counter()
         self.num_raw_turns = 0
         self.num_raw_characters = 0
         self.num_control = 0
         self.roles: Counter[str] = Counter()
+        self.groupings: Counter[str] = Counter()
         self.unused: Counter[str] = Counter()
         self.passed_over: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
@@ -50,7 +54,8 @@ class Catalogue:
 
     def __exit__(self, *_: object) -> None:
         """Remove the scratch files."""
-        for file in (self._lines, self._rows, self._speakers, self._runs, *self._bands):
+        files = (self._lines, self._rows, self._speakers, self._runs, self._invalid)
+        for file in (*files, *self._bands):
             file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -60,11 +65,14 @@ class Catalogue:
         piece.rows.tofile(self._rows)
         piece.speakers.tofile(self._speakers)
         piece.runs.tofile(self._runs)
-        self.num_records += piece.num_records
+        self._invalid.write(piece.invalid_lines)
+        self.num_records[piece.source] += piece.num_records
+        self.num_invalid[piece.source] += piece.invalid.total()
         self.num_raw_turns += piece.num_raw_turns
         self.num_raw_characters += piece.num_raw_characters
         self.num_control += piece.num_control
         self.roles += piece.roles
+        self.groupings += piece.groupings
         self.unused += piece.unused
         self.passed_over += piece.passed_over
         self.invalid += piece.invalid
@@ -129,6 +137,12 @@ class Catalogue:
         """Hashed names of all dialogues' speakers, ``rows["num_speakers"]`` for each."""
         self._speakers.seek(0)
         return np.fromfile(self._speakers, np.uint64)
+
+    def write_invalid(self, path: Path) -> None:
+        """Write a line for each invalid record: its place, the reason, and how it begins."""
+        self._invalid.seek(0)
+        with path.open("wb") as file:
+            shutil.copyfileobj(self._invalid, file)
 
     def line(self, index: int) -> tuple[str, bytes]:
         """One dialogue's place in the input, and its line with the line end."""

@@ -1,4 +1,4 @@
-"""Exports of chat apps: Telegram, Discord, Messenger and Instagram."""
+"""Exports of chat apps: Telegram, Discord, Messenger and Instagram, WhatsApp, Slack."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tuning.corpus import slack, whatsapp
 from tuning.corpus.beside import ID_KEYS
 from tuning.corpus.drafts import Draft, DraftTurn, time_of
 from tuning.corpus.faults import holds
@@ -17,6 +18,11 @@ _TELEGRAM: Final = {"text_entities", "from_id", "actor"}
 _USED: Final = ("content", "text", "type", "id", "from_id", "is_unsent")
 
 
+def _from(key: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Who wrote a message, by the key of the name."""
+    return lambda message: message.get(key) or message.get("from_id")
+
+
 @dataclass(frozen=True)
 class _App:
     """How one app writes a chat."""
@@ -24,52 +30,79 @@ class _App:
     name: str
     fits: Callable[[Mapping[str, Any]], bool]
     """Asked of a chat."""
-    who: str
+    who: Callable[[Mapping[str, Any]], Any]
     kind: Callable[[Mapping[str, Any]], str | None]
     """Names what a message is, if it is none of the conversation."""
     text: Callable[[Mapping[str, Any]], Any]
+    used: tuple[str, ...]
+    """Keys of a message that say who wrote it, or what it is."""
     mends: bool = False
     """Whether names are spelled as ``mended`` says."""
+    thread: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    """Names the thread that a message is of, which is a dialogue by itself."""
+    aside: Callable[[Mapping[str, Any]], str | None] = lambda _: None
+    """Names what stands beside a message's words."""
+    is_in_order: bool = False
+    """Whether messages stand as they were written, also where a clock is set back."""
 
 
 def is_export(entry: Any) -> bool:
-    """Tell whether an object is one chat of an app's export."""
-    return isinstance(entry, dict) and _app(entry) is not None
+    """Tell whether a value is one chat of an app's export."""
+    return _app(_chat(entry)) is not None
 
 
-def _app(entry: Mapping[str, Any]) -> _App | None:
-    messages = entry.get("messages")
+def _chat(entry: Any) -> Mapping[str, Any]:
+    """An object with messages, as most apps write it; Slack writes a list of them."""
+    if isinstance(entry, dict):
+        return entry
+    return {"messages": entry} if isinstance(entry, list) else {}
+
+
+def _app(chat: Mapping[str, Any]) -> _App | None:
+    messages = chat.get("messages")
     if not isinstance(messages, list) or not messages or not isinstance(messages[0], dict):
         return None
-    return next((app for app in _APPS if app.fits(entry)), None)
+    return next((app for app in _APPS if app.fits(chat)), None)
 
 
 def read_export(entry: Any, reader: Reader) -> list[Draft]:
     """Read a chat in the order of its times; what is no message is counted by its kind."""
-    app = _app(entry)
+    chat = _chat(entry)
+    app = _app(chat)
     assert app is not None
-    turns: list[DraftTurn] = []
-    for number, message in enumerate(entry["messages"]):
+    threads: dict[str, list[DraftTurn]] = {"": []}
+    for number, message in enumerate(chat["messages"]):
         kind = app.kind(message) if isinstance(message, dict) else "not an object"
+        aside = None if kind is not None else app.aside(message)
+        for passed_over in filter(None, (kind, aside)):
+            reader.passed_over[f"{app.name}: {passed_over}"[:80]] += 1
         if kind is not None:
-            reader.passed_over[f"{app.name}: {kind}"[:80]] += 1
             continue
-        who = message.get(app.who) or message.get("from_id") or "deleted account"
+        who = app.who(message) or "deleted account"
         if app.mends and isinstance(who, str):
             who = mended(who)
         # A name is a person's, whatever it spells.
         own = {"author" if isinstance(who, dict) else "name": who, "text": app.text(message)}
         own |= {key: message[key] for key in TIME_KEYS if key in message}
-        turns.append(reader.turn(own, f"message {number + 1}", number))
-        reader.leave(message, {app.who, *_USED, *TIME_KEYS}, "message.")
+        turn = reader.turn(own, f"message {number + 1}", number)
+        threads.setdefault(app.thread(message), []).append(turn)
+        reader.leave(message, {*app.used, *_USED, *TIME_KEYS}, "message.")
+    reader.leave(chat, {"messages", "app", *ID_KEYS})
+    log = threads.pop("")
+    drafts = [] if threads and not log else [Draft(_in_order(log, app), is_log=True)]
+    for name, turns in threads.items():
+        drafts.append(Draft(_in_order(turns, app), dialogue_id=f"/thread-{name}"))
+    return drafts
+
+
+def _in_order(turns: list[DraftTurn], app: _App) -> list[DraftTurn]:
+    """By their times, if all have one."""
     times = [time_of(turn.time) for turn in turns]
-    if times and None not in times:
-        if (times[0] or 0.0) > (times[-1] or 0.0):  # Messenger begins with the newest
-            turns, times = turns[::-1], times[::-1]
-        order = sorted(range(len(turns)), key=lambda number: times[number] or 0.0)
-        turns = [turns[number] for number in order]
-    reader.leave(entry, {"messages", *ID_KEYS})
-    return [Draft(turns, is_log=True)]
+    if not times or None in times or app.is_in_order:
+        return turns
+    if (times[0] or 0.0) > (times[-1] or 0.0):  # Messenger begins with the newest
+        turns, times = turns[::-1], times[::-1]
+    return [turns[n] for n in sorted(range(len(turns)), key=lambda number: times[number] or 0.0)]
 
 
 def _telegram_kind(message: Mapping[str, Any]) -> str | None:
@@ -128,23 +161,45 @@ _APPS: Final = (
                 for m in chat["messages"][:5]
             )
         ),
-        "from",
+        _from("from"),
         _telegram_kind,
         _telegram_text,
+        ("from",),
     ),
     _App(
         "Discord",
         lambda chat: "channel" in chat and isinstance(chat["messages"][0].get("author"), dict),
-        "author",
+        _from("author"),
         _discord_kind,
         lambda message: message["content"],
+        ("author",),
     ),
     _App(
         "Messenger",
         lambda chat: "participants" in chat and "sender_name" in chat["messages"][0],
-        "sender_name",
+        _from("sender_name"),
         _messenger_kind,
         _messenger_text,
+        ("sender_name",),
         mends=True,
+    ),
+    _App(
+        "WhatsApp",
+        lambda chat: chat.get("app") == "WhatsApp",
+        _from("from"),
+        whatsapp.kind,
+        whatsapp.words,
+        ("from",),
+        aside=whatsapp.aside,
+        is_in_order=True,
+    ),
+    _App(
+        "Slack",
+        lambda chat: any(map(slack.is_row, chat["messages"][:5])),
+        slack.who,
+        slack.kind,
+        lambda message: message["text"],
+        slack.USED,
+        thread=slack.thread,
     ),
 )

@@ -10,10 +10,12 @@ from jmespath.exceptions import JMESPathError
 from tuning.corpus.beside import ID_KEYS, with_beside
 from tuning.corpus.drafts import Draft
 from tuning.corpus.faults import Invalid, checked, found
+from tuning.corpus.flags import weigh
 from tuning.corpus.layouts import list_of
-from tuning.corpus.message_keys import TEXT_KEYS, WHO_KEYS
-from tuning.corpus.messages import Reader, as_rows, weigh
-from tuning.corpus.pairs import marked_turns
+from tuning.corpus.marked import marked_turns
+from tuning.corpus.message_keys import TEXT_KEYS, WHO_KEYS, spelled
+from tuning.corpus.message_shapes import as_rows, is_spoken
+from tuning.corpus.messages import Reader
 from tuning.run.errors import UserError
 from tuning.run.params import ColumnsParams
 
@@ -55,6 +57,7 @@ class Columns:
             *(fields_of(path) for name, path in self._paths.items() if name in ("list", "id"))
         )
         """The record's keys that they name."""
+        self._of_id = fields_of(self._paths["id"]) if "id" in self._paths else frozenset()
 
     def read(self, entry: Any, reader: Reader) -> list[Draft] | None:
         """Read a record by the mapping; None where it says nothing of messages.
@@ -75,8 +78,9 @@ class Columns:
         if isinstance(items, str):
             turns = marked_turns(checked(items, "data.columns.list"), reader)
         elif isinstance(items, list | dict) and items:
-            rows = [self._mapped(item, reader) for item in as_rows(items, "data.columns.list")]
-            turns = reader.turns(rows, "turn")
+            rows = as_rows(items, "data.columns.list")
+            named = self._of_id if items is entry else frozenset()
+            turns = reader.turns([self._mapped(row, reader, named) for row in rows], "turn")
         else:
             raise Invalid("wrong_layout", f"data.columns.list: wanted a list, {found(items)}")
         draft = Draft(turns)
@@ -85,8 +89,20 @@ class Columns:
             with_beside(entry, reader, draft, {key, *ID_KEYS, *self.used})
         return [draft]
 
-    def _mapped(self, item: Any, reader: Reader) -> Any:
-        """A message with its fields under their usual names."""
+    def is_row(self, entry: Any) -> bool:
+        """Tell whether a value is a message by itself, of which the mapping says who or what."""
+        parts = [name for name in ("who", "text") if name in self._paths]
+        if not parts or "list" in self._paths or not isinstance(entry, dict):
+            return False
+        if list_of(entry)[0] is not None:
+            return False
+        held = (search(self._paths[part], entry, f"data.columns.{part}") for part in parts)
+        return all(isinstance(value, str | int) for value in held) and is_spoken(
+            self._mapped(entry, Reader({}))
+        )
+
+    def _mapped(self, item: Any, reader: Reader, named: frozenset[str] = frozenset()) -> Any:
+        """A message with its fields under their usual names, without those that are named."""
         if not isinstance(item, dict):
             return item
         mapped: dict[str, Any] = {}
@@ -95,10 +111,10 @@ class Columns:
         for part, (name, others) in _FIELDS.items():
             if part in self._paths:
                 mapped[name] = search(self._paths[part], item, f"data.columns.{part}")
-                replaced |= {key for key in item if key.strip().casefold() in others}
+                replaced |= {key for key in item if spelled(key) in others}
                 used |= fields_of(self._paths[part])
         reader.leave({key: item[key] for key in replaced}, used, "message.")
-        kept = {key: value for key, value in item.items() if key not in replaced | used}
+        kept = {key: value for key, value in item.items() if key not in replaced | used | named}
         return kept | mapped
 
     def id_of(self, entry: Any) -> str | None:
@@ -107,7 +123,7 @@ class Columns:
         Raises:
             Invalid: it is neither text nor a number.
         """
-        if "id" not in self._paths:
+        if "id" not in self._paths or not isinstance(entry, dict):
             return None
         value = search(self._paths["id"], entry, "data.columns.id")
         if value is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from tuning.corpus.faults import Invalid
 from tuning.dialogue import Role, ToolCall
+
+_SECONDS: Final = re.compile(r"\d{9,13}(?:\.\d+)?")
+"""A number of seconds or milliseconds that stands there as text; a date has eight digits."""
 
 
 @dataclass(slots=True)
@@ -24,6 +28,20 @@ class DraftTurn:
     weight: float = 1.0
     time: Any = None
     """As the message has it; ``time_of`` reads it."""
+    spelled: str = ""
+    """The speaker's name, if it spells the role but may be a person's."""
+
+    def beside_words(self) -> tuple[Any, ...]:
+        """Return all but its lines and its time."""
+        return (
+            self.speaker,
+            self.role,
+            self.reasoning,
+            self.tool_calls,
+            self.tool_call_id,
+            self.weight,
+            self.spelled,
+        )
 
 
 @dataclass(slots=True)
@@ -47,6 +65,8 @@ def time_of(value: Any) -> float | None:
     """Return seconds since 1970 of a number of seconds or milliseconds, or of an ISO date."""
     if isinstance(value, bool) or value is None:
         return None
+    if isinstance(value, str) and _SECONDS.fullmatch(value.strip()):
+        value = float(value)
     try:
         if isinstance(value, int | float):
             seconds = float(value) / (1000 if value > 1e11 else 1)

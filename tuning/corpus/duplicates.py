@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -88,14 +87,14 @@ def shingle_hashes(words: Sequence[Sequence[str]]) -> tuple[UInts, UInts]:
         Hashes of all dialogues in order, and D + 1 offsets: dialogue d's are
         ``hashes[offsets[d] : offsets[d + 1]]``.
     """
-    flat: list[int] = []
+    flat: list[str] = []
     lengths: list[int] = []
     for of_dialogue in words:
-        flat += map(_word_hash, of_dialogue)
+        flat += of_dialogue
         missing = max(0, SHINGLE_WORDS - len(of_dialogue))
-        flat += [0] * missing
+        flat += [""] * missing
         lengths.append(len(of_dialogue) + missing)
-    hashes = np.array(flat, np.uint64)
+    hashes = np.fromiter(map(_hashes.__getitem__, flat), np.uint64, len(flat))
     num_words = np.array(lengths, np.int64)
     num_runs = num_words - (SHINGLE_WORDS - 1)
     offsets = np.append(0, np.cumsum(num_runs))
@@ -108,10 +107,21 @@ def shingle_hashes(words: Sequence[Sequence[str]]) -> tuple[UInts, UInts]:
     return runs, offsets.astype(np.uint64)
 
 
-@lru_cache(_NUM_WORDS_KEPT)
-def _word_hash(word: str) -> int:
-    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+class _WordHashes(dict[str, int]):
+    """Words' hashes, each found when it is first asked for; 0 for no word.
+
+    A dict takes half the time of ``lru_cache``.
+    """
+
+    def __missing__(self, word: str) -> int:
+        if len(self) == _NUM_WORDS_KEPT:
+            self.clear()
+        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        found = self[word] = int.from_bytes(digest, "big") if word else 0
+        return found
+
+
+_hashes = _WordHashes()
 
 
 def _mix(hashes: UInts, more: UInts) -> UInts:

@@ -6,16 +6,19 @@ row is a layout: whether a record has its shape, and how it is read into drafts 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tuning.corpus import chat_apps, pairs, trees
+from tuning.corpus import chat_apps, logged, marked, pairs, preferences, trees
 from tuning.corpus.beside import ID_KEYS, id_of, with_beside
 from tuning.corpus.drafts import Draft
-from tuning.corpus.faults import Invalid, holds, keys, unpacked
-from tuning.corpus.message_keys import LIST_KEYS
-from tuning.corpus.messages import Reader, as_rows, is_message, is_spoken, weigh
+from tuning.corpus.faults import Invalid, keys, unpacked
+from tuning.corpus.flags import weigh
+from tuning.corpus.message_keys import LIST_KEYS, spelled, spellings
+from tuning.corpus.message_shapes import as_rows, is_message, is_spoken
+from tuning.corpus.messages import Reader
 from tuning.corpus.roles import role_of
 
 _ALSO_TEXTS: Final = LIST_KEYS[-3:]
@@ -26,6 +29,7 @@ _ANSWERS: Final = ("response", "completion", "answer", "output")
 """What may be the last turn where it stands beside messages."""
 _QUESTIONS: Final = ("question", "prompt", "instruction", "query")
 """An object with one of these as text is no wrapper of others: lists in it are its answers."""
+_LONGEST_NAME: Final = 32
 _DEEPEST: Final = 3
 """Wrappers within each other."""
 _NUM_ASKED: Final = 20
@@ -56,15 +60,15 @@ def _other_list(entry: Mapping[str, Any]) -> str | None:
 
 def _usual_lists(entry: Mapping[str, Any]) -> list[str]:
     """The keys of an object that usually hold a list of messages, the most usual first."""
-    spelled = {key.strip().casefold(): key for key in reversed(list(entry))}
-    return [spelled[name] for name in LIST_KEYS if name in spelled]
+    keys_of = spellings(entry)
+    return [keys_of[name] for name in LIST_KEYS if name in keys_of]
 
 
 def _is_list_of_messages(key: str, value: Any) -> bool:
     """Objects, texts, blocks of objects, or their form as JSON text or as a dict of lists."""
-    if key.strip().casefold() in _ALSO_TEXTS and isinstance(value, str):
+    if spelled(key) in _ALSO_TEXTS and isinstance(value, str):
         return False
-    if key.strip().casefold() == "content":  # or the parts of a message
+    if spelled(key) == "content":  # or the parts of a message
         return _is_spoken_list(value)
     value = _unpacked_list(value)
     if isinstance(value, dict):
@@ -105,9 +109,10 @@ def _read_other(entry: Any, reader: Reader) -> list[Draft]:
 def _read_messages(entry: Any, reader: Reader, key: str) -> list[Draft]:
     """A list of messages, and beside it a system text, tools, and who speaks where texts stand."""
     items, used = as_rows(unpacked(entry[key]), key), {key, *ID_KEYS}
-    answer = next((k for k in _ANSWERS if isinstance(entry.get(k), str) and holds(entry[k])), None)
+    answer = next((k for k in _ANSWERS if k != key and _is_answer(entry.get(k))), None)
     if answer is not None:
-        spoken = f"{{role: 'assistant', content: {answer}}}"
+        is_text = isinstance(entry[answer], str)
+        spoken = f"{{role: 'assistant', content: {answer}}}" if is_text else answer
         raise Invalid(
             "wrong_layout",
             f"found {key!r} and {answer!r} beside it. If it is the answer, say so: data.columns: "
@@ -122,6 +127,10 @@ def _read_messages(entry: Any, reader: Reader, key: str) -> list[Draft]:
     return [with_beside(entry, reader, Draft(reader.turns(items, "turn")), used)]
 
 
+def _is_answer(value: Any) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else is_spoken(value)
+
+
 def _is_list(entry: Any) -> bool:
     if not isinstance(entry, list):
         return False
@@ -130,7 +139,7 @@ def _is_list(entry: Any) -> bool:
     return (
         not entry
         or all(isinstance(one, str) for one in entry)
-        or (is_message(entry[0]) and not pairs.is_marked(entry[0]))
+        or (is_message(entry[0]) and not marked.is_marked(entry[0]))
     )
 
 
@@ -144,61 +153,6 @@ def _is_empty(entry: Any) -> bool:
 
 def _read_empty(entry: Any, reader: Reader) -> list[Draft]:
     return [with_beside(entry, reader, Draft([]), ID_KEYS)]
-
-
-def _is_preference(entry: Any) -> bool:
-    if not isinstance(entry, dict):
-        return False
-    is_labelled = isinstance(entry.get("label"), bool)
-    is_numbered = entry.get("label") in (0, 1) and (pairs.is_pair(entry) or pairs.is_prompt(entry))
-    return is_labelled or is_numbered or _chosen(entry) is not None or _is_arena(entry)
-
-
-def _chosen(entry: Mapping[str, Any]) -> str | None:
-    """The key of the preferred answer, beside which the rejected one stands."""
-    names = (key for key in entry if key.startswith("chosen"))
-    return next((key for key in names if f"rejected{key[len('chosen') :]}" in entry), None)
-
-
-def _is_arena(entry: Mapping[str, Any]) -> bool:
-    """Two answers, or two conversations, and which of them won."""
-    sides = any(key.endswith("_a") and f"{key[:-1]}b" in entry for key in entry)
-    return sides and "winner" in entry
-
-
-def _refuse_preference(entry: Any, _reader: Reader) -> list[Draft]:
-    chosen = _chosen(entry)
-    if chosen is None and _is_arena(entry):
-        raise Invalid(
-            "preference",
-            "found 'winner' beside two sides: a preference, which is not trained as if it were "
-            "plain. To train on the side that won, say where it is, such as data.columns: {list: "
-            "\"winner == 'model_a' && conversation_a || winner == 'model_b' && conversation_b\"}",
-        )
-    held = f"{chosen!r} and 'rejected{chosen[len('chosen') :]}'" if chosen else "'label'"
-    raise Invalid(
-        "preference",
-        f"found {held}: a preference, which is not trained as if it were plain. To train on the "
-        f'preferred answers, say where they are: data.columns: {{list: "{_preferred(entry)}"}}',
-    )
-
-
-def _preferred(entry: Mapping[str, Any]) -> str:
-    """The expression that takes a record's preferred answer behind what it answers."""
-    chosen = _chosen(entry)
-    answer = chosen or "completion"
-    before = next((key for key in ("prompt", *LIST_KEYS) if key in entry), None)
-    is_text, is_list = (isinstance(entry.get(answer), kind) for kind in (str, list))
-    spoken = f"{{role: 'assistant', content: {answer}}}" if is_text else answer
-    if before is None or (is_list and isinstance(entry[before], str)):
-        turns = answer
-    elif isinstance(entry[before], str):
-        turns = f"[{{role: 'user', content: {before}}}, {spoken}]"
-    else:
-        turns = f"[{before}, {answer}][]" if is_list else f"[{before}, [{spoken}]][]"
-    if chosen:
-        return turns
-    return f"label && {turns}" if isinstance(entry["label"], bool) else f"label == `1` && {turns}"
 
 
 def _records_in(entry: Any) -> list[tuple[str, str, Any]]:
@@ -258,12 +212,23 @@ def _read_wrapper(entry: Any, reader: Reader) -> list[Draft]:
 
 
 _RECORDS: Final = (
-    Layout("preference", "TRL's DPO and KTO, LLaMA-Factory", _is_preference, _refuse_preference),
+    Layout(
+        "preference",
+        "TRL's DPO and KTO, LLaMA-Factory",
+        preferences.is_preference,
+        preferences.refuse,
+    ),
     Layout("chatgpt", "ChatGPT's data export", trees.is_mapping, trees.read_mapping),
     Layout("oasst", "Open Assistant's message trees", trees.is_tree, trees.read_tree),
     Layout("personachat", "PersonaChat", pairs.is_persona, pairs.read_persona),
-    Layout("app", "Telegram, Discord, Messenger", chat_apps.is_export, chat_apps.read_export),
-    Layout("prompt and completion", "TRL", pairs.is_prompt, pairs.read_prompt),
+    Layout(
+        "app",
+        "Telegram, Discord, Messenger, WhatsApp, Slack",
+        chat_apps.is_export,
+        chat_apps.read_export,
+    ),
+    Layout("prompt and completion", "TRL, OpenAI's Responses", pairs.is_prompt, pairs.read_prompt),
+    Layout("request and response", "OpenAI's batches", logged.is_logged, logged.read_logged),
     Layout(
         "messages",
         "OpenAI, ShareGPT, Schema-Guided Dialogue, DailyDialog, BYU chit-chat, Claude's export",
@@ -272,7 +237,12 @@ _RECORDS: Final = (
     ),
     Layout("pair", "Alpaca, Dolly, question and answer", pairs.is_pair, pairs.read_pair),
     Layout("list of pairs", "Baize, InternLM", pairs.is_pair_list, pairs.read_pair_list),
-    Layout("marked text", "Guanaco, Anthropic's HH", pairs.is_marked, pairs.read_marked),
+    Layout(
+        "marked text",
+        "Guanaco, Anthropic's HH; ChatML, Llama, Gemma, Zephyr",
+        marked.is_marked,
+        marked.read_marked,
+    ),
     Layout(
         "messages under another name",
         "transcripts",
@@ -342,8 +312,25 @@ def unknown_message(entry: Any) -> str:
     """Say what a record holds, what was wanted, and the mapping to start from."""
     lists = [k for k, v in entry.items() if isinstance(v, list)] if isinstance(entry, dict) else []
     start = f"list: {lists[0]}, who: …, text: …" if lists else "list: …, who: …, text: …"
+    texts = _texts_of(entry) if not lists and isinstance(entry, dict) else []
+    if len(texts) == 2:
+        said = zip(("user", "assistant"), texts, strict=True)
+        turns = ", ".join(f"{{role: '{role}', content: {_quoted(key)}}}" for role, key in said)
+        start = f'list: "[{turns}]"'
     return (
         f"its layout is not known: found {keys(entry)}; wanted a list of messages (each with a "
         "text and who says it), a prompt and its response, or a list of "
         f"texts. Or say where they are: data.columns: {{{start}}}"
     )
+
+
+def _texts_of(entry: Mapping[str, Any]) -> list[str]:
+    """The keys of an object's texts, its id left out, if they are names rather than texts."""
+    texts = [k for k, v in entry.items() if isinstance(v, str) and k not in ID_KEYS]
+    return texts if all(len(key) <= _LONGEST_NAME for key in texts) else []
+
+
+def _quoted(key: str) -> str:
+    """A key as JMESPath has it within YAML: what is no plain name stands in quotation marks."""
+    is_plain = key.isascii() and key.isidentifier()
+    return key if is_plain else json.dumps(json.dumps(key, ensure_ascii=False))[1:-1]

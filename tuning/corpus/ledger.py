@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.selection import FATES, Selection
-from tuning.reading.accounts import bucket, percentiles
+from tuning.corpus.sources import Source
+from tuning.reading.accounts import TRAIN, bucket, percentiles
 
 
 def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, int]]:
@@ -33,7 +35,7 @@ def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, i
     num_turns, num_characters = (int(rows[n].sum()) for n in ("num_turns", "num_characters"))
     ledger["num_dialogues"] |= {
         "dropped_invalid": catalogue.invalid.total(),
-        "input": catalogue.num_records,
+        "input": catalogue.num_records.total(),
     }
     ledger["num_turns"] |= {
         "dropped_empty": catalogue.num_raw_turns - num_turns,
@@ -50,6 +52,33 @@ def account(catalogue: Catalogue, selection: Selection) -> dict[str, dict[str, i
         total = sum(count for fate, count in buckets.items() if fate != "input")
         assert total == buckets["input"], f"{name}: something is in no bucket, or in two"
     return ledger
+
+
+def account_sources(
+    catalogue: Catalogue, selection: Selection, sources: Sequence[Source]
+) -> dict[str, dict[str, Any]]:
+    """Count each source's dialogues by bucket, and what of it is trained; nothing for one alone.
+
+    ``num_repeated_dialogues`` stand in ``train.jsonl`` beside those that ``num_dialogues`` counts;
+    ``num_trained_characters`` are of both.
+    """
+    rows = catalogue.rows
+    found: dict[str, dict[str, Any]] = {}
+    for source in sources:
+        is_here = rows["source"] == source.number
+        fates = selection.fates[is_here]
+        trained = is_here & (selection.fates == TRAIN)
+        copies, sizes = selection.copies[trained], rows["num_characters"][trained].astype(np.int64)
+        found[source.name] = {
+            "num_dialogues": {bucket(f): int((fates == n).sum()) for n, f in enumerate(FATES)}
+            | {
+                "dropped_invalid": catalogue.num_invalid[source.number],
+                "input": catalogue.num_records[source.number],
+            },
+            "num_repeated_dialogues": int((copies - 1).sum()),
+            "num_trained_characters": int((copies * sizes).sum()),
+        }
+    return found if sources[0].name else {}
 
 
 def describe(catalogue: Catalogue, selection: Selection) -> dict[str, Any]:

@@ -1,25 +1,31 @@
 """Files with a message per row: rows of one conversation are gathered into one record.
 
 Rows of a conversation stand together, as exports write them, so that a file of any size is read in
-bounded memory; rows that do not are an error that says so. A file whose rows name no conversation
-is one chat (SillyTavern's logs).
+bounded memory; rows that do not are an error that says so. Where rows name no conversation, one
+begins where their turns' numbers begin anew; else each channel is one chat, and without channels
+the file is (SillyTavern's logs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from tuning.corpus import slack
+from tuning.corpus.columns import Columns
 from tuning.corpus.faults import Invalid, decoded
-from tuning.corpus.layouts import layout_of
-from tuning.corpus.message_keys import CONVERSATION_KEYS
-from tuning.corpus.messages import is_spoken
+from tuning.corpus.layouts import is_record, layout_of
+from tuning.corpus.message_keys import CHANNEL_KEYS, CONVERSATION_KEYS, plan_of, spellings
+from tuning.corpus.message_shapes import is_spoken
+from tuning.corpus.turn_numbers import turn_number
 from tuning.reading import records as reading
-from tuning.reading.pieces import Piece
-from tuning.reading.records import Gathered, RawRecord, own_key
+from tuning.reading.pieces import Piece, read_pieces
+from tuning.reading.records import Break, Gathered, RawRecord, own_key
 from tuning.run.errors import UserError
 
 _HEADER: Final = ("chat_metadata", "character_name")
@@ -27,8 +33,27 @@ _HEADER: Final = ("chat_metadata", "character_name")
 _NUM_ASKED: Final = 2
 
 
-def gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Yield a file's pieces as they are, or gathered by conversation if its rows are messages."""
+def read_dialogues_of(
+    path: Path,
+    name: str,
+    *,
+    columns: Columns,
+    on_break: Callable[[Break], None] | None = None,
+    on_beside: Callable[[str], None] = lambda key: None,
+) -> Iterator[Piece]:
+    """Yield a file's pieces, or those of a Slack channel's folder; see ``read_pieces``.
+
+    If its rows are messages, they are gathered by conversation, which ``data.columns.id`` may name.
+    """
+    files = slack.days_of(path) if path.is_dir() else [path]
+    pieces = (
+        read_pieces(file, name, is_record=is_record, on_break=on_break, on_beside=on_beside)
+        for file in files
+    )
+    return _gathered(path, name, columns, chain.from_iterable(pieces))
+
+
+def _gathered(path: Path, file: str, columns: Columns, pieces: Iterator[Piece]) -> Iterator[Piece]:
     first = next(pieces, None)
     if first is None:
         return
@@ -40,32 +65,64 @@ def gathered(path: Path, file: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     whole = chain([first], pieces)
     is_headed = bool(asked) and isinstance(asked[0], dict) and any(k in asked[0] for k in _HEADER)
     rows = asked[is_headed:]
-    if rows and all(map(_is_row, rows)):
-        records = chain.from_iterable(piece.records() for piece in whole)
-        if is_headed:
-            next(records)
-        key = _key_of(rows[0])
-        if key is None and "parent_id" in rows[0]:
-            raise UserError(
-                f"{path}: a row is a message that answers another one ('parent_id'), and no row "
-                "names its conversation; wanted a tree of replies in each record, as in Open "
-                "Assistant's files of trees, or rows with a 'conversation_id', in order."
-            )
-        yield from _conversations(path, file, records, key)
-    else:
+    if not rows or not all(_is_row(row, columns) for row in rows):
         yield from whole
+        return
+    records = chain.from_iterable(piece.records() for piece in whole)
+    if is_headed:
+        next(records)
+    row = rows[0]
+    key, channel = _key_of(row, CONVERSATION_KEYS), _key_of(row, CHANNEL_KEYS)
+    turn = plan_of(tuple(row)).turn
+    if slack.is_row(row):
+        yield _slack_log(path, file, records)
+    elif columns.id_of(row) is not None:
+        yield from _conversations(file, records, columns.id_of, "data.columns.id")
+    elif key is not None:
+        yield from _conversations(file, records, partial(_value, key), key)
+    elif "parent_id" in row:
+        raise UserError(
+            f"{path}: a row is a message that answers another one ('parent_id'), and no row "
+            "names its conversation; wanted a tree of replies in each record, as in Open "
+            "Assistant's files of trees, or rows with a 'conversation_id', in order."
+        )
+    elif turn is not None and turn_number(row, turn) is not None and channel is None:
+        yield from _numbered(path, file, records, turn)
+    else:
+        yield from _logs(path, file, records, channel)
 
 
-def _is_row(entry: Any) -> bool:
+def _is_row(entry: Any, columns: Columns) -> bool:
+    if slack.is_row(entry):
+        return True
     try:
+        if columns.is_row(entry):
+            return True
         return isinstance(entry, dict) and is_spoken(entry) and layout_of(entry) is None
     except Invalid:
         return False
 
 
-def _key_of(row: Mapping[str, Any]) -> str | None:
-    spelled = {key.strip().casefold(): key for key in reversed(list(row))}
-    return next((spelled[key] for key in CONVERSATION_KEYS if key in spelled), None)
+def _slack_log(path: Path, file: str, rows: Iterable[RawRecord]) -> Gathered:
+    """All messages of a channel as one record; a row that is none is a fault by itself."""
+    faults: list[RawRecord] = []
+    messages: list[Any] = []
+    where = str(path)
+    for row in rows:
+        where = where if messages else row.where
+        entry = _entry(row)
+        if isinstance(entry, dict):
+            messages.append(entry)
+        else:
+            faults.append(row)
+    users = slack.users_of(path) if path.is_dir() else {}
+    key = file or path.stem
+    return Gathered([*faults, RawRecord(where, key, slack.named(messages, users), file)])
+
+
+def _key_of(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    spelled = spellings(row)
+    return next((spelled[name] for name in names if name in spelled), None)
 
 
 def _entry(raw: RawRecord) -> Any:
@@ -76,7 +133,7 @@ def _entry(raw: RawRecord) -> Any:
 
 
 def _conversations(
-    path: Path, file: str, rows: Iterable[RawRecord], key: str | None
+    file: str, rows: Iterable[RawRecord], name_of: Callable[[Any], str | None], key: str
 ) -> Iterator[Gathered]:
     """Pieces of conversations, each a JSON list of its rows at the place of the first."""
     done: list[RawRecord] = []
@@ -84,7 +141,7 @@ def _conversations(
     size, current = 0, ""
     met: set[int] = set()
     for row in rows:
-        name = path.stem if key is None else _conversation_of(row, key)
+        name = name_of(_entry(row))
         if name is None:
             done.append(row)  # a fault by itself
             continue
@@ -104,9 +161,42 @@ def _conversations(
         own.append(row)
         size += len(row.text)
     if own:
-        done.append(replace(_joined(own, current, file), is_log=key is None))
+        done.append(_joined(own, current, file))
     if done:
         yield Gathered(done)
+
+
+def _numbered(path: Path, file: str, rows: Iterable[RawRecord], key: str) -> Iterator[Gathered]:
+    """A conversation from each row that has the first one's number again; if none has, one log."""
+    own: list[RawRecord] = []
+    num_done, begin, last = 0, None, None
+    for row in rows:
+        number = turn_number(_entry(row), key)
+        if own and number is not None and number == begin and last != begin:
+            num_done += 1
+            yield Gathered([_joined(own, f"{path.stem}/{num_done}", file)])
+            own = []
+        begin = number if not num_done and not own else begin
+        last = number
+        own.append(row)
+    name = f"{path.stem}/{num_done + 1}" if num_done else path.stem
+    yield Gathered([replace(_joined(own, name, file), is_log=not num_done)])
+
+
+def _logs(
+    path: Path, file: str, rows: Iterable[RawRecord], channel: str | None
+) -> Iterator[Gathered]:
+    """A log for each channel, wherever its rows stand; one for a file whose rows name none."""
+    logs: dict[str, list[RawRecord]] = {}
+    for row in rows:
+        entry = _entry(row) if channel is not None else None
+        name = None
+        if channel is not None and isinstance(entry, dict):
+            name = _value(channel, entry)
+            own = {key: value for key, value in entry.items() if key != channel}
+            row = replace(row, text=json.dumps(own, ensure_ascii=False))
+        logs.setdefault(name or path.stem, []).append(row)
+    yield Gathered([replace(_joined(own, name, file), is_log=True) for name, own in logs.items()])
 
 
 def _joined(rows: list[RawRecord], name: str, file: str) -> RawRecord:
@@ -117,8 +207,7 @@ def _joined(rows: list[RawRecord], name: str, file: str) -> RawRecord:
     return RawRecord(rows[0].where, own_key(file, name), f"[{','.join(texts)}]", file)
 
 
-def _conversation_of(raw: RawRecord, key: str) -> str | None:
+def _value(key: str, row: Any) -> str | None:
     """The conversation that a row belongs to; None if it is no object that names one."""
-    row = _entry(raw)
     value = row.get(key) if isinstance(row, dict) else None
     return str(value) if isinstance(value, str | int | float) and value != "" else None

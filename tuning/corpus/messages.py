@@ -7,20 +7,41 @@ of three keys.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tuning.corpus.drafts import DraftTurn
 from tuning.corpus.faults import NOT_TEXT, Invalid, checked, found, holds, keys, unpacked
-from tuning.corpus.message_keys import FLAG_KEYS, MASKS, PERSON_KEYS, TEXT_KEYS, Plan, plan_of
-from tuning.corpus.roles import role_of
+from tuning.corpus.flags import flags_of, is_flag_of_each, is_measured, weight_of
+from tuning.corpus.message_keys import (
+    FROM_ME,
+    PERSON_KEYS,
+    ROLE_KEYS,
+    TEXT_KEYS,
+    Plan,
+    plan_of,
+    spelled,
+)
+from tuning.corpus.message_parts import as_messages
+from tuning.corpus.message_shapes import (
+    as_rows,
+    check_flat,
+    check_speakers,
+    speaker_key,
+    unwrapped,
+)
+from tuning.corpus.roles import NAMES_TOO, role_of
 from tuning.corpus.tool_calls import called, spells_call, tool_calls
+from tuning.corpus.turn_numbers import in_turn_order
 from tuning.dialogue import Role
+from tuning.run.params import Branches
 
 NUM_KNOWN: Final = 2**16
-_FLAGS: Final = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+_NAMED: Final = re.compile(r"\s*((?:[^\s:.?!]+ ){0,3}[^\s:.?!]{1,30}):(?:\s+(.*)|)$", re.DOTALL)
+"""A text behind a name of up to four words."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,8 @@ class Reader:
     """Messages that are none of a conversation (service rows, deleted ones, media), by kind."""
     used: frozenset[str] = frozenset()
     """Keys that settings name (``data.group_by``, ``data.columns``), so that they are used."""
+    branches: Branches = "all"
+    """``data.branches``"""
     _known: dict[tuple[str, str], tuple[str, Role | None]] = field(default_factory=dict)
     """Speakers of plain messages that were met before under a key, with their roles."""
 
@@ -44,7 +67,8 @@ class Reader:
         """Count the keys of an object that hold something and are not used."""
         flags = () if prefix else flags_of(entry)
         for key, value in entry.items():
-            is_used = key in used or (not prefix and (key in self.used or key in flags))
+            is_flag = not prefix and (key in flags or is_flag_of_each(key, value))
+            is_used = key in used or is_flag or (not prefix and key in self.used)
             if not is_used and holds(value):
                 self.unused[f"{prefix}{key}"[:80]] += 1
 
@@ -71,7 +95,11 @@ class Reader:
                 time = item[plan.time] if plan.time is not None else None
                 return DraftTurn(known[0], [text], known[1], time=time)
         speaker, role = known or self._who(item, plan, where, number)
-        if plain is not None and len(self._known) < NUM_KNOWN:
+        name_too = self._name_too(item, plan, role)
+        # A call is no plain text, whatever its keys say.
+        is_plain = plain is not None and not name_too and not spells_call(plain[1])
+        is_plain &= role is not None or plan.who is None or spelled(plan.who) != "role"
+        if plain is not None and is_plain and len(self._known) < NUM_KNOWN:
             self._known[plain] = speaker, role
         calls = tool_calls(item, plan, where, self.unused)
         reasoning = _reasoning(item, plan, where)
@@ -79,8 +107,9 @@ class Reader:
         if role == "assistant" and not calls and plan.who and spells_call(item[plan.who]):
             calls = called("\n".join(lines), where, self.unused)
             lines = [] if calls else lines
-        if plan.unused:
-            used = {*item} - {*plan.unused} | {speaker_key(item)}
+        flags = [key for key in plan.flags if not is_measured(key, item[key])]
+        if plan.unused or len(flags) < len(plan.flags):
+            used = {*item} - {*plan.unused, *plan.flags} | {*flags, speaker_key(item)}
             self.leave(item, used, "message.")
         return DraftTurn(
             speaker,
@@ -89,8 +118,9 @@ class Reader:
             reasoning=reasoning,
             tool_calls=calls,
             tool_call_id=_call_id(item, plan, where),
-            weight=weight_of(item, plan.flags, where),
+            weight=weight_of(item, flags, where),
             time=item[plan.time] if plan.time else None,
+            spelled=name_too,
         )
 
     def turns(self, items: Any, what: str) -> list[DraftTurn]:
@@ -99,14 +129,17 @@ class Reader:
         Raises:
             Invalid: something in it is no message, or only some of them say who speaks.
         """
-        items = as_rows(unpacked(items), what)
+        items = [unwrapped(item) for item in as_rows(unpacked(items), what)]
         if items and all(isinstance(item, str) for item in items):
-            return alternating(items, what)
+            return self._named_texts(items, what) or alternating(items, what)
+        items = as_messages(in_turn_order(items, what), self.passed_over)
+        check_flat(items, what)
         shapes = {tuple(item) if isinstance(item, dict) else None for item in items}
         if len(shapes) == 1 and None not in shapes and "is_system" not in items[0]:
             turns = [self.turn(item, f"{what} {n + 1}", n) for n, item in enumerate(items)]
         else:
             turns = self._mixed(items, what)
+        _mend_people(turns)
         _mend_roles(turns)
         return turns
 
@@ -125,8 +158,23 @@ class Reader:
                 self.passed_over["SillyTavern: hidden messages"] += 1
             elif item != []:
                 turns.append(self.turn(item, where, number))
-        _check_speakers(items, what)
+        check_speakers(items, what)
         return turns
+
+    def _named_texts(self, texts: list[str], what: str) -> list[DraftTurn]:
+        """Read texts such as ``Ann: hi``; none if one is not so, or if nothing tells it is a name.
+
+        Names stand there several times, or are all roles.
+        """
+        said = list(map(_NAMED.match, texts))
+        names = [named[1] for named in said if named]
+        num_names = len({*names})
+        if len(names) < len(texts) or num_names < 2:
+            return []
+        if num_names == len(names) and not all(role_of(name, self.roles) for name in names):
+            return []
+        items = [{"speaker": named[1], "text": named[2] or ""} for named in said if named]
+        return self.turns(items, what)
 
     def _pair_of(self, item: list[Any], where: str, tells: bool) -> DraftTurn:
         """A speaker and a text, not two texts of an exchange, which look alike.
@@ -170,21 +218,23 @@ class Reader:
             role: Role | None = "user" if item["is_user"] else "assistant"
             return str(role), role
         if plan.who is None:
-            if speaker_key(item):  # LangChain
+            key = speaker_key(item)
+            if key is not None and spelled(key) in FROM_ME:
+                return ("me" if item[key] in (True, 1, "1", "true") else "other"), None
+            if key:  # LangChain
                 role = role_of(item["type"], self.roles)
                 return role or item["type"], role
             return "AB"[number % 2], None
         who = item[plan.who]
         if isinstance(who, dict):  # an author with a name, or with a role
-            bot = who.get("isBot") or who.get("is_bot")
             named = next((who[k] for k in ("role", "nickname", "name", "id") if who.get(k)), None)
             name = _name(named, f"{where}: {plan.who!r}")
             own = self.roles.get(name.casefold())
             if who.get("role") and (role := role_of(name, self.roles)):
                 return role, role
-            return own or name, own or ("assistant" if bot else None)
+            return own or name, own  # a bot among people is one of them
         name = _name(who, f"{where}: {plan.who!r}")
-        if plan.who.strip().casefold() in PERSON_KEYS:
+        if spelled(plan.who) in PERSON_KEYS:
             role = self.roles.get(name.casefold())
         else:
             role = role_of(name, self.roles)
@@ -193,32 +243,31 @@ class Reader:
             own_name = _name(own, f"{where}: {plan.name!r}")
             if role is None or role_of(own_name, self.roles) != role:
                 return own_name, role
+        elif role in ("assistant", "system") and str(own or "").strip():
+            self.unused["message.name"] += 1
+        if role is None and spelled(plan.who) == "role":
+            self.unused[f"role {name!r}, no known one (data.roles)"[:80]] += 1
         return role or name, role
+
+    def _name_too(self, item: Mapping[str, Any], plan: Plan, role: Role | None) -> str:
+        """A speaker's name that also spells a role, where the key is that of a speaker."""
+        if role is None or plan.who is None or spelled(plan.who) in ROLE_KEYS:
+            return ""
+        name = item[plan.who]
+        folded = name.strip().casefold() if isinstance(name, str) else ""
+        return name.strip() if folded in NAMES_TOO and folded not in self.roles else ""
 
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
 
 
-def _check_speakers(items: Sequence[Any], what: str) -> None:
-    """Either all messages say who speaks, or none."""
-    said = [speaker_key(item) if isinstance(item, dict) else "" for item in items]
-    named_by = next(filter(None, said), None)
-    if named_by is not None and None in said:
-        first = said.index(None)
-        wanted = f"wanted {named_by!r} as in others, found {keys(items[first])}"
-        raise Invalid("missing_speaker", f"{what} {first + 1}: {wanted}")
-
-
-def speaker_key(item: Mapping[str, Any]) -> str | None:
-    """The key under which a message says who speaks; ``type`` where that is a role (LangChain)."""
-    plan = plan_of(tuple(item))
-    if plan.who is not None:
-        return plan.who
-    if isinstance(item.get("is_user"), bool):
-        return "is_user"
-    kind = item.get("type")
-    return "type" if isinstance(kind, str) and role_of(kind, {}) else None
+def _mend_people(turns: Sequence[DraftTurn]) -> None:
+    """Beside a person, a speaker called Model or Developer is one, too."""
+    spelled = [turn for turn in turns if turn.spelled]
+    if spelled and any(turn.role is None for turn in turns):
+        for turn in spelled:
+            turn.speaker, turn.role = turn.spelled, None
 
 
 def _mend_roles(turns: Sequence[DraftTurn]) -> None:
@@ -244,53 +293,11 @@ def alternating(texts: Sequence[Any], what: str) -> list[DraftTurn]:
     ]
 
 
-def is_message(item: Any) -> bool:
-    """Tell whether a value looks like a message: an object with a text, or a call, under a name."""
-    if not isinstance(item, dict):
-        return False
-    plan = plan_of(tuple(item))
-    return any(_looks_said(item[key]) for key in plan.texts) or any(
-        holds(item[key]) for key in plan.calls
-    )
-
-
-def is_spoken(item: Any) -> bool:
-    """Tell whether a value is a message that says who speaks."""
-    return is_message(item) and speaker_key(item) is not None
-
-
-def _looks_said(value: Any) -> bool:
-    """Text, or parts of a text; not an object, and not a list of further messages."""
-    if isinstance(value, list):
-        return not any(isinstance(part, dict) and plan_of(tuple(part)).who for part in value)
-    return not isinstance(value, dict) or isinstance(value.get("parts"), list)
-
-
-def as_rows(items: Any, what: str) -> list[Any]:
-    """Return a list; a dict of equally long lists (Parquet's readers) is one of objects.
-
-    Raises:
-        Invalid: it is neither.
-    """
-    if isinstance(items, dict) and items and all(isinstance(v, list) for v in items.values()):
-        lengths = {len(column) for column in items.values()}
-        if len(lengths) == 1:
-            return [dict(zip(items, row, strict=True)) for row in zip(*items.values(), strict=True)]
-        raise Invalid(
-            "wrong_layout", f"{what!r}: wanted lists of one length, found {sorted(lengths)}"
-        )
-    if not isinstance(items, list):
-        raise Invalid("wrong_layout", f"{what!r}: wanted a list, {found(items)}")
-    return items
-
-
 def _block(turns: list[DraftTurn]) -> list[DraftTurn]:
     """Messages that one speaker wrote in a row are one turn, unless they differ in more."""
     joined: list[DraftTurn] = []
     for turn in turns:
-        if joined and replace(turn, lines=[], time=None) == replace(
-            joined[-1], lines=[], time=None
-        ):
+        if joined and turn.beside_words() == joined[-1].beside_words():
             joined[-1].lines += turn.lines
         else:
             joined.append(turn)
@@ -315,9 +322,12 @@ def _lines(value: Any, where: str, *, may_lack: bool = False) -> list[str]:
             lines.append(checked(part, where))
             continue
         named = part.get("type") if isinstance(part, dict) else part
-        if named not in ("text", "input_text", "output_text"):
+        is_untyped = isinstance(part, dict) and named is None and "text" in part  # Gemini's
+        if not is_untyped and named not in ("text", "input_text", "output_text"):
             raise Invalid("not_text", f"{where}: wanted parts of type 'text', {found(named)}")
-        text = part.get("text")
+        text = part.get("text", part.get("value"))  # LLaMA-Factory's
+        if isinstance(text, dict):  # OpenAI's assistants
+            text = text.get("value")
         if not isinstance(text, str):
             raise Invalid("not_text", f"{where}: wanted text, {found(text)}")
         lines.append(checked(text, where))
@@ -345,45 +355,3 @@ def _reasoning(item: Mapping[str, Any], plan: Plan, where: str) -> str:
     if plan.reasoning is None or not holds(item[plan.reasoning]):
         return ""
     return "\n".join(_lines(item[plan.reasoning], f"{where}: {plan.reasoning!r}")).strip()
-
-
-def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
-    """Take the weight from all turns of a record or exchange whose own flags say so.
-
-    Raises:
-        Invalid: a flag says neither this nor the other.
-    """
-    flags = flags_of(entry) if isinstance(entry, dict) else []
-    if flags and weight_of(entry, flags, where) == 0:
-        for turn in turns:
-            turn.weight = 0.0
-
-
-def flags_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a record's flags, in any case."""
-    return [
-        key
-        for key, value in entry.items()
-        if key.strip().casefold() in FLAG_KEYS and not isinstance(value, dict | list)
-    ]
-
-
-def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> float:
-    """Return 0 or 1: whether a message or record is trained, by all flags that it has.
-
-    Raises:
-        Invalid: a flag says anything else.
-    """
-    weight = 1.0
-    for key in flags:
-        value = item[key]
-        if value is None or value == "":
-            continue
-        flag = _FLAGS.get(str(value).strip().casefold())
-        if flag is None:
-            is_mask = key.strip().casefold() in MASKS
-            meaning = "1 (not trained) or 0 (trained)" if is_mask else "1 (trained) or 0 (not)"
-            raise Invalid("weight", f"{where}: {key!r}: wanted {meaning}, {found(value)}")
-        is_trained = flag != (key.strip().casefold() in MASKS)
-        weight = min(weight, float(is_trained))
-    return weight

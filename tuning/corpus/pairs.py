@@ -1,20 +1,21 @@
-"""Prompts and responses: pairs of fields, lists of pairs, texts with marks, candidates."""
+"""Prompts and responses: pairs of fields, lists of pairs, candidates."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from tuning.corpus.beside import ID_KEYS, with_beside
 from tuning.corpus.drafts import Draft, DraftTurn
 from tuning.corpus.faults import Invalid, checked, found
-from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS
-from tuning.corpus.messages import Reader, is_message, weigh
-from tuning.corpus.roles import role_of
+from tuning.corpus.flags import weigh
+from tuning.corpus.marked import is_templated, marked_turns
+from tuning.corpus.message_keys import FLAG_KEYS, LIST_KEYS, spelled, spellings
+from tuning.corpus.message_shapes import is_message
+from tuning.corpus.messages import Reader
 from tuning.dialogue import Role
 
-PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user")
+PROMPTS: Final = ("prompt", "instruction", "query", "question", "input", "human", "user", "message")
 RESPONSES: Final = (
     "response",
     "completion",
@@ -27,18 +28,19 @@ RESPONSES: Final = (
     "ai",
     "gpt",
 )
+HISTORIES: Final = ("history", "chat_history", "conversation_history")
+"""Turns before a prompt."""
 GIVEN: Final = ("input", "context")
 """What an instruction is about: Alpaca's, Dolly's."""
-_MARK: Final = re.compile(
-    r"(?:^|\n)(?:###\s*)?(Human|User|Assistant|System|Bot|AI|Prompter)\s*:[ \t]?", re.IGNORECASE
-)
+_RESPONSES: Final = ("input", "output")
+_SIDES: Final = (("prompt", "completion"), ("prompt", "response"), _RESPONSES)
 
 
 def _keys_of(entry: Mapping[str, Any]) -> tuple[str, str] | None:
     """The keys of prompt and response, in any case."""
-    spelled = {key.strip().casefold(): key for key in reversed(list(entry))}
-    prompt = next((spelled[key] for key in PROMPTS if key in spelled), None)
-    response = next((spelled[key] for key in RESPONSES if key in spelled), None)
+    keys = spellings(entry)
+    prompt = next((keys[key] for key in PROMPTS if key in keys), None)
+    response = next((keys[key] for key in RESPONSES if key in keys), None)
     return (prompt, response) if prompt is not None and response is not None else None
 
 
@@ -54,6 +56,9 @@ def read_pair(entry: Any, reader: Reader) -> list[Draft]:
     """Read Alpaca's and other pairs, with a system text, an input and a history beside them."""
     pair = _keys_of(entry)
     assert pair is not None
+    if is_templated(entry[pair[0]]):  # the template's text, cut before the answer
+        turns = marked_turns(_text(entry, pair[0]) + _text(entry, pair[1]), reader)
+        return [with_beside(entry, reader, Draft(turns), {*pair, *ID_KEYS})]
     turns = _history(entry, reader)
     prompt = [_text(entry, pair[0])]
     given = next((k for k in GIVEN if k not in pair and _is_text(entry.get(k))), None)
@@ -61,7 +66,7 @@ def read_pair(entry: Any, reader: Reader) -> list[Draft]:
         prompt.append(checked(entry[given], repr(given)))
     turns.append(_turn("\n".join(prompt), "user", repr(pair[0])))
     turns.append(_turn(_text(entry, pair[1]), "assistant", repr(pair[1])))
-    used = {*pair, given, "history", *ID_KEYS}
+    used = {*pair, given, *HISTORIES, *ID_KEYS}
     return [with_beside(entry, reader, Draft(turns), used)]
 
 
@@ -73,7 +78,7 @@ def is_pair_list(entry: Any) -> bool:
 def _pair_list(entry: Mapping[str, Any]) -> str | None:
     """The key of the exchanges: under another name, pairs are records by themselves."""
     for key, value in entry.items():
-        is_named = key.strip().casefold() in (*LIST_KEYS, "rounds", "exchanges", "pairs")
+        is_named = spelled(key) in (*LIST_KEYS, "rounds", "exchanges", "pairs")
         if is_named and isinstance(value, list) and value and isinstance(value[0], dict):
             pair = _keys_of(value[0])
             if pair and isinstance(value[0][pair[0]], str) and not is_message(value[0]):
@@ -104,60 +109,40 @@ def read_pair_list(entry: Any, reader: Reader) -> list[Draft]:
 
 def is_prompt(entry: Any) -> bool:
     """Tell whether an object has a prompt and a completion of which one is a list of messages."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), list | str):
-        return False
-    completion = entry.get("completion", entry.get("response"))
-    sides = [side for side in (entry["prompt"], completion) if isinstance(side, list)]
-    return isinstance(completion, list | str) and any(
-        side and is_message(side[0]) for side in sides
-    )
+    return isinstance(entry, dict) and _sides(entry) is not None
+
+
+def _sides(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The keys of prompt and completion."""
+    for keys in _SIDES:
+        sides = [entry.get(key) for key in keys]
+        lists = [side for side in sides if isinstance(side, list)]
+        if all(isinstance(side, list | str) for side in sides) and any(
+            side and is_message(side[0]) for side in lists
+        ):
+            return keys
+    return None
 
 
 def read_prompt(entry: Any, reader: Reader) -> list[Draft]:
-    """Read TRL's form: only the completion is trained."""
-    key = "completion" if "completion" in entry else "response"
-    turns = _side(entry, "prompt", "user", reader)
+    """Read TRL's form, and OpenAI's Responses: only the completion is trained."""
+    keys = _sides(entry)
+    assert keys is not None
+    turns = _side(entry, keys[0], "user", reader)
     for turn in turns:
         turn.weight = 0.0
-    draft = Draft(turns + _side(entry, key, "assistant", reader))
-    return [with_beside(entry, reader, draft, {"prompt", key, *ID_KEYS})]
+    draft = Draft(turns + _side(entry, keys[1], "assistant", reader))
+    if keys == _RESPONSES and "instructions" in entry:
+        entry = {"system": entry["instructions"]} | {
+            key: value for key, value in entry.items() if key != "instructions"
+        }
+    return [with_beside(entry, reader, draft, {*keys, *ID_KEYS})]
 
 
 def _side(entry: Mapping[str, Any], key: str, role: Role, reader: Reader) -> list[DraftTurn]:
     if isinstance(entry[key], str):
         return [_turn(entry[key], role, repr(key))]
     return reader.turns(entry[key], key)
-
-
-def is_marked(entry: Any) -> bool:
-    """Tell whether an object's one text holds turns behind marks such as ``### Human:``."""
-    return isinstance(entry, dict) and _marked_text(entry) is not None
-
-
-def _marked_text(entry: Mapping[str, Any]) -> str | None:
-    text = entry.get("text")
-    if not isinstance(text, str) or len(_MARK.findall(text)) < 2:
-        return None
-    return text if _MARK.match(text.lstrip()) else None
-
-
-def read_marked(entry: Any, reader: Reader) -> list[Draft]:
-    """Read a text by its marks: ``### Human: …`` or ``Human: …`` at the beginning of a line."""
-    text = _marked_text(entry)
-    assert text is not None
-    draft = Draft(marked_turns(checked(text, "'text'"), reader))
-    return [with_beside(entry, reader, draft, {"text", *ID_KEYS})]
-
-
-def marked_turns(text: str, reader: Reader) -> list[DraftTurn]:
-    """Return the turns of a text with marks; what stands before the first is a system text."""
-    parts = _MARK.split(text)
-    before = parts[0].strip()
-    turns = [_turn(before, "system", "the text before the first mark")] if before else []
-    for name, content in zip(parts[1::2], parts[2::2], strict=True):
-        role = role_of(name, reader.roles)
-        turns.append(DraftTurn(role or name, [content], role=role))
-    return turns
 
 
 def is_persona(entry: Any) -> bool:
@@ -193,7 +178,8 @@ def read_persona(entry: Any, reader: Reader) -> list[Draft]:
 
 def _history(entry: Mapping[str, Any], reader: Reader) -> list[DraftTurn]:
     """Turns that are context: pairs of texts, or messages."""
-    history = entry.get("history") or []
+    key = next((key for key in HISTORIES if entry.get(key)), HISTORIES[0])
+    history = entry.get(key) or []
     if isinstance(history, list) and history and all(map(is_message, history)):
         turns = reader.turns(history, "history")
     elif isinstance(history, list) and all(
@@ -204,7 +190,7 @@ def _history(entry: Mapping[str, Any], reader: Reader) -> list[DraftTurn]:
             turns.append(_turn(past[0], "user", f"history {number}"))
             turns.append(_turn(past[1], "assistant", f"history {number}"))
     else:
-        raise Invalid("wrong_layout", f"'history': wanted a list of pairs, {found(history)}")
+        raise Invalid("wrong_layout", f"{key!r}: wanted a list of pairs, {found(history)}")
     for turn in turns:
         turn.weight = 0.0
     return turns

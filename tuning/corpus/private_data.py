@@ -24,6 +24,7 @@ from tuning.dialogue import Dialogue, Turn, from_line, to_line
 from tuning.run.errors import UserError
 from tuning.run.params import Redact
 
+NO_TURN = -1
 TURNS_AT_ONCE = 32
 """Turns that are looked through together for the least that a finding needs."""
 
@@ -46,10 +47,10 @@ class Finding:
     """Private data at one place of a dialogue."""
 
     turn: int
-    """Counted from 0."""
+    """Counted from 0; ``NO_TURN`` for the dialogue's tools."""
     field: str
-    """``utterance``, ``reasoning`` or ``call 1`` (the arguments of the first call); or ``speaker``,
-    for this turn and all others of that name."""
+    """``utterance``, ``reasoning`` or ``call 1`` (the arguments of the first call); ``tools``; or
+    ``speaker``, for this turn and all others of that name."""
     start: int
     end: int
     """Code points of that text: ``text[start:end]``."""
@@ -107,6 +108,9 @@ def _places(dialogue: Dialogue, region: str | None) -> Iterator[tuple[int, str, 
                 for field, text in _texts(turn) if may else ():
                     for span in find(text, region):
                         yield number, field, span
+    if dialogue.tools and may_hold_any(dialogue.tools):
+        for span in find(dialogue.tools, region):
+            yield NO_TURN, "tools", span
 
 
 def _texts(turn: Turn) -> list[tuple[str, str]]:
@@ -130,7 +134,8 @@ def _find_in_name(name: str, region: str | None) -> list[Span]:
 def _last_placeholders(dialogue: Dialogue) -> Counter[str]:
     """Return the highest number of each kind's placeholders in the text as it came."""
     last: Counter[str] = Counter()
-    for text in (*dialogue.speakers, *(text for t in dialogue.turns for _, text in _texts(t))):
+    texts = (text for turn in dialogue.turns for _, text in _texts(turn))
+    for text in (*dialogue.speakers, *texts, dialogue.tools):
         for name, number in _PLACEHOLDER.findall(text) if "<" in text else ():
             last[name.lower()] = max(last[name.lower()], int(number))
     return last
@@ -141,11 +146,11 @@ def replace_in(dialogue: Dialogue, findings: Iterable[Finding]) -> Dialogue:
     names: dict[str, str] = {}
     texts: dict[tuple[int, str], str] = {}
     for (number, field), group in groupby(findings, lambda f: (f.turn, f.field)):
-        turn = dialogue.turns[number]
+        text = _text(dialogue, number, field)
         if field == "speaker":
-            names[turn.speaker] = _replaced(turn.speaker, group)
+            names[text] = _replaced(text, group)
         else:
-            texts[number, field] = _replaced(dict(_texts(turn))[field], group)
+            texts[number, field] = _replaced(text, group)
     turns = (
         replace(
             turn,
@@ -159,11 +164,30 @@ def replace_in(dialogue: Dialogue, findings: Iterable[Finding]) -> Dialogue:
         )
         for number, turn in enumerate(dialogue.turns)
     )
-    return replace(dialogue, turns=tuple(turns))
+    tools = _as_json(texts.get((NO_TURN, "tools"), dialogue.tools))
+    return replace(dialogue, turns=tuple(turns), tools=tools)
+
+
+def redacted(text: str, region: str | None) -> str:
+    """Return a text that is no dialogue with placeholders, as for ``find_in``."""
+    [turn] = replace_in(only := _only(text), find_in(only, region)).turns
+    return turn.utterance
+
+
+def _only(text: str) -> Dialogue:
+    return Dialogue("", (Turn("", text.replace("\0", " ")),))
+
+
+def _text(dialogue: Dialogue, number: int, field: str) -> str:
+    """Return the text that a finding is in."""
+    if number == NO_TURN:
+        return dialogue.tools
+    turn = dialogue.turns[number]
+    return turn.speaker if field == "speaker" else dict(_texts(turn))[field]
 
 
 def _as_json(arguments: str) -> str:
-    """Quote the placeholders of numbers in a call's arguments, where they would be no JSON."""
+    """Quote the placeholders of numbers in a JSON text, where they would make it none."""
     if _PLACEHOLDER.search(arguments):
         quoted = re.sub(rf'(?<!["\w]){_PLACEHOLDER.pattern}(?!["\w])', r'"<\1_\2>"', arguments)
         try:
@@ -196,9 +220,9 @@ def load(dumped: str) -> list[Finding]:
 class PrivateData:
     """Lists what was found in the dialogues that are kept, and replaces it where that is asked.
 
-    The list has a line for each finding: its dialogue, turn (from 1), and text; kind, place and
-    placeholder; and its first two characters, for lists are passed on. Places are those of the
-    written text: the dialogue's own, or with placeholders in it.
+    The list has a line for each finding: its dialogue, turn (from 1; 0 for the tools), and text;
+    kind, place and placeholder; and its first two characters, for lists are passed on. Places are
+    those of the written text: the dialogue's own, or with placeholders in it.
     """
 
     def __init__(self, path: Path, redact: Redact) -> None:
@@ -235,9 +259,7 @@ class PrivateData:
         self._num_dialogues += 1
         place, shift = (-1, ""), 0
         for finding in findings:
-            turn = dialogue.turns[finding.turn]
-            field = finding.field
-            text = turn.speaker if field == "speaker" else dict(_texts(turn))[field]
+            text = _text(dialogue, finding.turn, finding.field)
             if place != (finding.turn, finding.field):
                 place, shift = (finding.turn, finding.field), 0
             start, end = finding.start + shift, finding.end + shift

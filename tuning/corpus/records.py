@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ from tuning.corpus.beside import id_of
 from tuning.corpus.columns import Columns, compiled, fields_of, search
 from tuning.corpus.drafts import Draft, DraftTurn, time_of
 from tuning.corpus.faults import Invalid, checked, decoded, kind
+from tuning.corpus.id_stems import expression, stem_of
 from tuning.corpus.layouts import read_record
 from tuning.corpus.messages import Reader
 from tuning.dialogue import Dialogue, Turn
@@ -39,6 +40,10 @@ class Record:
     """Characters before white space is stripped, a line end between two messages of a turn."""
     num_control: int = 0
     """Control characters that were taken out of them."""
+    stem: str = ""
+    """What stands before the number at the end of its own id, if it has one."""
+    grouping: str = ""
+    """The ``data.group_by`` that keeps it with others of that stem."""
     reason: str = ""
     """The fault in a word or two, for counting."""
     fault: str = ""
@@ -60,7 +65,7 @@ class RecordReader:
         self._group = compiled(str(data.group_by), "data.group_by") if by_field else None
         roles = {name.strip().casefold(): role for name, role in data.roles.items()}
         used = fields_of(self._group) if self._group is not None else frozenset()
-        self.reader = Reader(roles, used=used | self._columns.used)
+        self.reader = Reader(roles, used=used | self._columns.used, branches=data.branches)
 
     def __call__(self, raw: RawRecord) -> list[Record]:
         """Decode and check one record; whatever is wrong with it becomes its fault."""
@@ -78,7 +83,9 @@ class RecordReader:
             return [_faulty(raw.where, Invalid("wrong_layout", "nested too deeply"))]
 
     def _records(self, raw: RawRecord, entry: Any, drafts: list[Draft]) -> Iterator[Record]:
-        own = self._columns.id_of(entry) or id_of(entry) or raw.key
+        given = self._columns.id_of(entry) or id_of(entry)
+        own = given or raw.key
+        stem = stem_of(given) if given and len(drafts) == 1 else ""
         for draft in drafts:
             where = raw.where + draft.place
             if draft.fault is not None:
@@ -92,7 +99,11 @@ class RecordReader:
             sessions = list(self._sessions(draft))
             for number, turns in enumerate(sessions, start=1):
                 session = name if len(sessions) == 1 else f"{name}/{number}"
-                yield self._record(where, checked(session, "the id"), draft, turns, entry)
+                record = self._record(where, checked(session, "the id"), draft, turns, entry)
+                if stem:
+                    setting = expression(entry, self._data.columns.id, stem)
+                    record = replace(record, stem=stem, grouping=setting)
+                yield record
 
     def _record(
         self, where: str, name: str, draft: Draft, drafted: list[DraftTurn], entry: Any
@@ -104,7 +115,8 @@ class RecordReader:
                 if not line.isprintable() and _CONTROL.search(line):
                     turn.lines[number], taken = _CONTROL.subn("", line)
                     num_control += taken
-            turn.reasoning = _CONTROL.sub("", turn.reasoning)
+            if turn.reasoning:
+                turn.reasoning = _CONTROL.sub("", turn.reasoning)
             finished = _turn(turn)
             if finished.utterance or finished.tool_calls or finished.reasoning:
                 turns.append(finished)
@@ -120,8 +132,13 @@ class RecordReader:
         )
 
     def _sessions(self, draft: Draft) -> Iterator[list[DraftTurn]]:
-        """Cut a log by gaps in time, and what is longer than a session by its number of turns."""
-        turns = draft.turns
+        """Cut a log by gaps in time, and what is longer than a session by its number of turns.
+
+        The system text that a dialogue begins with begins each part, beside so many turns.
+        """
+        is_system = [turn.role == "system" for turn in draft.turns]
+        num_system = is_system.index(False) if False in is_system else 0
+        system, turns = draft.turns[:num_system], draft.turns[num_system:]
         starts = [0]
         if draft.is_log and self._data.session_gap_hours is not None:
             times = [time_of(turn.time) for turn in turns]
@@ -133,7 +150,8 @@ class RecordReader:
         most = self._data.session_turns or max(1, len(turns))
         for start, stop in zip(starts, [*starts[1:], len(turns)], strict=True):
             for first in range(start, max(stop, start + 1), most):
-                yield turns[first : min(first + most, stop)]
+                own = [replace(turn, lines=[*turn.lines]) for turn in system]
+                yield [*own, *turns[first : min(first + most, stop)]]
 
     def _groups(self, entry: Any, draft: Draft, dialogue: Dialogue) -> tuple[str, ...]:
         """The group or groups that a dialogue belongs to; every dialogue must name one."""

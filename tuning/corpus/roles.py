@@ -29,6 +29,7 @@ SPELLINGS: Final[Mapping[str, Role]] = {
     "function_call": "assistant",
     "observation": "tool",
     "function_response": "tool",
+    "function response": "tool",
     "function_result": "tool",
     "tool_response": "tool",
     "tool_result": "tool",
@@ -37,6 +38,8 @@ SPELLINGS: Final[Mapping[str, Role]] = {
 }
 """In lower case, without white space around."""
 
+NAMES_TOO: Final = frozenset({"model", "developer", "bard", "bing", "ai"})
+"""Of these, the ones that people are called, or their trades: so beside a person's name."""
 CALLS: Final = frozenset({"function_call", "tool_call"})
 """Speakers whose text is a call, as JSON."""
 

@@ -13,6 +13,7 @@ from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import FEW_SPEAKERS, FEW_TURNS, Rows
 from tuning.corpus.common_runs import Signer, common_runs, likeness
 from tuning.corpus.duplicates import Clusters, Ints
+from tuning.corpus.sources import num_copies, sources_of
 from tuning.reading.accounts import SIDES, TRAIN, VALIDATION
 from tuning.reading.engine import map_in_order
 from tuning.run.params import DataParams
@@ -24,6 +25,7 @@ FATES: Final = (
     "duplicate",
     "near_duplicate",
     "over_max_dialogues",
+    "weight",
 )
 """A fate is an index into these; the sides come first, at the numbers that ``split`` gives them."""
 _OPEN: Final = 255
@@ -43,6 +45,8 @@ class Selection:
     """Dialogues left out because one that says the same is held out."""
     renamed: dict[int, int]
     """Dialogues whose id another one has, by index, with the number that tells them apart."""
+    copies: Ints
+    """``[D]``: how often each training dialogue is trained per epoch; 1 for all others."""
     num_common_runs: int
     """Runs of five words that so many dialogues share that they are no likeness."""
 
@@ -62,9 +66,10 @@ def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
 
 
 def select(catalogue: Catalogue, data: DataParams) -> Selection:
-    """Decide, in this order: too few speakers or turns, repeated ids, duplicates, the maximum.
+    """Decide, in this order: too few speakers or turns, repeated ids, duplicates, maximum, weights.
 
-    A larger ``max_dialogues`` keeps all that a smaller one keeps.
+    A larger ``max_dialogues`` keeps all that a smaller one keeps. Weights come last and concern
+    training alone: what they leave out makes no room for others.
     """
     rows = catalogue.rows
     fates = np.full(len(rows), _OPEN, np.uint8)
@@ -95,14 +100,27 @@ def select(catalogue: Catalogue, data: DataParams) -> Selection:
     fates[kept[end:]] = FATES.index("over_max_dialogues")
     kept = kept[:end]
     fates[kept] = sides[kept]
+    copies = _copies(rows, fates, data)
+    fates[copies == 0] = FATES.index("weight")
+    kept = kept[copies[kept] > 0]
     return Selection(
         fates=fates,
         kept=kept,
         clusters=clusters,
         num_straddling=int(loses_side.sum()),
         renamed=_numbered(rows, other_record),
+        copies=copies,
         num_common_runs=num_common_runs,
     )
+
+
+def _copies(rows: Rows, fates: npt.NDArray[np.uint8], data: DataParams) -> Ints:
+    """``[D]``: how often a dialogue is trained, by the weight of its source; 1 if it is not."""
+    copies = np.ones(len(rows), np.int64)
+    for source in sources_of(data):
+        trained = np.flatnonzero((fates == TRAIN) & (rows["source"] == source.number))
+        copies[trained] = num_copies(rows["order"][trained], source.weight)
+    return copies
 
 
 def _numbered(rows: Rows, repeated: Ints) -> dict[int, int]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tuning.corpus.faults import Invalid, checked, found, holds, unpacked
+from tuning.corpus.faults import Invalid, checked, decoded, found, holds, unpacked
 from tuning.corpus.message_keys import Plan
 from tuning.corpus.roles import CALLS
 from tuning.dialogue import ToolCall
@@ -59,15 +59,25 @@ def _call(call: Any, where: str, unused: Counter[str]) -> ToolCall:
         arguments = {}
     beside = dict(call) | dict(function)
     unused.update(f"call.{key}"[:80] for key in beside if key not in _USED and holds(beside[key]))
-    if not isinstance(arguments, str):
+    name = checked(function["name"], where)
+    if isinstance(arguments, str):
+        _check_json(arguments, f"{where}: the arguments of the call {name[:40]!r}")
+    else:
         arguments = json.dumps(arguments, ensure_ascii=False)
     call_id = call.get("id")
-    name = checked(function["name"], where)
     return ToolCall(
         name,
         checked(arguments, where),
         checked(str(call_id), where) if isinstance(call_id, str | int) else "",
     )
+
+
+def _check_json(arguments: str, where: str) -> None:
+    """Raise ``Invalid`` if a text is none of JSON: a server could not take it for arguments."""
+    try:
+        decoded(arguments)
+    except Invalid as invalid:
+        raise Invalid(invalid.reason, f"{where}: {invalid}") from None
 
 
 def _function(call: Any) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
-"""Trees of replies: Open Assistant's, and ChatGPT's export by its current branch."""
+"""Trees of replies: Open Assistant's, and ChatGPT's export; ``data.branches`` says what is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,7 +12,9 @@ from tuning.corpus.drafts import Draft, DraftTurn
 from tuning.corpus.faults import Invalid, found
 from tuning.corpus.messages import Reader
 
-_OF_THE_TREE: Final = ("replies", "message_id", "parent_id", "message_tree_id", "rank", "deleted")
+_OF_THE_TREE: Final = (
+    *("replies", "message_id", "parent_id", "message_tree_id", "deleted", "rank", "score"),
+)
 """Keys of a node that say where in the tree it stands."""
 
 
@@ -30,7 +33,10 @@ def _root(entry: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_tree(entry: Any, reader: Reader) -> list[Draft]:
-    """Read a dialogue for each leaf; a node is trained in the first of those that hold it."""
+    """Read a dialogue for each leaf, or for the one that is wanted.
+
+    A node is trained in the first of those that hold it.
+    """
     root = _root(entry)
     assert root is not None
     met: dict[int, DraftTurn] = {}
@@ -38,6 +44,10 @@ def read_tree(entry: Any, reader: Reader) -> list[Draft]:
     name = next((str(one) for one in named if one), "")
     drafts = []
     paths = list(_paths(root, reader))
+    if reader.branches != "all":
+        every = {id(node) for path in paths for node in path}
+        paths = [max(paths, key=len) if reader.branches == "longest" else paths[0]]
+        _count_others(reader, "Open Assistant", len(every) - len(paths[0]))
     for number, path in enumerate(paths, start=1):
         turns = []
         for place, node in enumerate(path, start=1):
@@ -57,7 +67,7 @@ def read_tree(entry: Any, reader: Reader) -> list[Draft]:
 
 
 def _paths(root: dict[str, Any], reader: Reader) -> Iterator[list[dict[str, Any]]]:
-    """All ways from the root to a leaf, the best-ranked replies first; deleted ones are counted."""
+    """All ways from the root to a leaf, the best replies first; deleted ones are counted."""
     stack = [[root]]
     while stack:
         path = stack.pop()
@@ -65,10 +75,21 @@ def _paths(root: dict[str, Any], reader: Reader) -> Iterator[list[dict[str, Any]
         if not replies:
             yield path
             continue
-        ranked = sorted(
-            replies, key=lambda one: one["rank"] if isinstance(one.get("rank"), int) else 0
-        )
-        stack += [[*path, reply] for reply in reversed(ranked)]
+        stack += [[*path, reply] for reply in reversed(sorted(replies, key=_worth))]
+
+
+def _worth(reply: Mapping[str, Any]) -> tuple[float, float]:
+    """Less is better: the rank, of equal or no ranks the highest score."""
+    rank, score = (
+        float(value) if isinstance(value, int | float) else None
+        for value in (reply.get("rank"), reply.get("score"))
+    )
+    return (math.inf if rank is None else rank, math.inf if score is None else -score)
+
+
+def _count_others(reader: Reader, name: str, num_nodes: int) -> None:
+    if num_nodes:
+        reader.passed_over[f"{name}: other branches"] += num_nodes
 
 
 def _replies(node: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
@@ -91,8 +112,14 @@ def is_mapping(entry: Any) -> bool:
 
 
 def read_mapping(entry: Any, reader: Reader) -> list[Draft]:
-    """Read the branch that was shown last: from the current node up to the root."""
-    path = _branch(entry["mapping"], entry.get("current_node"))
+    """Read the branch that was shown last, from the current node up to the root, or the longest."""
+    mapping = entry["mapping"]
+    if reader.branches == "longest":
+        parents = {node["parent"] for node in mapping.values() if _has_parent(node)}
+        leaves = [name for name in mapping if name not in parents] or [None]
+        path = max((_branch(mapping, leaf) for leaf in leaves), key=len)
+    else:
+        path = _branch(mapping, entry.get("current_node"))
     turns: list[DraftTurn] = []
     for node in reversed(path):
         message = node.get("message")
@@ -100,17 +127,31 @@ def read_mapping(entry: Any, reader: Reader) -> list[Draft]:
             continue
         content = message.get("content")
         kind = content.get("content_type") if isinstance(content, dict) else "text"
-        if kind not in ("text", None):
+        if kind == "multimodal_text" and isinstance(content, dict):
+            message = {**message, "content": {"parts": _words_of(content, reader)}}
+        elif kind not in ("text", None):
             reader.passed_over[f"ChatGPT: {kind}"[:80]] += 1
             continue
         turn = reader.turn(message, "message", len(turns))
         if turn.role == "system" and not "".join(turn.lines).strip():
             continue  # every conversation has an empty one
         turns.append(turn)
-    if len(entry["mapping"]) > len(path):
-        reader.passed_over["ChatGPT: other branches"] += len(entry["mapping"]) - len(path)
+    _count_others(reader, "ChatGPT", len(mapping) - len(path))
     reader.leave(entry, {"mapping", "current_node", *ID_KEYS})
     return [Draft(turns)]
+
+
+def _words_of(content: Mapping[str, Any], reader: Reader) -> list[Any]:
+    """The words of a message with pictures or speech, which are counted by kind."""
+    words: list[Any] = []
+    for part in content.get("parts") or []:
+        if not isinstance(part, dict):
+            words.append(part)
+        elif part.get("content_type") == "audio_transcription" and part.get("text"):
+            words.append(part["text"])
+        else:
+            reader.passed_over[f"ChatGPT: {part.get('content_type', 'other parts')}"[:80]] += 1
+    return words
 
 
 def _branch(mapping: dict[str, Any], place: Any) -> list[dict[str, Any]]:
@@ -126,6 +167,10 @@ def _branch(mapping: dict[str, Any], place: Any) -> list[dict[str, Any]]:
         path[place] = node
         place = node.get("parent")
     return list(path.values())
+
+
+def _has_parent(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("parent"), str)
 
 
 def _children(node: Any) -> Any:

@@ -1,21 +1,22 @@
-"""A dialogue of any length as windows of whole turns, each target token in exactly one of them.
+"""A dialogue of any length as windows of tokens, each target token in exactly one of them.
 
-With ``max_length`` 10 and one context turn, four turns of 4, 4, 4 and 3 tokens become::
+With ``max_length`` 8 and at least two tokens of context, a head ``H`` and twelve tokens become::
 
-    S1 a a E | S2 b b E            S2 b b E | S1 c c E      S1 c c E | S2 d E
-    . t t t    . t t t             . . . .    . t t t       . . . .    . t t
+    H a b c d e f g                H f g h i j k l
+    . . t t t . t t                . . . t t t . t
 
-``S1`` is a speaker tag, ``E`` the end of turn, ``t`` a target, ``.`` not a target. Where the model
-expects a token at the beginning of a text, each window has it there.
+``t`` is a target of the window, ``.`` is not. A later window begins with the head (system text and
+tools) and as many of the tokens before its own as there is room for, even in the middle of a turn,
+and never with fewer than ``min_context``.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tuning.dialogue import Turn
-from tuning.tokens.template import EncodedTurn
+from tuning.tokens.template import Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,117 +25,87 @@ class Window:
 
     input_ids: list[int]
     is_target: list[bool]
-    parts: Sequence[EncodedTurn] = field(default=(), compare=False)
-    """The turns, and parts of turns, that stand in it one after another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A dialogue's windows, and what did not come into any."""
-
-    windows: list[Window]
-    num_truncated: int
-    """Tokens in no window, because no turn near them is trained."""
-
-
-def trained_turns(turns: Sequence[Turn], loss_on: str) -> list[bool]:
-    """Say of each turn whether it is trained: ``all``, ``last``, or those of a speaker or role.
-
-    Whatever is asked for, what the data keeps out of training, a system text and a tool's answer
-    are context.
-    """
-    last = len(turns) - 1
-    return [
-        turn.weight > 0
-        and turn.role not in ("system", "tool")
-        and (number == last if loss_on == "last" else loss_on in ("all", turn.speaker, turn.role))
-        for number, turn in enumerate(turns)
-    ]
+    num_head: int = 0
+    """Its first tokens that are the head, if it is a later window."""
+    begin: int = 0
+    """Index in the rendering of the first token behind those."""
 
 
 def cut_windows(
-    turns: Sequence[EncodedTurn],
-    trained: Sequence[bool],
-    *,
-    max_length: int,
-    context_turns: int,
-    start_ids: Sequence[int] = (),
-) -> Cut:
-    """Cut a dialogue into windows of at most ``max_length`` tokens.
+    rendering: Rendering, *, max_length: int, min_context: int, num_head: int = 0
+) -> list[Window]:
+    """Cut a rendering into as few windows as hold every target once.
 
-    A window begins with ``start_ids``, which are no targets, and takes as many whole turns as fit.
-    Each but the first begins with up to ``context_turns`` earlier turns as untrained context, fewer
-    where they would leave no room. A single turn that is too long for a window is split, its
-    speaker tag repeated in every part. Windows without a target are left out. A tag is never a
-    target; content and end of turn are.
+    The first begins at the beginning, if a target stands near enough to it.
 
-    Raises:
-        ValueError: a tag, an end and one token of content do not fit into a window.
+    Args:
+        rendering: Tokens and targets.
+        max_length: Tokens of a window.
+        min_context: Tokens before its own that a later window repeats at least, if there are so
+            many; at most half of the window, and one or more: nothing else predicts its first.
+        num_head: First tokens of the rendering that every window begins with; at most half of one.
+
+    Returns:
+        Windows in order, the last token of each a target; none without a target.
     """
-    max_length -= len(start_ids)
-    # All parts (whole turns, or parts of one) end to end; ids and targets grow together.
-    parts: list[EncodedTurn] = []
-    input_ids: list[int] = []
-    is_target: list[bool] = []
-    ends: list[int] = []
-    num_repeated: list[int] = []  # tokens of a part that an earlier part of its turn has too
-    for turn, is_trained in zip(turns, trained, strict=True):
-        for number, part in enumerate(_split_turn(turn, max_length)):
-            parts.append(part)
-            input_ids += part.tag
-            input_ids += part.content
-            input_ids += part.end
-            is_target += [False] * len(part.tag)
-            is_target += [is_trained] * (len(part.content) + len(part.end))
-            ends.append(len(input_ids))
-            num_repeated.append(len(part.tag) if number else 0)
-
+    ids, is_target = rendering.input_ids, rendering.is_target
+    places = [place for place, one in enumerate(is_target) if one]
+    if not places:
+        return []
+    if len(ids) <= max_length:
+        stop = places[-1] + 1
+        return [Window(ids[:stop], is_target[:stop])]
+    head = min(num_head, max_length // 2)
+    room = max_length - head
+    context = min(min_context, room // 2)
     windows: list[Window] = []
-    truncated: set[int] = set()
-    start = 0
-    while start < len(ends):
-        first = ends[start - 1] if start else 0
-        context = start
-        room = max_length - (ends[start] - first)
-        while context > 0 and start - context < context_turns:
-            length = ends[context - 1] - (ends[context - 2] if context > 1 else 0)
-            if length > room:
-                break
-            room -= length
-            context -= 1
-        stop = start + 1
-        while stop < len(ends) and ends[stop] - ends[stop - 1] <= room:
-            room -= ends[stop] - ends[stop - 1]
-            stop += 1
-        last = ends[stop - 1]
-        if True in is_target[first:last]:
-            begin = ends[context - 1] if context else 0
-            targets = [False] * (len(start_ids) + first - begin) + is_target[first:last]
-            ids = [*start_ids, *input_ids[begin:last]]
-            windows.append(Window(ids, targets, parts[context:stop]))
-            truncated.difference_update(range(context, start))
-        else:
-            truncated.update(range(start, stop))
-        start = stop
-    num_truncated = sum(
-        ends[part] - (ends[part - 1] if part else 0) - num_repeated[part] for part in truncated
-    )
-    return Cut(windows, num_truncated)
+    number = 0  # of the first target that no window has yet
+    while number < len(places):
+        first = places[number]
+        stop = max_length if first < max_length else first + room - context
+        after = bisect_left(places, stop)
+        stop = places[after - 1] + 1
+        begin = 0 if stop <= max_length else stop - room
+        kept = head if begin else 0
+        targets = [place >= first and is_target[place] for place in range(begin, stop)]
+        windows.append(Window(ids[:kept] + ids[begin:stop], [False] * kept + targets, kept, begin))
+        number = after
+    return windows
 
 
-def _split_turn(turn: EncodedTurn, max_length: int) -> list[EncodedTurn]:
-    """The turn itself, or parts that fit, each with the tag; the last one holds the end."""
-    if len(turn) <= max_length:
-        return [turn]
-    room = max_length - len(turn.tag)
-    if room <= len(turn.end):
-        raise ValueError(
-            f"a window of {max_length} tokens has no room for a turn's tag and its end"
-        )
-    starts = range(0, len(turn.content), room)
-    parts = [turn.content[start : start + room] for start in starts]
-    if len(parts[-1]) + len(turn.end) > room:
-        parts.append([])  # an end of several tokens is never cut in two
-    return [EncodedTurn(turn.speaker, turn.tag, part, []) for part in parts[:-1]] + [
-        EncodedTurn(turn.speaker, turn.tag, parts[-1], turn.end)
-    ]
+def num_left_out(rendering: Rendering, windows: Sequence[Window]) -> int:
+    """Count the tokens of a rendering that are in no window."""
+    covered = 0  # end of what is covered from the beginning on
+    num_missing = 0
+    for window in windows:
+        num_missing += max(0, window.begin - max(covered, window.num_head))
+        covered = window.begin + len(window.input_ids) - window.num_head
+    return num_missing + len(rendering.input_ids) - covered
+
+
+def num_without_turn_before(
+    windows: Sequence[Window], turn_starts: Sequence[int]
+) -> tuple[int, int]:
+    """Count the targets that do not see the turn before their own: not whole, and not at all.
+
+    Args:
+        windows: Those of a rendering.
+        turn_starts: ``[K]`` The index in it at which each turn begins, ascending.
+    """
+    in_part = whole = 0
+    for window in windows:
+        first = bisect_right(turn_starts, window.begin) - 1  # the turn in which its own part begins
+        for turn in (first, first + 1):
+            if not 1 <= turn < len(turn_starts):
+                continue
+            start, stop = turn_starts[turn - 1], turn_starts[turn]
+            if window.num_head < stop and window.begin > max(start, window.num_head):
+                end = turn_starts[turn + 1] if turn + 1 < len(turn_starts) else None
+                shift = window.num_head - window.begin
+                own = slice(max(stop, window.begin) + shift, end and max(end + shift, 0))
+                num_targets = sum(window.is_target[own])
+                if window.begin < stop or window.num_head > start:
+                    in_part += num_targets
+                else:
+                    whole += num_targets
+    return in_part, whole

@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, compress
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from tuning.dialogue import Dialogue, from_line
-from tuning.encoding.contract import ContractError, check_text, check_windows
-from tuning.encoding.cutting import Window, cut_windows, trained_turns
+from tuning.dialogue import Dialogue, from_line, trained_turns
+from tuning.encoding.contract import (
+    ContractError,
+    check_renderings,
+    check_text,
+    check_windows,
+)
+from tuning.encoding.cutting import (
+    Window,
+    cut_windows,
+    num_left_out,
+    num_without_turn_before,
+)
 from tuning.reading.accounts import bucket
 from tuning.reading.pieces import LineRange
 from tuning.run.errors import UserError
+from tuning.tokens.sandbox import Setting
+from tuning.tokens.template import NotEncodableError, Reading, Rendering
 from tuning.tokens.templates import make_template
 from tuning.tokens.tokenizer import read_all_as_text
 
@@ -38,14 +50,20 @@ class EncodedPiece:
     """``[N]``."""
     lengths: npt.NDArray[np.int64]
     """``[W]``, summing to N."""
+    rendering_sizes: npt.NDArray[np.int64]
+    """``[R, 2]`` Tokens and targets of each rendering."""
     num_tokens: Counter[str]
     """Tokens of the piece's dialogues, tags and ends included, by bucket; each in one."""
-    num_split_turns: int
-    """Turns that were split, as too long for a window."""
-    num_composed_turns: int
-    """Turns that the tokenizer gives back in another Unicode composition."""
+    counts: Counter[str]
+    """What is counted besides, by its name in ``metrics/encode.json``."""
+    num_trained_of: Counter[str]
+    """Trained tokens by source, of the training dialogues' sources."""
     num_not_rendered: Counter[str]
-    """Turns with reasoning and dialogues with tools that the template has no place for."""
+    """Dialogues with parts that the template has no place for, by part."""
+    num_turns: Counter[tuple[str, bool]]
+    """Turns by role (empty: a person's) and whether they are trained."""
+    not_encodable: list[str]
+    """Dialogues without windows, since tokenizer or template do not take them, each with why."""
 
 
 class Encoder:
@@ -57,15 +75,16 @@ class Encoder:
         tokenizer: PreTrainedTokenizerFast,
         *,
         max_length: int,
-        context_turns: int,
-        loss_on: str,
+        min_context: int,
+        loss_on: str | Sequence[str],
+        settings: Mapping[str, Setting] | None = None,
     ) -> None:
         """Take a template's name and a tokenizer with its tokens, which can be pickled."""
         read_all_as_text(tokenizer)
         self._tokenizer = tokenizer
-        self._template = make_template(template_name, tokenizer)
+        self._template = make_template(template_name, tokenizer, settings)
         self._max_length = max_length
-        self._context_turns = context_turns
+        self._min_context = min_context
         self._loss_on = loss_on
 
     def __call__(self, piece: tuple[str, LineRange]) -> EncodedPiece:
@@ -76,84 +95,147 @@ class Encoder:
         return self._count(part, lines)
 
     def _encode_windows(self, part: str, lines: LineRange) -> EncodedPiece:
-        start = self._template.start
         dialogues = [from_line(raw.text) for raw in lines.records()]
-        windows: list[Window] = []
-        num_tokens: Counter[str] = Counter()
-        num_split_turns = num_composed_turns = 0
-        encoded = [self._template.encode(dialogue) for dialogue in dialogues]
+        readings = [self._template.read(dialogue) for dialogue in dialogues]
+        contents = [reading.contents() for reading in readings]
         decoded = iter(
             self._tokenizer.backend_tokenizer.decode_batch(
-                [turn.content for turns in encoded for turn in turns], skip_special_tokens=False
+                list(chain.from_iterable(contents)), skip_special_tokens=False
             )
         )
-        for dialogue, turns in zip(dialogues, encoded, strict=True):
-            trained = trained_turns(dialogue.turns, self._loss_on)
-            cut = cut_windows(
-                turns,
-                trained,
-                max_length=self._max_length,
-                context_turns=self._context_turns,
-                start_ids=start,
-            )
+        found = _Found(part)
+        for dialogue, reading in zip(dialogues, readings, strict=True):
+            texts = [next(decoded) for _ in dialogue.turns]
             try:
-                check_windows(
-                    cut.windows,
-                    turns,
-                    trained,
-                    max_length=self._max_length,
-                    template=self._template,
-                )
-                num_composed_turns += check_text(dialogue, [next(decoded) for _ in turns])
+                num_composed = check_text(dialogue, texts)
+                trained = self._trained(dialogue)
+                renderings = reading.renderings(trained)
+            except NotEncodableError as error:
+                found.not_encodable.append(f"dialogue {dialogue.dialogue_id!r}: {error}")
+                num_tokens = self._template.num_tokens(dialogue)
+                found.num_tokens[bucket("not_encodable")] += num_tokens
+                continue
+            try:
+                check_renderings(renderings, sum(trained), self._template)
+                windows = [self._cut(reading, rendering) for rendering in renderings]
+                for some, rendering in zip(windows, renderings, strict=True):
+                    check_windows(some, rendering, max_length=self._max_length)
             except ContractError as error:
                 raise UserError(
                     f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
                     f"would be {'trained' if part == 'train' else 'scored'} wrongly."
                 ) from None
-            windows += cut.windows
-            lengths = [len(turn) for turn in turns]
-            num_split_turns += sum(length > self._max_length - len(start) for length in lengths)
-            if part == "val":
-                num_tokens["validation"] += sum(lengths)
-                continue
-            num_trained = sum(
-                length - len(turn.tag)
-                for turn, length, is_trained in zip(turns, lengths, trained, strict=True)
-                if is_trained
-            )
-            num_tokens["trained"] += num_trained
-            num_tokens["truncated"] += cut.num_truncated
-            num_tokens["context"] += sum(lengths) - num_trained - cut.num_truncated
-        return EncodedPiece(
-            part=part,
-            input_ids=np.fromiter(chain.from_iterable(w.input_ids for w in windows), np.int32),
-            is_target=np.fromiter(chain.from_iterable(w.is_target for w in windows), np.bool_),
-            lengths=np.array([len(window.input_ids) for window in windows], np.int64),
-            num_tokens=num_tokens,
-            num_split_turns=num_split_turns,
-            num_composed_turns=num_composed_turns,
-            num_not_rendered=self._not_rendered(dialogues),
+            found.windows += chain.from_iterable(windows)
+            found.counts["num_composed_turns"] += num_composed
+            found.num_not_rendered.update(self._template.lacks(dialogue))
+            roles = (turn.role or "" for turn in dialogue.turns)
+            found.num_turns.update(zip(roles, trained, strict=True))
+            self._account(found, dialogue, reading, renderings, windows)
+        return found.piece()
+
+    def _trained(self, dialogue: Dialogue) -> list[bool]:
+        """Say which turns are trained.
+
+        Raises:
+            UserError: the model's own template asks nobody else for an answer.
+        """
+        trained = trained_turns(dialogue.turns, dialogue.loss_on or self._loss_on)
+        if not self._template.asks_all:
+            # A person without a role is refused with the dialogue.
+            roles = {turn.role for turn in compress(dialogue.turns, trained)}
+            if others := roles - {"assistant", None}:
+                source = f"data.sources.{dialogue.source}" if dialogue.loss_on else "encoding"
+                raise UserError(
+                    f"{source}.loss_on: {dialogue.loss_on or self._loss_on!r} would train the "
+                    f"turns of {', '.join(sorted(map(str, others)))} too, and a chat template asks "
+                    "the assistant alone for an answer. Set it to auto, or encoding.template to "
+                    "speakers."
+                )
+        return trained
+
+    def _cut(self, reading: Reading, rendering: Rendering) -> list[Window]:
+        is_long = len(rendering.input_ids) > self._max_length
+        return cut_windows(
+            rendering,
+            max_length=self._max_length,
+            min_context=self._min_context,
+            num_head=reading.num_head(rendering) if is_long else 0,
         )
 
-    def _not_rendered(self, dialogues: Sequence[Dialogue]) -> Counter[str]:
-        reasoning = sum(bool(turn.reasoning) for one in dialogues for turn in one.turns)
-        found = {"reasoning": reasoning, "tools": sum(bool(one.tools) for one in dialogues)}
-        return Counter({part: n for part, n in found.items() if n and part in self._template.lacks})
+    def _account(
+        self,
+        found: _Found,
+        dialogue: Dialogue,
+        reading: Reading,
+        renderings: Sequence[Rendering],
+        windows: Sequence[Sequence[Window]],
+    ) -> None:
+        """Put every token of a dialogue into one bucket.
+
+        Its tokens are those of its last rendering and of what is behind that, and the targets of
+        the renderings before.
+        """
+        sizes = [(len(one.input_ids), sum(one.is_target)) for one in renderings]
+        found.sizes += sizes
+        num_targets = sum(trained for _, trained in sizes)
+        num_all = reading.num_tokens()
+        num_read, num_last = sizes[-1] if sizes else (0, 0)
+        num_all = max(num_all, num_read) + num_targets - num_last
+        if found.part == "val":
+            found.num_tokens["validation"] += num_all
+            return
+        num_cut = num_left_out(renderings[-1], windows[-1]) if sizes else 0
+        num_cut += max(0, num_all - (num_targets - num_last) - num_read)
+        found.num_tokens["trained"] += num_targets
+        found.num_trained_of[dialogue.source] += num_targets
+        found.num_tokens["truncated"] += num_cut
+        found.num_tokens["context"] += num_all - num_targets - num_cut
+        found.counts["num_split_dialogues"] += any(len(some) > 1 for some in windows)
+        found.counts["num_unrolled_dialogues"] += len(renderings) > 1
+        for rendering, some in zip(renderings, windows, strict=True):
+            if any(window.begin for window in some):
+                in_part, whole = num_without_turn_before(some, reading.turn_starts(rendering))
+                found.counts["num_targets_turn_before_cut"] += in_part
+                found.counts["num_targets_turn_before_lost"] += whole
 
     def _count(self, part: str, lines: LineRange) -> EncodedPiece:
         """Count the tokens of dialogues without windows."""
-        num_tokens: Counter[str] = Counter()
+        found = _Found(part)
         for raw in lines.records():
             record = json.loads(raw.text)
             name = bucket(record["reason"] if part == "dropped" else part)
-            num_tokens[name] += self._template.num_tokens(from_line(raw.text))
+            found.num_tokens[name] += self._template.num_tokens(from_line(raw.text))
+        return found.piece()
+
+
+@dataclass
+class _Found:
+    """What is found of a piece, as it grows."""
+
+    part: str
+    windows: list[Window] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    num_tokens: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    num_trained_of: Counter[str] = field(default_factory=Counter)
+    num_not_rendered: Counter[str] = field(default_factory=Counter)
+    num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    not_encodable: list[str] = field(default_factory=list)
+
+    def piece(self) -> EncodedPiece:
+        """Return it with the windows as arrays."""
+        ids = chain.from_iterable(window.input_ids for window in self.windows)
+        marks = chain.from_iterable(window.is_target for window in self.windows)
         return EncodedPiece(
-            part=part,
-            input_ids=np.empty(0, np.int32),
-            is_target=np.empty(0, np.bool_),
-            lengths=np.empty(0, np.int64),
-            num_tokens=num_tokens,
-            num_split_turns=0,
-            num_composed_turns=0,
-            num_not_rendered=Counter(),
+            part=self.part,
+            input_ids=np.fromiter(ids, np.int32),
+            is_target=np.fromiter(marks, np.bool_),
+            lengths=np.array([len(window.input_ids) for window in self.windows], np.int64),
+            rendering_sizes=np.array(self.sizes, np.int64).reshape(-1, 2),
+            num_tokens=self.num_tokens,
+            counts=self.counts,
+            num_trained_of=self.num_trained_of,
+            num_not_rendered=self.num_not_rendered,
+            num_turns=self.num_turns,
+            not_encodable=self.not_encodable,
         )

@@ -25,7 +25,8 @@ def examples(prepared: Path, show: Callable[[Dialogue, str], ShownDialogue]) -> 
         show: Makes a dialogue and its fate (a side, or a reason) into tokens.
     """
     searched = islice(read_dialogues(prepared / "train.jsonl"), NUM_SEARCHED)
-    trained = (shown for d in searched if (shown := show(d, "train")).windows)
+    shown_ones = (show(dialogue, "train") for dialogue in searched)
+    trained = (shown for shown in shown_ones if shown.bucket == "train" and shown.windows)
     chosen = list(islice(trained, 2))
     if all(len(shown.windows) == 1 for shown in chosen):
         chosen += islice((shown for shown in trained if len(shown.windows) > 1), 1)

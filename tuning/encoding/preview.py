@@ -7,15 +7,16 @@ that is held out or dropped is shown as one run of tokens, since none of it is t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
-from tuning.dialogue import Dialogue
-from tuning.encoding.cutting import Window, cut_windows, trained_turns
+from tuning.dialogue import Dialogue, trained_turns
+from tuning.encoding.cutting import Window, cut_windows, num_left_out
 from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES, bucket
-from tuning.tokens.template import Template
-from tuning.tokens.texts import encode_texts, token_texts
+from tuning.tokens.template import NotEncodableError, Template
+from tuning.tokens.texts import encode_texts, gives_back, token_texts
 
 Kind = Literal["speaker", "trained", "context", "held_out", "dropped"]
 
@@ -33,7 +34,7 @@ class ShownToken:
 
 @dataclass(frozen=True, slots=True)
 class ShownWindow:
-    """Tokens in order; a turn begins at each of kind ``speaker``."""
+    """Tokens in order; a turn begins at each of kind ``speaker``, the first maybe before them."""
 
     tokens: tuple[ShownToken, ...]
 
@@ -48,13 +49,16 @@ class ShownWindow:
         return sum(token.num_tokens for token in self.tokens if token.kind == "trained")
 
     @property
-    def turns(self) -> list[list[ShownToken]]:
-        """Its tokens by turn; each turn begins with its speaker token."""
-        turns: list[list[ShownToken]] = []
+    def turns(self) -> list[tuple[ShownToken | None, list[ShownToken]]]:
+        """Its tokens by turn, each behind the one that begins the turn, if that stands here."""
+        turns: list[tuple[ShownToken | None, list[ShownToken]]] = []
         for token in self.tokens:
             if token.kind == "speaker":
-                turns.append([])
-            turns[-1].append(token)
+                turns.append((token, []))
+                continue
+            if not turns:
+                turns.append((None, []))
+            turns[-1][1].append(token)
         return turns
 
 
@@ -100,8 +104,8 @@ def show_dialogue(
     template: Template,
     *,
     max_length: int,
-    context_turns: int,
-    loss_on: str,
+    min_context: int,
+    loss_on: str | Sequence[str],
 ) -> ShownDialogue:
     """A dialogue as tokens.
 
@@ -110,10 +114,18 @@ def show_dialogue(
         fate: Its side (``train``, ``val``, ``test``), or the reason that it was dropped.
         template: With the tags of as many speakers as dialogues on a side have.
         max_length: Tokens that a window may have.
-        context_turns: Turns that a later window repeats.
-        loss_on: Which turns are trained.
+        min_context: Tokens that a later window repeats at least.
+        loss_on: Which turns are trained, where the dialogue's source does not say so.
     """
-    if fate != "train":
+    reading = template.read(dialogue) if fate in ("train", "val") else None
+    try:
+        trained = trained_turns(dialogue.turns, dialogue.loss_on or loss_on)
+        renderings = reading.renderings(trained) if reading else []
+    except NotEncodableError:
+        fate = "not_encodable"
+    if fate in ("train", "val") and not gives_back(template.tokenizer, dialogue):
+        fate = "not_encodable"
+    if fate != "train" or reading is None:
         kind: Kind = "held_out" if fate in SIDES else "dropped"
         window = _show_whole(dialogue, template, kind)
         return ShownDialogue(
@@ -122,22 +134,23 @@ def show_dialogue(
             windows=(window,),
             num_tokens=window.num_tokens,
         )
-    turns = template.encode(dialogue)
-    trained = trained_turns(dialogue.turns, loss_on)
-    cut = cut_windows(
-        turns,
-        trained,
-        max_length=max_length,
-        context_turns=context_turns,
-        start_ids=template.start,
-    )
-    windows = (_show_window(window, template) for window in cut.windows)
+    shown: list[ShownWindow] = []
+    num_truncated = 0
+    for rendering in renderings:
+        windows = cut_windows(
+            rendering,
+            max_length=max_length,
+            min_context=min_context,
+            num_head=reading.num_head(rendering),
+        )
+        shown += (_show_window(window, template) for window in windows)
+        num_truncated += num_left_out(rendering, windows)
     return ShownDialogue(
         dialogue_id=dialogue.dialogue_id,
         bucket=bucket(fate),
-        windows=tuple(windows),
-        num_tokens=sum(len(turn) for turn in turns),
-        num_truncated=cut.num_truncated,
+        windows=tuple(shown),
+        num_tokens=sum(len(rendering.input_ids) for rendering in renderings),
+        num_truncated=num_truncated,
     )
 
 
@@ -158,26 +171,25 @@ def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWind
     for turn, content in zip(dialogue.turns, contents, strict=True):
         tokens.append(ShownToken(tags[turn.speaker], "speaker", is_special=True))
         tokens += _content(content, kind, template)
-        tokens.append(_special(template.end, kind, template))
+        tokens.append(_mark(min(template.stop_ids), kind, template))
     return ShownWindow(tuple(tokens))
 
 
 def _show_window(window: Window, template: Template) -> ShownWindow:
-    """Its tokens; what the tokenizer begins it with is shown as one with the first tag."""
+    """Its tokens: marks of the template one by one, and what stands between them as text."""
     tokens: list[ShownToken] = []
-    before = "".join(template.tokenizer.convert_ids_to_tokens(template.start))
-    place = len(template.start)
-    for part in window.parts:
-        tag = _special(part.tag, "speaker", template)
-        if not tokens:
-            tag = replace(tag, text=before + tag.text, num_tokens=tag.num_tokens + place)
-        tokens.append(tag)
-        place += len(part.tag)
-        kind: Kind = "trained" if window.is_target[place] else "context"
-        tokens += _content(part.content, kind, template)
-        if part.end:
-            tokens.append(_special(part.end, kind, template))
-        place += len(part.content) + len(part.end)
+    runs = zip(window.input_ids, window.is_target, strict=True)
+    for (is_mark, is_target), run in groupby(
+        runs, key=lambda one: (template.is_mark(one[0]), one[1])
+    ):
+        kind: Kind = "trained" if is_target else "context"
+        ids = [token_id for token_id, _ in run]
+        if not is_mark:
+            tokens += _content(ids, kind, template)
+            continue
+        for token_id in ids:
+            begins = template.begins_turn(token_id)
+            tokens.append(_mark(token_id, "speaker" if begins else kind, template))
     return ShownWindow(tuple(tokens))
 
 
@@ -185,7 +197,6 @@ def _content(input_ids: Sequence[int], kind: Kind, template: Template) -> Iterat
     return (ShownToken(text, kind, num) for text, num in token_texts(template.tokenizer, input_ids))
 
 
-def _special(input_ids: Sequence[int], kind: Kind, template: Template) -> ShownToken:
-    """A tag or an end, as one."""
-    text = template.tokenizer.decode(list(input_ids), skip_special_tokens=False)
-    return ShownToken(str(text), kind, len(input_ids), is_special=True)
+def _mark(token_id: int, kind: Kind, template: Template) -> ShownToken:
+    text = template.tokenizer.decode([token_id], skip_special_tokens=False)
+    return ShownToken(str(text), kind, is_special=True)

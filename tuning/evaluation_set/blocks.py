@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuning.dialogue import Dialogue, to_line
 from tuning.evaluation_set.text import text_sha256
@@ -95,9 +95,9 @@ def _blocks_at(turn: int, dialogues: Sequence[Dialogue], num_candidates: int) ->
     """Blocks of neighbours by length; the shortest that fill no block are left out."""
     waiting = sorted(
         (
-            (index, Dialogue(dialogue.dialogue_id, dialogue.turns[: turn + 1]))
+            (index, replace(dialogue, turns=dialogue.turns[: turn + 1]))
             for index, dialogue in enumerate(dialogues)
-            if len(dialogue.turns) > turn
+            if turn in dialogue.responses
             and len(dialogue.turns[turn].text.encode()) >= MIN_RESPONSE_BYTES
         ),
         key=lambda item: (len(_response(item[1]).encode()), _texts(item[1]), item[1].dialogue_id),
@@ -114,7 +114,7 @@ def _blocks_at(turn: int, dialogues: Sequence[Dialogue], num_candidates: int) ->
             texts: set[str | tuple[str, ...]] = {response, _texts(pair)[:-1]}
             if response and len(block) < num_candidates and seen.isdisjoint(texts):
                 last = pair.turns[-1].saying(response)
-                block.append((index, Dialogue(pair.dialogue_id, (*pair.turns[:-1], last))))
+                block.append((index, replace(pair, turns=(*pair.turns[:-1], last))))
                 seen |= texts
             else:
                 left.append((index, pair))

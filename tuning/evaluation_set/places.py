@@ -41,16 +41,27 @@ def choose_places(
 ) -> list[Place]:
     """Choose the earliest places at multiples of ``prompt_turns``; a hash decides among equals.
 
-    A dialogue that is too short has one at its last turn.
+    Where that turn is no response, the next one is taken that is. A dialogue that is too short has
+    a place at its last response.
     """
     places = [
         (turn, text_sha256([dialogue]), Place(index, turn))
         for index, dialogue in enumerate(dialogues)
-        for turn in range(
-            min(prompt_turns, len(dialogue.turns) - 1), len(dialogue.turns), prompt_turns
+        for turn in sorted(
+            {
+                response_near(dialogue, near)
+                for near in range(
+                    min(prompt_turns, len(dialogue.turns) - 1), len(dialogue.turns), prompt_turns
+                )
+            }
         )
     ]
     return [place for _, _, place in sorted(places, key=lambda one: one[:2])[:num_places]]
+
+
+def response_near(dialogue: Dialogue, turn: int) -> int:
+    """Return the first response at or behind a turn, or else the last."""
+    return next((one for one in dialogue.responses if one >= turn), dialogue.responses[-1])
 
 
 def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> list[Response]:

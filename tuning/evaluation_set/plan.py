@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Plan:
     dialogues: list[Dialogue]
     num_left_out: int
     """Validation dialogues without a response that fits."""
+    not_encodable: list[str]
+    """Ids of validation dialogues left out since the models' tokenizer changes their text."""
     blocks: list[Block]
     """The blocks that coherence is measured on."""
     places: list[Place]
@@ -36,27 +38,61 @@ class Plan:
         return self.places[:NUM_SHOWN]
 
 
-def make_plan(validation: Path, settings: ScoreParams) -> Plan:
+def has_roles(validation: Path) -> bool:
+    """Tell whether any turn of the validation dialogues is a role's."""
+    return any(turn.role for dialogue in read_dialogues(validation) for turn in dialogue.turns)
+
+
+def make_plan(
+    validation: Path,
+    settings: ScoreParams,
+    loss_on: str | Sequence[str],
+    is_encodable: Callable[[Dialogue], bool],
+) -> Plan:
     """Cut the validation dialogues and choose blocks and places by hashes of the text alone.
+
+    Args:
+        validation: The validation dialogues.
+        settings: How much of them is measured on.
+        loss_on: Which turns are trained, and so are responses.
+        is_encodable: Whether the models' tokenizer gives a dialogue back. One that it changes is
+            left out: the bytes that its nats are divided by would not be those that were read.
 
     Raises:
         UserError: no dialogue has a response that fits.
     """
+    not_encodable: list[str] = []
+
+    def encodable() -> Iterator[Dialogue]:
+        for dialogue in read_dialogues(validation):
+            if is_encodable(dialogue):
+                yield dialogue
+            else:
+                not_encodable.append(dialogue.dialogue_id)
+
     dialogues, num_left_out = cut_evaluation_set(
-        read_dialogues(validation),
+        encodable(),
         max_dialogues=settings.max_dialogues,
         max_turns=settings.max_turns,
         max_bytes=settings.max_bytes,
+        loss_on=loss_on,
     )
+    if not dialogues and not_encodable:
+        raise UserError(
+            f"{validation}: the model's tokenizer changes the text of {len(not_encodable):,} "
+            f"dialogues, and no other has a response to score. Take another base model with "
+            "model.name, or bring more dialogues."
+        )
     if not dialogues:
         raise UserError(
-            f"{validation}: no dialogue has a response within score.max_turns and score.max_bytes; "
-            "raise them."
+            f"{validation}: no dialogue has a response (a trained turn behind another) within "
+            "score.max_turns and score.max_bytes; raise them."
         )
     profile = PROFILES[settings.profile]
     return Plan(
         dialogues,
         num_left_out,
+        not_encodable,
         make_blocks(
             dialogues,
             num_candidates=settings.coherence_candidates,

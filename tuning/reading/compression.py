@@ -16,8 +16,6 @@ import zstandard
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-SUFFIXES = frozenset({".gz", ".zst"})
-
 _ZSTD_READ_BYTES = 2**12  # at most 128 MB when decompressed, zstd's best being 128 KB of 4 bytes
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, UnicodeDecodeError)
 

@@ -190,15 +190,15 @@ def _shape_ahead(text: JsonText, is_record: IsRecord | None) -> _Shape:
         return "unclear"
     text.mark()
     try:
-        return _shape(text, is_record, LOOK_LEVELS)
+        return _shape(text, is_record, LOOK_LEVELS)[0]
     except BrokenError:
         return "unclear"  # who reads it meets the same fault
     finally:
         text.rewind()
 
 
-def _shape(text: JsonText, is_record: IsRecord, levels: int) -> _Shape:
-    """What an object is; it has been read to its end if that is unclear."""
+def _shape(text: JsonText, is_record: IsRecord, levels: int) -> tuple[_Shape, dict[str, Any]]:
+    """What an object is, and what of it has been read: all of it, if that is unclear."""
     seen: dict[str, Any] = {}
     dialogue: dict[str, Any] = {}  # a list that may be the object's own, or that of an id
     number = 0
@@ -208,28 +208,28 @@ def _shape(text: JsonText, is_record: IsRecord, levels: int) -> _Shape:
         key = text.key()
         within: _Shape = "unclear"
         if text.peek() == "{" and levels > 1 and not is_record({key: {}}):
-            within = _shape(text, is_record, levels - 1)
-            seen[key] = {}
+            within, seen[key] = _shape(text, is_record, levels - 1)
         else:
             seen[key] = _first_item(text) if text.peek() == "[" else text.decoded(text.value())
         if within != "unclear":
-            return "table" if within == "record" else "wrapper"
+            return "table" if within == "record" else "wrapper", seen
         value = seen[key]
         if isinstance(value, list):
             if is_record(value) and not is_record({key: []}):
                 if dialogue:
-                    return "table"
+                    return "table", seen
                 dialogue = {key: seen.pop(key)}
             elif not is_record(seen) and value and is_record(value[0]):
-                return "wrapper"
+                return "wrapper", seen
         if is_record(seen):
-            return "record"
+            return "record", seen
         if isinstance(value, list):
             _skip_rest(text, len(value))
         if text.num_held() > LOOK_CHARACTERS:
-            return "unclear"
+            return "unclear", seen
     text.take("}")
-    return "record" if is_record(dialogue | seen) else "unclear"
+    seen = dialogue | seen
+    return "record" if is_record(seen) else "unclear", seen
 
 
 def _skip_rest(text: JsonText, number: int) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tuning.reading.kinds import DATA, suffix_of
+from tuning.data_names import WANTED, is_data, suffix_of
+from tuning.reading.chat_text import is_chat_text
+from tuning.reading.compression import open_plain
 from tuning.run.errors import UserError
 
-_RECORDS_OF_A_LIBRARY = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})
-"""Written by Hugging Face's ``datasets`` beside the data, about them."""
-_WANTED = "wanted .json, .jsonl, .ndjson, .csv, .tsv (also with .gz or .zst), .parquet or .arrow"
+_LOOK_BYTES = 2**10
 
 
 class Found(NamedTuple):
@@ -39,7 +39,7 @@ def data_files(path: Path) -> Found:
     # A link to a folder is no folder here: rglob does not look into it.
     files = [f for f in sorted(path.rglob("*")) if f.is_symlink() or not f.is_dir()]
     visible = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
-    data = [f for f in visible if suffix_of(f) in DATA and f.name not in _RECORDS_OF_A_LIBRARY]
+    data = [f for f in visible if _is_data(f)]
     strange = [f for f in files if not f.is_file()]  # a hidden pipe too would hang who hashes it
     strange += [f for f in data if f not in strange and not _is_utf8(str(f))]
     if strange:
@@ -51,8 +51,16 @@ def data_files(path: Path) -> Found:
     others = [str(f.relative_to(path)) for f in visible if f not in known]
     if not data:
         there = f": {_listed(others)}" if others else ""
-        raise UserError(f"{path} is a folder with no data file in it{there}; {_WANTED}.")
+        raise UserError(f"{path} is a folder with no data file in it{there}; {WANTED}.")
     return Found(data, others)
+
+
+def _is_data(path: Path) -> bool:
+    """Tell by a file's name whether it holds data; of a text, by how it begins."""
+    if suffix_of(path) == ".txt" and path.is_file():
+        with open_plain(path) as file:
+            return is_chat_text(file.read(_LOOK_BYTES).decode(errors="replace"))
+    return is_data(path)
 
 
 def _is_utf8(name: str) -> bool:

@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tuning.reading.compression import (
-    SUFFIXES,
-    compression_of,
-    encoding_of,
-    open_plain,
-)
+from tuning.data_names import COLUMNS, DELIMITED, LINES, suffix_of
+from tuning.reading.chat_text import is_chat_text
+from tuning.reading.compression import compression_of, encoding_of, open_plain
 from tuning.reading.documents import IsRecord
 from tuning.reading.foreign import refuse_foreign
 from tuning.run.errors import UserError
 
 LOOK_BYTES = 2**20
 
-LINES = frozenset({".jsonl", ".ndjson"})
-DELIMITED = frozenset({".csv", ".tsv"})
-COLUMNS = frozenset({".parquet", ".arrow", ".feather"})
-DATA = frozenset({".json"}) | LINES | DELIMITED | COLUMNS
-
 _Kind = Literal[
-    "lines", "document", "sequence", "delimited", "parquet", "arrow file", "arrow stream"
+    "lines",
+    "document",
+    "sequence",
+    "delimited",
+    "chat text",
+    "parquet",
+    "arrow file",
+    "arrow stream",
 ]
 _MAGIC: dict[bytes, _Kind] = {
     b"PAR1": "parquet",
@@ -34,6 +33,8 @@ _MAGIC: dict[bytes, _Kind] = {
     b"\xff\xff\xff\xff": "arrow stream",
 }
 _SPACE = " \t\r\n"
+_STAMPED = re.compile(r"\[\d[\d:.,/ -]*\] *[^\s,\]\[{]")
+"""A line of a text log, which begins with a time in brackets, and not as a list of numbers does."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,6 @@ class Look:
     kind: _Kind
     is_plain: bool
     """Its bytes on disk are UTF-8 and not compressed, as far as that can be told."""
-
-
-def suffix_of(path: Path) -> str:
-    """The file's suffix without that of a compression: ``.jsonl`` of ``x.jsonl.gz``."""
-    name = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
-    return name.suffix.lower()
 
 
 def look_into(path: Path, is_record: IsRecord | None) -> Look:
@@ -80,6 +75,8 @@ def look_into(path: Path, is_record: IsRecord | None) -> Look:
             "Arrow do. Copy or export it again, or name it as what it is."
         )
     text = head.decode("utf-8-sig", errors="replace").lstrip(_SPACE)
+    if is_record and is_chat_text(text):
+        return Look("chat text", is_plain)
     if suffix in DELIMITED and not text.startswith(("{", "[")):
         return Look("delimited", is_plain)
     return Look(_kind_of_json(path, text, suffix in LINES, is_whole, is_record), is_plain)
@@ -90,7 +87,7 @@ def _kind_of_json(
 ) -> _Kind:
     if (is_named_lines and is_record is None) or not text:
         return "lines" if is_named_lines else "document"
-    if text[0] not in "[{":
+    if text[0] not in "[{" or _STAMPED.match(text):
         if is_named_lines and re.search(r"^\s*[\[{]", text, re.MULTILINE):
             return "lines"
         _refuse_text(path, text)

@@ -1,8 +1,9 @@
 """Files of dialogues, of any size -> pieces of whole raw records, read in bounded memory.
 
-JSON and JSONL, CSV and TSV (each also in gzip or zstd), Parquet and Arrow. Nothing is decoded here
-beyond where a record ends: the pieces are small, and each can be decoded and checked by another
-process. Plain JSONL and Parquet are handed out as places on disk: a worker reads its own.
+JSON and JSONL, CSV and TSV, WhatsApp's text (each also in gzip or zstd), Parquet and Arrow. Nothing
+is decoded here beyond where a record ends: the pieces are small, and each can be decoded and
+checked by another process. Plain JSONL and Parquet are handed out as places on disk: a worker reads
+its own. A chat of WhatsApp is one record, read as a whole.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tuning.data_names import suffix_of
+from tuning.reading.chat_text import read_chat_text
 from tuning.reading.columns import Batch, RowGroups, read_arrow, read_parquet
 from tuning.reading.delimited import Rows, read_rows
 from tuning.reading.documents import Elements, IsRecord, read_documents
 from tuning.reading.folders import data_files
-from tuning.reading.kinds import look_into, suffix_of
+from tuning.reading.kinds import look_into
 from tuning.reading.lines import LineRange, Lines, line_ranges, read_lines
 from tuning.reading.records import Break, Gathered, RawRecord
 
@@ -64,6 +67,8 @@ def read_pieces(
         case "delimited":
             is_tsv = suffix_of(path) == ".tsv"
             yield from read_rows(path, name, is_tsv=is_tsv, on_break=on_break)
+        case "chat text":
+            yield read_chat_text(path, name)
         case "parquet":
             yield from read_parquet(path, name)
         case "arrow file" | "arrow stream":

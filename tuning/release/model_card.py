@@ -56,7 +56,7 @@ class Facts:
 
 def model_card(facts: Facts) -> str:
     """Return the card, section by section."""
-    dialogues = facts.ledger["num_dialogues"]
+    num_trained = _num_dialogues(facts, "train")
     return f"""---
 {_metadata(facts.base, facts.corpus, facts.scores)}
 ---
@@ -64,7 +64,7 @@ def model_card(facts: Facts) -> str:
 # {facts.base.title}, fine-tuned on dialogues
 
 {facts.base.title} after {facts.training["num_steps"]:,} optimizer steps on \
-{dialogues["train"]:,} dialogues of
+{num_trained:,} dialogues of
 {facts.corpus.title}.
 
 ## Use
@@ -91,7 +91,7 @@ def model_card(facts: Facts) -> str:
 
 - Made to study fine-tuning on dialogues and to continue chats like those of its data. It was not
   aligned or filtered for safety: what it says can be false, rude or harmful.
-- It knows what its base model knows, and talks like its data; {dialogues["train"]:,} dialogues
+- It knows what its base model knows, and talks like its data; {num_trained:,} dialogues
   stand for few people and few subjects. The numbers above say nothing about other data.
 - Turns beyond {facts.params["encoding"]["max_length"]} tokens were seen only in windows of that \
 length.
@@ -103,15 +103,34 @@ parameters that it was made from. In the project, `make verify` takes them all a
 """
 
 
+def _num_dialogues(facts: Facts, side: str) -> int:
+    """Count the dialogues of a side without those that the tokenizer could not give back."""
+    count: int = facts.ledger["num_dialogues"][side] - facts.tokens["num_not_encodable"][side]
+    return count
+
+
 def _data(facts: Facts) -> str:
-    dialogues, num_tokens = facts.ledger["num_dialogues"], facts.tokens["num_tokens"]
+    num_tokens = facts.tokens["num_tokens"]
+    num_trained, num_held_out = (_num_dialogues(facts, side) for side in ("train", "validation"))
     return f"""| | |
 |---|---|
 | source | {facts.corpus.title} |
 | licence of the data | {facts.corpus.licence or "not known to the pipeline: see its source"} |
-| training | {dialogues["train"]:,} dialogues, {num_tokens["trained"]:,} tokens |
-| validation | {dialogues["validation"]:,} dialogues, {num_tokens["validation"]:,} tokens |
-| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |"""
+| training | {num_trained:,} dialogues, {num_tokens["trained"]:,} tokens |
+| validation | {num_held_out:,} dialogues, {num_tokens["validation"]:,} tokens |
+| split | by a keyed hash of each dialogue's content; no near duplicate on both sides |\
+{_sources(facts)}"""
+
+
+def _sources(facts: Facts) -> str:
+    """A row for each source of a mixture."""
+    num_tokens = facts.tokens["num_trained_tokens_of_sources"]
+    return "".join(
+        f"\n| of these, {name} | {found['num_dialogues']['train']:,} dialogues for training, "
+        f"with weight {facts.params['data']['sources'][name]['weight']:g}: "
+        f"{num_tokens.get(name, 0):,} tokens trained per epoch |"
+        for name, found in facts.ledger["sources"].items()
+    )
 
 
 def _training(facts: Facts) -> str:
@@ -163,7 +182,8 @@ def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:
         if headline.name in scores["tuned"]
     ]
     data = ModelCardData(
-        base_model=base.hub_id,
+        base_model=next(iter(base.hub_ids), None),
+        datasets=list(corpus.hub_ids) or None,
         language=corpus.language,
         library_name="transformers",
         license=base.licence.lower() if base.licence else None,

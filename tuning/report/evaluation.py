@@ -17,6 +17,7 @@ from tuning.evaluation_set.text import text_sha256
 from tuning.report.headlines import METRIC_VERSION, with_intervals
 from tuning.report.ngram_baselines import baseline_scores
 from tuning.report.quality import Measures, words_of
+from tuning.report.sources import of_sources
 from tuning.report.writing_table import Relevance, as_metrics, measure_writing, shares_by_length
 from tuning.results.bootstrap import Estimate, draw_counts
 from tuning.results.dialogue_table import Column
@@ -85,6 +86,7 @@ def evaluate(
         name: [len(words_of(response.text)) for response in one.written.sampled]
         for name, one in measured.items()
     } | {"people": [len(words_of(one.text)) for one in people]}
+    sources = of_sources([dialogue.source for dialogue in plan.dialogues], columns, counts)
     return Evaluation(
         metrics={
             "base": base.figures | headlines["base"],
@@ -94,9 +96,10 @@ def evaluate(
                 name: {"bits_per_byte": bits_per_byte(scores.content_nll, scores.num_bytes)}
                 for name, scores in baselines.items()
             },
+            **({"sources": sources} if sources else {}),
             "set": {
                 "num_dialogues": len(plan.dialogues),
-                "num_dialogues_left_out": plan.num_left_out,
+                "num_dialogues_left_out": plan.num_left_out + len(plan.not_encodable),
                 "num_responses": int(columns["num_responses"].sum()),
                 "num_bytes": int(columns["num_bytes"].sum()),
                 "text_sha256": text_sha256(plan.dialogues),

@@ -12,6 +12,7 @@ from tuning.pages.environment import render
 from tuning.report.charts import Chart, draw
 from tuning.report.headlines import headline_rows
 from tuning.report.quality import Measures
+from tuning.report.sources import source_rows
 from tuning.results.measured import ScoredText
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -70,6 +71,7 @@ def report_page(
         about=metrics["set"],
         baselines=metrics.get("baselines", {}),
         headlines=headline_rows(metrics),
+        sources=source_rows(metrics),
         pictures=[draw(chart) for chart in charts],
         writing=writing_table(writing),
         samples=samples,

@@ -58,6 +58,8 @@ class Measured:
     """People's responses in the places that are shown, and how each surprises the model."""
     weights_sha256: str
     """Hash of the weights of the model that all this is about."""
+    not_encodable: list[str]
+    """Ids of the validation dialogues left out since the model's tokenizer changes their text."""
 
 
 def write_measured(path: Path, measured: Measured) -> None:
@@ -79,6 +81,7 @@ def read_measured(path: Path) -> Measured:
         chats=TypeAdapter(list[Sample]).validate_python(content["chats"]),
         people=TypeAdapter(list[ScoredText]).validate_python(content["people"]),
         weights_sha256=content["weights_sha256"],
+        not_encodable=content["not_encodable"],
     )
 
 

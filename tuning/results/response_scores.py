@@ -1,7 +1,7 @@
 """Nats of every response of the evaluation set, under whatever model predicts them.
 
-A response is any turn but a dialogue's first. Its content is its text without speaker tag and end
-of turn. Sums run over the whole set and are divided once; never a mean of means.
+A response is any trained turn but a dialogue's first. Its content is its text without speaker tag
+and end of turn. Sums run over the whole set and are divided once; never a mean of means.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.dialogue import Dialogue
+from tuning.dialogue import ROLES, Dialogue, Role
 from tuning.results.curves import Curve, curve_of
 from tuning.results.dialogue_table import FloatArray, IntArray
 
@@ -30,6 +30,8 @@ class ResponseScores:
     """``[R]`` Index of the turn in its dialogue, from 1."""
     speaker: IntArray
     """``[R]`` Index of who speaks, by order of first appearance in the dialogue."""
+    role: IntArray
+    """``[R]`` Index of the role in ``ROLES``; -1 for a person."""
     content_nll: FloatArray
     """``[R]`` Nats, summed over content tokens."""
     end_nll: FloatArray
@@ -57,6 +59,7 @@ def make_scores(
         dialogue=np.array([d for d, _ in places]),
         turn=np.array([t for _, t in places]),
         speaker=np.array([speakers[d].index(dialogues[d].turns[t].speaker) for d, t in places]),
+        role=np.array([_role_index(dialogues[d].turns[t].role) for d, t in places]),
         content_nll=np.array(content_nll),
         end_nll=np.array(end_nll),
         num_tokens=np.array(num_tokens),
@@ -65,10 +68,14 @@ def make_scores(
     )
 
 
+def _role_index(role: Role | None) -> int:
+    return -1 if role is None else ROLES.index(role)
+
+
 def responses(dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, int]]:
     """Indices of dialogue and turn of every response, in order."""
     for dialogue_index, dialogue in enumerate(dialogues):
-        for turn_index in range(1, len(dialogue.turns)):
+        for turn_index in dialogue.responses:
             yield dialogue_index, turn_index
 
 
@@ -83,8 +90,13 @@ def by_turn(scores: ResponseScores, num_dialogues: int) -> Curve:
     return curve_of(scores.turn, scores.dialogue, bits, scores.num_bytes, num_dialogues)
 
 
-def by_speaker(scores: ResponseScores, num_dialogues: int) -> dict[int, float]:
-    """Bits per byte of the responses of each of the first ``MAX_SPEAKERS`` speakers, by index."""
+def by_speaker(scores: ResponseScores, num_dialogues: int) -> dict[str, float]:
+    """Bits per byte of the responses of each role, and of the first ``MAX_SPEAKERS`` people.
+
+    Roles have their names; a person is ``speaker1``, ``speaker2`` and so on, by first appearance.
+    """
+    names = [*ROLES, *(f"speaker{number + 1}" for number in range(MAX_SPEAKERS))]
+    index = np.where(scores.role < 0, len(ROLES) + scores.speaker, scores.role)
     bits = scores.content_nll / math.log(2)
-    curve = curve_of(scores.speaker, scores.dialogue, bits, scores.num_bytes, num_dialogues)
-    return {speaker: value for speaker, value in curve.values().items() if speaker < MAX_SPEAKERS}
+    curve = curve_of(index, scores.dialogue, bits, scores.num_bytes, num_dialogues)
+    return {names[one]: value for one, value in curve.values().items() if one < len(names)}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,8 +19,10 @@ from tuning.run.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
+Branches = Literal["all", "best", "longest"]
 Redact = Literal["none", "report", "replace"]
 Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -32,16 +35,55 @@ class Section(BaseModel):
 class ColumnsParams(Section):
     """The parts of a record, as JMESPath expressions; null takes them by their usual names."""
 
-    list: str | None
+    list: str | None = None
     """The list of messages, in a record."""
-    who: str | None
+    who: str | None = None
     """The one who says it, in a message."""
-    text: str | None
+    text: str | None = None
     """The words, in a message."""
-    role: str | None
+    role: str | None = None
     """The role, in a message, where that is not who says it."""
-    id: str | None
+    id: str | None = None
     """The dialogue's id, in a record."""
+
+
+class HubParams(Section):
+    """A data set of the Hugging Face hub, of which fetch brings the files."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Owner and name, such as ``HuggingFaceH4/ultrachat_200k``."""
+    revision: str | None
+    """The 40-hex commit."""
+    config: str | None = None
+    """One of the configs that its page lists; null takes the default or the only one."""
+    split: str | None = "train"
+    """One of its splits; null takes all."""
+    files: Annotated[list[str], Field(min_length=1)] | None = None
+    """Patterns of files, such as ``[data/*.parquet, '**/*.jsonl']``, and not a config's split."""
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Self:
+        """Refuse two ways to say which files are meant."""
+        if self.files is not None and self.model_fields_set & {"config", "split"}:
+            raise ValueError("name files, or config and split, not both")
+        return self
+
+
+class SourceParams(Section):
+    """One of several sources of dialogues; what is left out, or null, is as for all data."""
+
+    files: Annotated[list[str], Field(min_length=1)]
+    """Patterns of files below ``data.path``: ``*`` within a name, ``**`` for any folders."""
+    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """How often a training dialogue is trained per epoch: of 2.25, each twice and a quarter of
+    them once more, chosen by a hash of their content; of 0.1, a tenth of them. Held-out dialogues
+    stay, so that other weights are measured on the same text."""
+    columns: ColumnsParams | None = None
+    """Its own ``data.columns``."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] | None = None
+    """Its own ``data.roles``."""
+    loss_on: Annotated[str, Field(min_length=1)] | None = None
+    """Its own ``encoding.loss_on``."""
 
 
 class DataParams(Section):
@@ -49,12 +91,18 @@ class DataParams(Section):
 
     path: Annotated[str, Field(min_length=1)]
     """The dialogue file, or a folder of them. Also a DVC dependency of ``prep``."""
+    hub: dict[Name, HubParams]
+    """Data sets of the hub, by the name of the folder in ``data/raw/hub`` to which fetch writes
+    each; ``path`` names that folder or one above or below it."""
+    sources: dict[Name, SourceParams]
+    """The sources of a mixture, by name; ``{}`` is one source of all that ``path`` holds."""
     columns: ColumnsParams
     roles: dict[str, Literal["system", "user", "assistant", "tool"]]
     """A team's own spellings of roles, such as ``{agent: assistant, customer: user}``."""
     on_invalid: Literal["error", "skip"]
-    """A malformed dialogue stops the run with a list of faults, or is dropped and counted, and of a
-    file that breaks off what stands before is kept."""
+    """A malformed dialogue, or one that the tokenizer cannot give back, stops the run with a list
+    of faults, or is dropped and counted, and of a file that breaks off what stands before is
+    kept."""
     max_dialogues: Count | None
     """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
     min_speakers: Count
@@ -67,7 +115,8 @@ class DataParams(Section):
     near_duplicate_threshold: Annotated[float, Field(ge=0.3, le=1)]
     """Dialogues are near duplicates if they share this much of their five-word runs (Jaccard)."""
     common_run_share: Annotated[float, Field(ge=0.001, le=1)]
-    """Runs in more than this share of the dialogues (a prompt's) are no likeness; 1 counts all."""
+    """Runs in more than this share of the dialogues (a prompt's) are no likeness; 1 counts all. In
+    small data a few near copies are such a share, and are not found."""
     validation_fraction: Fraction
     """Probability that a dialogue's content hash puts it in the validation set."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
@@ -76,6 +125,10 @@ class DataParams(Section):
     group_by: Annotated[str, Field(min_length=1)] | None
     """Keep dialogues with an equal value on one side: ``speakers`` for who speaks, or a JMESPath
     expression, such as a field's name, or ``before(id, '_')`` for ``abc`` of ``abc_57``."""
+    branches: Branches
+    """Of a tree of replies: ``all`` branches, the ``best`` (at each fork the lowest ``rank``, else
+    the highest ``score``, else the first) or the ``longest``. ChatGPT's exports say which branch
+    was shown last: that one, unless the longest is wanted."""
     session_gap_hours: Annotated[float, Field(gt=0)] | None
     """A chat log is cut into dialogues where nobody writes for so long; null never cuts there."""
     session_turns: Annotated[int, Field(ge=2)] | None
@@ -92,10 +145,17 @@ class EncodingParams(Section):
 
     max_length: Annotated[int, Field(ge=16)]
     """Tokens per window and per packed row."""
-    context_turns: Annotated[int, Field(ge=0)]
-    """Earlier turns that a later window of a long dialogue repeats as untrained context."""
-    loss_on: Annotated[str, Field(min_length=1)]
-    """Turns whose tokens are trained: ``all``, ``last``, or the name of a speaker or role."""
+    min_context: Annotated[int, Field(ge=1)]
+    """Tokens before its own that a later window of a long dialogue repeats at least as untrained
+    context; more, where the window has room."""
+    template: Literal["auto", "speakers", "chat"]
+    """``speakers``: a token of its own for each speaker or role; ``chat``: the base model's own
+    chat template; ``auto``: that one where the data has roles and the base a template."""
+    template_settings: dict[str, str | int | float | bool]
+    """Variables of the base model's own chat template, such as ``{enable_thinking: false}``."""
+    loss_on: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]]
+    """Turns whose tokens are trained, and scored: ``auto`` (the assistant's where turns have roles,
+    else all), ``all``, ``last``, the name of a speaker or role, or a list of these."""
 
 
 class ModelParams(Section):
@@ -266,18 +326,23 @@ def _fault(fault: dict[str, Any]) -> str:
         return f"{key}: unknown key; {hint}"
     if fault["type"] == "missing":
         return f"{key}: missing"
-    wanted = fault["msg"][:1].lower() + fault["msg"][1:]
+    wanted = fault["msg"].removeprefix("Value error, ")
+    wanted = wanted[:1].lower() + wanted[1:]
     return f"{key}: found {_shown(fault['input'])}; {wanted}"
 
 
 def _keys_beside(location: tuple[str, ...]) -> list[str]:
     """Return the keys that are allowed in the section in which an unknown key was found."""
-    section: type[BaseModel] = Params
+    kind: Any = Params
     for part in location[:-1]:
-        annotation = section.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        section = annotation
-    return list(section.model_fields)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[part].annotation
+        else:  # of names with a section each
+            kind = get_args(kind)[1]
+        if get_origin(kind) is UnionType:  # a section or null
+            kind = get_args(kind)[0]
+    assert issubclass(kind, BaseModel)
+    return list(kind.model_fields)
 
 
 def _elsewhere(key: str) -> list[str]:

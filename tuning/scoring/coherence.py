@@ -7,7 +7,7 @@ after context c, for all N x N, and each response after no context.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tuning.evaluation_set.blocks import Block
 from tuning.results.dialogue_table import FloatArray, IntArray, count_per_dialogue, sum_per_dialogue
 from tuning.scoring.measure import Findings, Subject
 from tuning.scoring.nats import Scoring, TokenSequence, sums
-from tuning.scoring.perplexity import last_turn
+from tuning.scoring.perplexity import content_of
 from tuning.tokens.template import Template
 
 
@@ -120,11 +120,14 @@ def _lay_out(
     sequences: list[TokenSequence] = []
     for dialogue, texts in zip(dialogues, candidates, strict=True):
         *context, last = dialogue.turns
-        # Turns are encoded one by one, so the candidates may stand in a row.
+        # Each stands behind the context alone, so the candidates may be in a row.
         possible = (*context, *(last.saying(text) for text in texts))
-        turns = template.encode(Dialogue(dialogue.dialogue_id, possible))
-        before = turns[: len(context)] if with_history else []
-        sequences += [last_turn(template, [*before, turn]) for turn in turns[len(context) :]]
+        reading = template.read(replace(dialogue, turns=possible))
+        history = range(len(context)) if with_history else range(0)
+        sequences += [
+            content_of(reading.after(history, number))
+            for number in range(len(context), len(possible))
+        ]
     return sequences
 
 

@@ -16,7 +16,7 @@ from tuning.results.dialogue_table import FloatArray, IntArray
 from tuning.results.response_scores import bits_per_byte
 from tuning.scoring.measure import Findings, Subject
 from tuning.scoring.nats import Scoring, TokenSequence, sums
-from tuning.scoring.perplexity import last_turn
+from tuning.scoring.perplexity import content_of
 from tuning.tokens.template import Template
 
 HISTORY_TURNS = (0, 1, 2, 4, 8)
@@ -59,15 +59,12 @@ def score_histories(
     one dialogue are alike, so the more dialogues have a share, the surer is the curve.
     """
     chosen = _choose_responses(dialogues, num_responses)
-    encoded = {index: template.encode(dialogues[index]) for index, _ in chosen}
+    readings = {index: template.read(dialogues[index]) for index, _ in chosen}
     sequences: list[TokenSequence] = []
     for index, turn in chosen:
-        turns = encoded[index]
-        sequences += [
-            last_turn(template, turns[max(0, turn - k) : turn + 1]) for k in HISTORY_TURNS
-        ]
-        shuffled = [turns[i] for i in _other_order(dialogues[index], turn)]
-        sequences.append(last_turn(template, [*shuffled, turns[turn]]))
+        histories = [range(max(0, turn - k), turn) for k in HISTORY_TURNS]
+        for history in (*histories, _other_order(dialogues[index], turn)):
+            sequences.append(content_of(readings[index].after(history, turn)))
     nll = yield sequences
 
     table = sums(nll).reshape(-1, len(HISTORY_TURNS) + 1)
@@ -108,7 +105,7 @@ def _choose_responses(dialogues: Sequence[Dialogue], count: int) -> list[tuple[i
     possible: list[tuple[int, str, int, int]] = []
     for index, dialogue in enumerate(dialogues):
         text = text_sha256([dialogue])
-        turns = _by_hash(range(1, len(dialogue.turns)), text)
+        turns = _by_hash(dialogue.responses, text)
         possible += [(place, text, index, turn) for place, turn in enumerate(turns)]
     return [(index, turn) for _, _, index, turn in sorted(possible)[:count]]
 

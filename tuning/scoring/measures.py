@@ -25,7 +25,6 @@ from tuning.scoring.plain_text import measure_plain_text
 from tuning.scoring.recall import measure_recall
 from tuning.scoring.written import people_as_seen, write_out
 from tuning.tokens.template import Template
-from tuning.tokens.templates import template_of
 
 MEASURES: Final[tuple[Measure, ...]] = (
     measure_responses,
@@ -40,6 +39,7 @@ MEASURES: Final[tuple[Measure, ...]] = (
 def measure(
     name: str,
     folder: Path,
+    template: Template,
     plan: Plan,
     settings: ScoreParams,
     *,
@@ -51,12 +51,13 @@ def measure(
     Args:
         name: Begins the names of its columns.
         folder: The model's folder.
+        template: The way in which it reads turns.
         plan: The text, blocks and places that it is measured on.
         settings: The profile, the batch size, and how the model writes.
         shown: Places where people's turns are wanted as the model reads them.
         seed: Seed of the first sampling.
     """
-    model, template = load_model(folder)
+    model = load_model(folder, template)
     subject = Subject(
         name=name,
         template=template,
@@ -90,19 +91,19 @@ def measure(
         chats=chats,
         people=people,
         weights_sha256=weights_sha256(folder),
+        not_encodable=plan.not_encodable,
     )
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, Template]:
-    """Load a model, in float32 on the GPU if there is one and ready to score, and its template.
+def load_model(folder: Path, template: Template) -> PreTrainedModel:
+    """Load a model, in float32 on the GPU if there is one, and ready to score.
 
     Raises:
         UserError: a token of the model sees more than a mask shows it.
     """
-    template = template_of(folder)
     model = load_plain_model(folder, device_map="cuda" if torch.cuda.is_available() else "cpu")
     drop_rows_without_token(model, template.tokenizer)
-    return model, template
+    return model
 
 
 def drop_rows_without_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -17,7 +17,7 @@ from tuning.results.dialogue_table import (
 from tuning.results.response_scores import ResponseScores, by_speaker, by_turn, make_scores
 from tuning.scoring.measure import Findings, Subject
 from tuning.scoring.nats import Scoring, TokenSequence, both, sums
-from tuning.tokens.template import EncodedTurn, Template, context_ids
+from tuning.tokens.template import Template, TurnInPlace
 
 
 def measure_responses(subject: Subject) -> Scoring[Findings]:
@@ -48,7 +48,6 @@ def response_findings(
     def count(values: IntArray) -> IntArray:
         return count_per_dialogue(scores.dialogue, values, num_dialogues)
 
-    by_speaker_index = by_speaker(scores, num_dialogues).items()
     return Findings(
         columns={
             "num_responses": np.bincount(scores.dialogue, minlength=num_dialogues),
@@ -61,7 +60,10 @@ def response_findings(
         },
         figures={
             "num_target_tokens": int(scores.num_tokens.sum()) + len(scores.turn),
-            **{f"bits_per_byte_speaker{index + 1}": bits for index, bits in by_speaker_index},
+            **{
+                f"bits_per_byte_{name}": bits
+                for name, bits in by_speaker(scores, num_dialogues).items()
+            },
         },
         curves={"turn": by_turn(scores, num_dialogues)},
     )
@@ -70,7 +72,7 @@ def response_findings(
 def score_responses(
     template: Template, dialogues: Sequence[Dialogue], *, with_history: bool = True
 ) -> Scoring[ResponseScores]:
-    """Score every response once, in one causal pass per dialogue.
+    """Score every response once, in one causal pass as long as the history stays as it was.
 
     Without history each response stands alone after its own speaker's tag.
     """
@@ -79,19 +81,19 @@ def score_responses(
     lasts: dict[int, TokenSequence] = {}  # of contents that are joined with their end, by response
     num_tokens: list[int] = []
     for dialogue in dialogues:
-        for number, turn in enumerate(template.encode(dialogue)):
-            if number == 0 and not with_history:
-                continue  # nothing of it is scored
-            if number == 0 or not with_history:
+        reading = template.read(dialogue)
+        before: list[int] | None = None  # what the last sequence has of this dialogue
+        for number in dialogue.responses:
+            place = reading.after(range(number) if with_history else (), number)
+            turn, prompt = place.turn, place.prompt
+            if before is None or not with_history or prompt[: len(before)] != before:
                 sequences.append(TokenSequence())
-                sequences[-1].append(template.start, scored=False)
-            own = turn.content if turn.joined is None else turn.content[:-1]
+                before = sequences[-1].ids
             sequence = sequences[-1]
-            sequence.append(turn.tag, scored=False)
-            content = sequence.append(own, scored=number > 0)
-            end = sequence.append(turn.ids[len(turn.tag) + len(own) :], scored=number > 0)
-            if number == 0:
-                continue
+            own = turn.content if turn.joined is None else turn.content[:-1]
+            sequence.append(prompt[len(sequence.ids) :], scored=False)
+            content = sequence.append(own)
+            end = sequence.append(turn.ids[len(turn.tag) + len(own) :])
             if turn.joined is not None:
                 last = TokenSequence.after(sequence.ids[: end.start], turn.content[-1:])
                 lasts[len(spans)] = replace(last, or_last=turn.joined)
@@ -108,8 +110,7 @@ def score_responses(
     )
 
 
-def last_turn(template: Template, turns: Sequence[EncodedTurn]) -> TokenSequence:
-    """The last turn's content, to be scored after its tag and the turns before."""
-    *before, last = turns
-    sequence = TokenSequence.after([*context_ids(template, before), *last.tag], last.content)
-    return replace(sequence, or_last=last.joined)
+def content_of(place: TurnInPlace) -> TokenSequence:
+    """Return a turn's content, to be scored behind what a model reads before it."""
+    sequence = TokenSequence.after(place.prompt, place.turn.content)
+    return replace(sequence, or_last=place.turn.joined)

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.dialogue import Dialogue, Turn
+from tuning.dialogue import Dialogue, Role, Turn
 from tuning.evaluation_set.text import text_sha256
 from tuning.results.curves import Curve, curve_of
 from tuning.results.dialogue_table import FloatArray, IntArray, sum_per_dialogue
 from tuning.scoring.measure import Findings, Subject
 from tuning.scoring.nats import Scoring, TokenSequence, sums
-from tuning.tokens.template import EncodedTurn, Template, context_ids
+from tuning.tokens.template import Template, TurnInPlace
 from tuning.tokens.texts import encode_behind
 
 
@@ -125,26 +125,33 @@ def score_recall(
     same without the fact's turn)``, so that what is likely anyway gains nothing. v is scored whole.
     """
     fillers = fillers_of(dialogues)
+    has_roles = [any(turn.role for turn in dialogue.turns) for dialogue in dialogues]
     sequences: list[TokenSequence] = []  # NUM_VALUES in a row are one question's
 
-    def add(turns: Sequence[EncodedTurn], values: Sequence[Sequence[int]]) -> int:
-        sequences.extend(_lay_out(template, turns, value) for value in values)
+    def add(place: TurnInPlace, values: Sequence[Sequence[int]]) -> int:
+        before = [*place.prompt, *place.turn.content]
+        sequences.extend(TokenSequence.after(before, value) for value in values)
         return len(sequences) // NUM_VALUES - 1
 
     items: list[tuple[int, int, int, int, int]] = []
     for number, kind in enumerate(FACT_TYPES if fillers else ()):
         texts = [f" {value}" for value in kind.values]
         values = encode_behind(template.tokenizer, kind.answer, texts)
-        planted = range(0, len(kind.values), -(-len(kind.values) // facts_per_type))
-        fillers_per_type = -(-len(planted) // ITEMS_PER_FILLER)
-        for place, value in enumerate(planted):
+        chosen = range(0, len(kind.values), -(-len(kind.values) // facts_per_type))
+        fillers_per_type = -(-len(chosen) // ITEMS_PER_FILLER)
+        for place, value in enumerate(chosen):
             filler = (number * fillers_per_type + place // ITEMS_PER_FILLER) % len(fillers)
             index, between = fillers[filler]
             for distance in DISTANCES:
-                turns = template.encode(
-                    planted_dialogue(kind, kind.values[value], between[:distance])
+                planted = planted_dialogue(
+                    kind, kind.values[value], between[:distance], has_roles=has_roles[index]
                 )
-                fact, no_fact = add(turns, values), add(turns[1:], values)
+                reading, last = template.read(planted), len(planted.turns) - 1
+                num_planted = last - distance - 1  # the fact, and what asked an assistant for it
+                fact, no_fact = (
+                    add(reading.after(range(first, last), last), values)
+                    for first in (0, num_planted)
+                )
                 items.append((index, distance, value, fact, no_fact))
 
     nll = yield sequences
@@ -171,18 +178,28 @@ def recall_by_distance(items: RecallItems, num_dialogues: int) -> Curve:
 def fillers_of(dialogues: Sequence[Dialogue]) -> list[tuple[int, tuple[str, ...]]]:
     """Find turns that can stand between: dialogue indices with eight texts, in a hash's order.
 
-    Two speakers who take turns, not too long, and no word of theirs is a value that is asked for.
+    Two speakers who take turns (a user first, for the assistant says the fact), not too long, and
+    no word of theirs is a value that is asked for.
     """
     values = {value.casefold() for kind in FACT_TYPES for value in kind.values}
     found: list[tuple[str, int, tuple[str, ...]]] = []
     for index, dialogue in enumerate(dialogues):
-        turns = dialogue.turns[FIRST_FILLER_TURN : FIRST_FILLER_TURN + DISTANCES[-1]]
+        first = next(
+            (
+                number
+                for number, turn in enumerate(dialogue.turns)
+                if number >= FIRST_FILLER_TURN and turn.role in (None, "user")
+            ),
+            len(dialogue.turns),
+        )
+        turns = dialogue.turns[first : first + DISTANCES[-1]]
         texts = tuple(turn.text for turn in turns)
         speakers = [turn.speaker for turn in turns]
         if (
             len(turns) == DISTANCES[-1]
             and speakers == speakers[:2] * (DISTANCES[-1] // 2)
             and speakers[0] != speakers[1]
+            and {turn.role for turn in turns} <= {None, "user", "assistant"}
             and sum(len(text.encode()) for text in texts) <= MAX_FILLER_BYTES
             and values.isdisjoint(re.findall(r"\w+", " ".join(texts).casefold()))
         ):
@@ -190,16 +207,19 @@ def fillers_of(dialogues: Sequence[Dialogue]) -> list[tuple[int, tuple[str, ...]
     return [(index, texts) for _, index, texts in sorted(found)]
 
 
-def planted_dialogue(kind: FactType, value: str, between: Sequence[str]) -> Dialogue:
-    """Fact, turns between, question, and the beginning of the answer."""
-    texts = (f"{kind.answer} {value}.", *between, kind.question, kind.answer)
-    return Dialogue("", tuple(Turn("AB"[i % 2], text) for i, text in enumerate(texts)))
+def planted_dialogue(
+    kind: FactType, value: str, between: Sequence[str], *, has_roles: bool = False
+) -> Dialogue:
+    """Fact, turns between, question, and the beginning of the answer.
 
-
-def _lay_out(
-    template: Template, turns: Sequence[EncodedTurn], value: Sequence[int]
-) -> TokenSequence:
-    """The dialogue, and behind it a value."""
-    *before, last = turns
-    context = context_ids(template, before)
-    return TokenSequence.after([*context, *last.tag, *last.content], value)
+    Two people take turns; or a user asks the assistant, at the beginning, too.
+    """
+    fact = f"{kind.answer} {value}."
+    texts = (fact, *between, kind.question, kind.answer)
+    if not has_roles:
+        return Dialogue("", tuple(Turn("AB"[i % 2], text) for i, text in enumerate(texts)))
+    roles: tuple[Role, Role] = ("user", "assistant")
+    texts = (kind.question, *texts)
+    return Dialogue(
+        "", tuple(Turn(roles[i % 2], text, roles[i % 2]) for i, text in enumerate(texts))
+    )

@@ -16,10 +16,10 @@ from tuning.results.samples import Sample
 from tuning.run.params import ScoreParams
 from tuning.scoring.measure import Subject
 from tuning.scoring.nats import Scoring
-from tuning.scoring.perplexity import last_turn
+from tuning.scoring.perplexity import content_of
 from tuning.tokens.template import Template
 from tuning.tokens.texts import token_texts
-from tuning.writing.continuing import first_turns, plan_continuations, samples_of, text_of
+from tuning.writing.continuing import plan_continuations, samples_of
 from tuning.writing.decoding import GREEDY, Reply, Request, Sampling, write_replies
 from tuning.writing.packed_weights import pack_weights
 
@@ -69,21 +69,28 @@ def plan_places(
     samplings: Sequence[Sampling],
 ) -> list[Request]:
     """Ask for each place once greedily, then for each once with every one of the samplings."""
-    contexts: dict[int, tuple[int, ...]] = {}
-    for index in {place.dialogue for place in places}:
-        last = max(place.turn for place in places if place.dialogue == index)
-        contexts[index] = tuple(first_turns(template, dialogues[index], last))
-    return [
-        Request(
-            context=contexts[place.dialogue],
-            length=len(first_turns(template, dialogues[place.dialogue], place.turn)),
-            tags=(_tag(template, dialogues[place.dialogue], place.turn),),
-            sampling=sampling,
-            name=text_sha256([dialogues[place.dialogue]]) + f" {place.turn}",
-        )
-        for sampling in (GREEDY, *samplings)
+    asked = {
+        place: template.read(dialogues[place.dialogue]).after(range(place.turn), place.turn)
         for place in places
-    ]
+    }
+    longest: dict[int, list[int]] = {}
+    for place in sorted(places, key=lambda place: place.turn):
+        longest[place.dialogue] = asked[place].context
+    requests = []
+    for sampling in (GREEDY, *samplings):
+        for place in places:
+            own, whole = asked[place].context, longest[place.dialogue]
+            is_shared = whole[: len(own)] == own  # not where a template rewrites the past
+            requests.append(
+                Request(
+                    context=tuple(whole if is_shared else own),
+                    length=len(own),
+                    tags=(tuple(asked[place].turn.tag),),
+                    sampling=sampling,
+                    name=text_sha256([dialogues[place.dialogue]]) + f" {place.turn}",
+                )
+            )
+    return requests
 
 
 def written_in(
@@ -98,7 +105,7 @@ def written_in(
         response_of(
             dialogues[place.dialogue],
             place,
-            text_of(template, reply),
+            template.text_of(reply.ids),
             has_ended=reply.ending == "end_of_turn",
             has_tag=reply.ending == "tag",
         )
@@ -115,11 +122,14 @@ def people_as_seen(
     template: Template, dialogues: Sequence[Dialogue], places: Sequence[Place]
 ) -> Scoring[list[ScoredText]]:
     """Find how people's responses in these places surprise the model."""
-    turns = [template.encode(dialogues[place.dialogue])[: place.turn + 1] for place in places]
-    nll = yield [last_turn(template, some) for some in turns]
+    found = [
+        template.read(dialogues[place.dialogue]).after(range(place.turn), place.turn)
+        for place in places
+    ]
+    nll = yield [content_of(place) for place in found]
     return [
-        scored_text(template, some[-1].content, scores[~np.isnan(scores)].tolist())
-        for some, scores in zip(turns, nll, strict=True)
+        scored_text(template, place.turn.content, scores[~np.isnan(scores)].tolist())
+        for place, scores in zip(found, nll, strict=True)
     ]
 
 
@@ -133,7 +143,3 @@ def scored_text(template: Template, ids: Sequence[int], nats: Sequence[float]) -
         sums.append(sum(nats[start : start + count]))
         start += count
     return ScoredText(tuple(parts), tuple(sums))
-
-
-def _tag(template: Template, dialogue: Dialogue, turn: int) -> tuple[int, ...]:
-    return tuple(template.tags(dialogue)[dialogue.turns[turn].speaker])

@@ -13,25 +13,15 @@ import io
 import json
 import logging
 import shutil
-import sys
 from contextlib import redirect_stderr
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils.tqdm import disable_progress_bars
 from safetensors import SafetensorError, safe_open
 
 from tuning.run.errors import UserError
-from tuning.run.files import sha256_of, write_json
+from tuning.run.files import write_json
+from tuning.sources.hub import Repository, first_line
 
 # No pickles, no code, and no second copy of the weights (onnx/, model.fp16.safetensors).
 MODEL_FILES = (
@@ -48,10 +38,6 @@ MODEL_FILES = (
     "merges.txt",
     "chat_template*",
 )
-HOW_TO_GET_A_REVISION = (
-    "The model's page lists its commits under Files and versions > History; "
-    "copy all 40 digits of one."
-)
 
 
 def from_hub(name: str, revision: str, folder: Path) -> None:
@@ -61,27 +47,14 @@ def from_hub(name: str, revision: str, folder: Path) -> None:
         UserError: the repository, the commit or the network is not there, access is restricted, or
             a weight file's SHA-256 is not the one that the hub announces.
     """
-    # What its retries warn of is in the error at the end.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        # Asked once: snapshot_download by itself keeps trying a dead endpoint for half a minute.
-        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
-        snapshot_download(
-            name, revision=revision, local_dir=folder, allow_patterns=list(MODEL_FILES)
-        )
-    except Exception as error:  # huggingface_hub, httpx and hf_xet (RuntimeError) share no base.
-        raise UserError(f"model {name} at revision {revision}: {_what_happened(error)}") from None
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    for file in info.siblings or []:
-        path = folder / file.rfilename
-        if file.lfs and path.is_file() and sha256_of(path) != file.lfs.sha256:
-            raise UserError(
-                f"model {name} at revision {revision}: {path.name} arrived damaged; its SHA-256 is "
-                f"not {file.lfs.sha256}. Run again; if it stays so, delete this model from the "
-                "Hugging Face cache."
-            )
+    repository = Repository(
+        kind="model",
+        name=name,
+        revision=revision,
+        key="model",
+        instead="set model.name to a local folder",
+    )
+    repository.download(MODEL_FILES, folder)
 
 
 def from_folder(source: Path, folder: Path) -> None:
@@ -139,7 +112,7 @@ def check_model(name: str, folder: Path) -> None:
             with safe_open(folder / file, framework="np"):
                 pass  # Opening compares the header with the file's length.
         except (OSError, SafetensorError) as error:
-            found = f"damaged ({_first_line(error)})" if file in present else "missing"
+            found = f"damaged ({first_line(error)})" if file in present else "missing"
             raise _unusable(name, f"{file} is {found}.") from None
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
@@ -150,7 +123,7 @@ def check_model(name: str, folder: Path) -> None:
             folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # tokenizers raises Exception itself.
-        why = f"{type(error).__name__}: {_first_line(error)}".replace(str(folder), name)
+        why = f"{type(error).__name__}: {first_line(error)}".replace(str(folder), name)
         raise _unusable(name, f"transformers cannot load it ({why}).") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _unusable(name, f"{config.model_type!r} is not a causal language model.")
@@ -170,33 +143,3 @@ def _weight_files(folder: Path) -> list[str]:
 
 def _unusable(name: str, why: str) -> UserError:
     return UserError(f"model {name} cannot be used: {why}")
-
-
-def _what_happened(error: Exception) -> str:
-    """A failure at the hub in words that say what to do."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # "not in the local cache" says nothing of why the hub was not read
-    if isinstance(error, RevisionNotFoundError):
-        return f"the repository has no such commit. {HOW_TO_GET_A_REVISION}"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if isinstance(error, GatedRepoError) or status == 403:
-        return (
-            "access is restricted (gated). Accept the terms on the model's page, then set HF_TOKEN "
-            "to a token of the account that did."
-        )
-    # 401 is how the hub answers the anonymous, and a bad token, for what may or may not exist.
-    if isinstance(error, RepositoryNotFoundError) or status == 401:
-        return (
-            "there is no such repository, or it is private. Check model.name; for a private one "
-            "set HF_TOKEN to a valid token that may read it."
-        )
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set. Unset it, or set model.name to a local folder."
-    return (
-        f"the download failed ({type(error).__name__}: {_first_line(error)}). Check the network "
-        "(and HF_ENDPOINT, if set) and run again, or set model.name to a local folder."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.run.files import sha256_of
+from tuning.sources.hub import HUB_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,6 @@ SMOLLM2 = PinnedFile(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 EMBEDDED_MODEL = "smollm2-135m"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class Source:
     """Text that goes on where the title ends."""
     licence: str | None = None
     """The licence's SPDX name; None where nothing here knows it."""
-    hub_id: str | None = None
+    hub_ids: tuple[str, ...] = ()
+    """Repositories of the hub, of models or of data sets."""
     language: str | None = None
 
 
@@ -59,15 +60,29 @@ def source_of_model(name: str, revision: str | None) -> Source:
             title="SmolLM2-135M-Instruct",
             detail=", from its 4-bit GGUF weights",
             licence="Apache-2.0",
-            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            hub_ids=("HuggingFaceTB/SmolLM2-135M-Instruct",),
         )
     if revision is not None and HUB_ID.fullmatch(name):
-        return Source(title=name, detail=f" at commit {revision}", hub_id=name)
+        return Source(title=name, detail=f" at commit {revision}", hub_ids=(name,))
     return Source(title=Path(name).name)
 
 
-def source_of_data(path: Path) -> Source:
-    """The embedded corpus, known by its bytes, or a file of which only the name is known."""
+def source_of_data(path: Path, hub: Mapping[str, Mapping[str, str]]) -> Source:
+    """Return what is known of the data: the embedded corpus by its bytes, the hub's by their names.
+
+    Args:
+        path: A file, or a folder.
+        hub: ``data.hub``.
+    """
     if path.is_file() and sha256_of(path) == CHITCHAT.sha256:
         return Source(title="the BYU chit-chat corpus", licence="MIT", language="en")
-    return Source(title=path.name)
+    if not hub:
+        return Source(title=path.name)
+    named = {f"{one['name']} at commit {one['revision']}": one["name"] for one in hub.values()}
+    title = " and ".join(named)
+    # Their folders have the names in data.hub.
+    is_all = hub.keys() & {*path.parts} or {file.name for file in path.iterdir()} <= hub.keys()
+    return Source(
+        title=title if is_all else f"files of {path.name}, among them {title}",
+        hub_ids=tuple(dict.fromkeys(named.values())),
+    )

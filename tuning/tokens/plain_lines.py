@@ -9,11 +9,12 @@ with one token for a full stop and the line's end where the tokenizer has such (
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue
-from tuning.tokens.template import EncodedTurn, Ending
+from tuning.tokens.template import EncodedTurn, Ending, TurnByTurn, num_system_turns
 from tuning.tokens.texts import encode_behind
 from tuning.tokens.tokenizer import first_token, special_ids
 
@@ -22,8 +23,8 @@ class PlainLines:
     """``A: text``, one turn a line."""
 
     name = "plain"
+    asks_all = True
     has_roles = True
-    lacks = frozenset({"reasoning", "tools"})
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take the base model's own tokenizer."""
@@ -55,6 +56,30 @@ class PlainLines:
         text, line_end, _ = str(self.tokenizer.decode([token_id])).partition("\n")
         return bool(line_end and text.strip()) and token_id not in self._special
 
+    def is_mark(self, token_id: int) -> bool:
+        """Tell whether the tokenizer has it as a special token."""
+        return token_id in self._special
+
+    def begins_turn(self, token_id: int) -> bool:
+        """Return False: a tag is text as any other."""
+        return False
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Decode a line's text."""
+        return str(self.tokenizer.decode(list(ids))).strip()
+
+    def num_tokens(self, dialogue: Dialogue) -> int:
+        """Count the tokens of all lines."""
+        return len(self.start) + sum(map(len, self.encode(dialogue)))
+
+    def lacks(self, dialogue: Dialogue) -> list[str]:
+        """Name reasoning and tools, for which there is no place."""
+        return lacked_by_lines(dialogue)
+
+    def read(self, dialogue: Dialogue) -> TurnByTurn:
+        """Read a line per turn."""
+        return TurnByTurn(self.start, self.encode(dialogue), num_system_turns(dialogue.turns))
+
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         r"""Write ``A: text\n`` for every turn; the space belongs to the text's first token."""
         texts = [" " + turn.text for turn in dialogue.turns]
@@ -63,7 +88,6 @@ class PlainLines:
         tags = self.tags(dialogue)
         return [
             EncodedTurn(
-                turn.speaker,
                 tags[turn.speaker],
                 content,
                 self.end,
@@ -72,14 +96,16 @@ class PlainLines:
             for turn, content, line in zip(dialogue.turns, contents, lines, strict=True)
         ]
 
-    def num_tokens(self, dialogue: Dialogue) -> int:
-        """Count the tokens of all lines."""
-        return sum(map(len, self.encode(dialogue)))
-
     def spelled_tags(self, dialogue: Dialogue) -> dict[str, str]:
         """Spell a letter, with a number from the 27th speaker on, or a role, and a colon."""
         letters = {name: _letter(index) for name, index in dialogue.people.items()}
         return {name: letters.get(name) or role_line(name) for name in dialogue.speakers}
+
+
+def lacked_by_lines(dialogue: Dialogue) -> list[str]:
+    """Name the parts of a dialogue that are not said by anyone: reasoning, and tools."""
+    lacks = ["reasoning"] * any(turn.reasoning for turn in dialogue.turns)
+    return lacks + ["tools"] * bool(dialogue.tools)
 
 
 def role_line(role: str) -> str:

@@ -8,14 +8,15 @@ The tokens are added to the base model's tokenizer, with a chat template that wr
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import count, takewhile
 
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from tuning.dialogue import ROLES, Dialogue
 from tuning.template_record import TemplateRecord
-from tuning.tokens.plain_lines import PlainLines, role_line
-from tuning.tokens.template import EncodedTurn, Ending
+from tuning.tokens.plain_lines import PlainLines, lacked_by_lines, role_line
+from tuning.tokens.template import EncodedTurn, Ending, TurnByTurn, num_system_turns
 from tuning.tokens.texts import TextEncoder, encode_behind
 from tuning.tokens.tokenizer import first_token, special_ids
 
@@ -187,7 +188,7 @@ class SpeakerTokens:
     """The template of a model that was tuned with speaker tokens."""
 
     name = "speakers"
-    lacks = frozenset({"reasoning", "tools"})
+    asks_all = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take a tokenizer that ``add_dialogue_tokens`` has extended."""
@@ -207,8 +208,10 @@ class SpeakerTokens:
         }
         self.has_roles = bool(self._roles)
         self._knows_people = speaker_token(0) in vocabulary
-        tags = (vocabulary[token] for token in (*known, *map(role_token, self._roles)))
-        self.untrained_ids = frozenset({*tags, _single_id(tokenizer, PAD), *self.start})
+        self._first = frozenset(
+            vocabulary[token] for token in (*known, *map(role_token, self._roles))
+        )
+        self.untrained_ids = self._first | {_single_id(tokenizer, PAD), *self.start}
 
     def tag(self, index: int) -> list[int]:
         """The token of a dialogue's speaker ``index``."""
@@ -246,17 +249,38 @@ class SpeakerTokens:
         """Return False: special tokens hold no text."""
         return False
 
+    def is_mark(self, token_id: int) -> bool:
+        """Tell whether it is a special token."""
+        return token_id in self._special
+
+    def begins_turn(self, token_id: int) -> bool:
+        """Tell whether it is the tag of a speaker or role."""
+        return token_id in self._first
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Decode a turn's text."""
+        return str(self.tokenizer.decode(list(ids))).strip()
+
+    def num_tokens(self, dialogue: Dialogue) -> int:
+        """Count a tag, the content and an end per turn."""
+        contents = (self._encode_text(turn.text) for turn in dialogue.turns)
+        return len(self.start) + sum(len(content) + 2 for content in contents)
+
+    def lacks(self, dialogue: Dialogue) -> list[str]:
+        """Name reasoning and tools, for which there is no token."""
+        return lacked_by_lines(dialogue)
+
+    def read(self, dialogue: Dialogue) -> TurnByTurn:
+        """Read a tag, a text and an end per turn."""
+        return TurnByTurn(self.start, self.encode(dialogue), num_system_turns(dialogue.turns))
+
     def encode(self, dialogue: Dialogue) -> list[EncodedTurn]:
         """Write ``<|speakerN|>text<|endofturn|>`` for every turn."""
         tags = self.tags(dialogue)
         return [
-            EncodedTurn(turn.speaker, tags[turn.speaker], self._encode_text(turn.text), self.end)
+            EncodedTurn(tags[turn.speaker], self._encode_text(turn.text), self.end)
             for turn in dialogue.turns
         ]
-
-    def num_tokens(self, dialogue: Dialogue) -> int:
-        """Count a tag, the content and an end per turn."""
-        return sum(len(self._encode_text(turn.text)) + 2 for turn in dialogue.turns)
 
     def spelled_tags(self, dialogue: Dialogue) -> dict[str, str]:
         """Spell the speakers' and the roles' tokens."""

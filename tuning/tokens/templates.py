@@ -1,45 +1,159 @@
-"""All templates by name, and the choice of the one that a folder's model reads."""
+"""All templates by name, and the choice of the one that a model is tuned with or reads."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from tuning.template_record import read_record, write_record
+from tuning.dialogue import Dialogue, trained_turns
+from tuning.run.errors import UserError
+from tuning.template_record import TemplateRecord, read_record, write_record
+from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.plain_lines import PlainLines
+from tuning.tokens.sandbox import Setting
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
-from tuning.tokens.template import Template
+from tuning.tokens.template import NotEncodableError, Template
+from tuning.tokens.texts import gives_back
 from tuning.tokens.tokenizer import load_tokenizer
 
-TEMPLATES: Final = {template.name: template for template in (SpeakerTokens, PlainLines)}
+Choice = Literal["auto", "speakers", "chat"]
+"""``encoding.template``."""
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+)
+
+_CHAT_USAGE = """\
+It answers as the assistant in its base model's own chat template, which was not changed: `system`,
+`user`, `assistant` and `tool` messages, `tools` and tool calls go in as that template takes them.
+
+Generation ends at `{stop}`. Text that spells a special token becomes that token: remove it from
+what users type.
+"""
 
 
-def extend_tokenizer(
-    base: Path, folder: Path, num_speakers: int, *, has_roles: bool = False
+def choose(choice: Choice, tokenizer: PreTrainedTokenizerFast, *, has_roles: bool) -> str:
+    """Return the name of the template that a model with this tokenizer is tuned with.
+
+    ``auto`` takes the base model's own where the data has roles and the base a template.
+    """
+    if choice != "auto":
+        return choice
+    is_chat = has_roles and tokenizer.chat_template
+    return ChatTemplate.name if is_chat else SpeakerTokens.name
+
+
+def prepare_tokenizer(
+    base: Path,
+    folder: Path,
+    num_speakers: int,
+    *,
+    choice: Choice = "speakers",
+    settings: Mapping[str, Setting] | None = None,
+    has_roles: bool = False,
 ) -> Template:
-    """Write a base model's tokenizer, extended to the template that the model is tuned with.
+    """Write a base model's tokenizer as the template wants it that the model is tuned with.
 
     Args:
         base: The base model's folder.
         folder: Gets the tokenizer and the template's record.
         num_speakers: Most people in a dialogue, who are no role.
+        choice: The template that was asked for.
+        settings: Variables of a chat template.
         has_roles: Whether the data has roles.
+
+    Raises:
+        UserError: the base model has no chat template, or one that cannot be used.
     """
     tokenizer = load_tokenizer(base)
-    record = add_dialogue_tokens(tokenizer, num_speakers, has_roles=has_roles)
-    tokenizer.save_pretrained(folder)
+    if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
+        template = ChatTemplate(tokenizer, settings)
+        record = _chat_record(template, base)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(base.iterdir()):
+            if any(fnmatch(file.name, pattern) for pattern in TOKENIZER_FILES):
+                shutil.copyfile(file, folder / file.name)
+    elif settings:
+        raise UserError(
+            f"encoding.template_settings: {', '.join(settings)} would be variables of the base "
+            "model's own chat template, and the template is speakers; set encoding.template to "
+            "chat, or template_settings to {}."
+        )
+    else:
+        record = add_dialogue_tokens(tokenizer, num_speakers, has_roles=has_roles)
+        tokenizer.save_pretrained(folder)
     write_record(folder, record)
-    return make_template(record.name, tokenizer)
+    return make_template(record.name, tokenizer, record.settings)
 
 
-def make_template(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
+def make_template(
+    name: str, tokenizer: PreTrainedTokenizerFast, settings: Mapping[str, Any] | None = None
+) -> Template:
     """Return the template of that name with a tokenizer that has its tokens."""
-    return TEMPLATES[name](tokenizer)
+    if name == ChatTemplate.name:
+        return ChatTemplate(tokenizer, settings)
+    return {one.name: one for one in (SpeakerTokens, PlainLines)}[name](tokenizer)
 
 
-def template_of(folder: Path) -> Template:
-    """Return the template of a model's (or tokenizer's) folder; plain lines if it records none."""
-    record = read_record(folder)
-    return make_template(record.name if record else PlainLines.name, load_tokenizer(folder))
+def template_of(
+    folder: Path,
+    *,
+    choice: Choice = "speakers",
+    settings: Mapping[str, Setting] | None = None,
+    has_roles: bool = False,
+) -> Template:
+    """Return the template of a model's (or tokenizer's) folder.
+
+    A folder that records none is a base model's: it reads its own chat template, where models are
+    tuned in that, and else plain lines.
+    """
+    tokenizer = load_tokenizer(folder)
+    if record := read_record(folder):
+        return make_template(record.name, tokenizer, record.settings)
+    if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
+        return ChatTemplate(tokenizer, settings)
+    return PlainLines(tokenizer)
+
+
+def is_encodable(template: Template, dialogue: Dialogue, *, loss_on: str | Sequence[str]) -> bool:
+    """Tell whether template and tokenizer take a dialogue as it is, as encode finds it."""
+    try:
+        template.read(dialogue).renderings(
+            trained_turns(dialogue.turns, dialogue.loss_on or loss_on)
+        )
+    except NotEncodableError:
+        return False
+    return gives_back(template.tokenizer, dialogue)
+
+
+def _chat_record(template: ChatTemplate, base: Path) -> TemplateRecord:
+    """Record what generation stops at: the template's own token, then those that the base names."""
+    tokenizer = template.tokenizer
+    path = base / "generation_config.json"
+    config = json.loads(path.read_bytes()) if path.exists() else {}
+    named = config.get("eos_token_id")
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    pad = tokenizer.pad_token_id
+    (stop_id,) = template.end
+    stop = str(tokenizer.convert_ids_to_tokens(stop_id))
+    return TemplateRecord(
+        name=template.name,
+        num_base_tokens=len(tokenizer),
+        new_rows=[],
+        stop_ids=list(dict.fromkeys([stop_id, *others])),
+        pad_id=pad if isinstance(pad, int) else stop_id,
+        usage=_CHAT_USAGE.format(stop=stop),
+        settings=template.settings,
+    )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuning.dialogue import Dialogue, Turn
+from tuning.evaluation_set.places import response_near
 from tuning.results.samples import Sample
-from tuning.tokens.template import Template, context_ids
+from tuning.tokens.template import Template
 from tuning.writing.decoding import Reply, Request, Sampling
 
 
@@ -36,20 +37,25 @@ def plan_continuations(
 
     Speakers alternate as they did in the human dialogue; behind its end, the last two take turns. A
     dialogue with no more turns than the prompt has is continued in place of its last one; one of a
-    single turn has nothing to continue and is left out.
+    single turn has nothing to continue and is left out. Where there are roles, the assistant gives
+    one answer: nobody wants the model to ask, too.
     """
-    answered = [one for one in dialogues if len(one.turns) > 1]
+    answered = [one for one in dialogues if one.responses]
     chosen = sorted(answered, key=lambda one: len(one.turns) <= prompt_turns)[:num_samples]
     plans = []
     for dialogue in chosen:
-        first = min(prompt_turns, len(dialogue.turns) - 1)
-        names = _next_speakers(dialogue, first, reply_turns)
-        context = first_turns(template, dialogue, first)
-        tags = template.tags(dialogue)
+        first = response_near(dialogue, prompt_turns)
+        has_roles = any(turn.role for turn in dialogue.turns)
+        names = _next_speakers(dialogue, first, 1 if has_roles else reply_turns)
+        reading = template.read(dialogue)
+        numbers = {turn.speaker: number for number, turn in enumerate(dialogue.turns)}
+        place = reading.after(range(first), first)
+        tags = [place.turn.tag]
+        tags += (reading.after((), numbers[name]).turn.tag for name in names[1:])
         request = Request(
-            context=tuple(context),
-            length=len(context),
-            tags=tuple(tuple(tags[name]) for name in names),
+            context=tuple(place.context),
+            length=len(place.context),
+            tags=tuple(map(tuple, tags)),
             sampling=sampling,
             name=dialogue.dialogue_id,
         )
@@ -66,23 +72,13 @@ def samples_of(
             plan.dialogue.dialogue_id,
             plan.dialogue.turns[: plan.prompt_turns],
             tuple(
-                Turn(name, text_of(template, reply))
+                Turn(name, template.text_of(reply.ids))
                 for name, reply in zip(plan.speakers, replies, strict=False)
             ),
             plan.dialogue.turns[plan.prompt_turns : plan.prompt_turns + len(plan.speakers)],
         )
         for plan, replies in zip(plans, written, strict=True)
     ]
-
-
-def first_turns(template: Template, dialogue: Dialogue, num_turns: int) -> list[int]:
-    """Return the first turns as the model reads them, before the next speaker's tag."""
-    return context_ids(template, template.encode(dialogue)[:num_turns])
-
-
-def text_of(template: Template, reply: Reply) -> str:
-    """Decode a reply's text."""
-    return str(template.tokenizer.decode(list(reply.ids))).strip()
 
 
 def _next_speakers(dialogue: Dialogue, first: int, count: int) -> list[str]:
