@@ -30,11 +30,11 @@ from tests.pipeline.test_pipeline import CHANGES, ENVIRONMENT, Repository, copy_
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 NUM_CHAINS = int(os.environ.get("KILLED_CHAINS", "1"))
-STEPS_PER_EPOCH = 20
+STEPS_PER_EPOCH = 21
 MORE_CHANGES: dict[str, dict[str, Any]] = {
     "data": {"max_dialogues": 9},
     "encoding": {"max_length": 128},
-    "train": {"epochs": 3, "gradient_accumulation_steps": 2},
+    "train": {"epochs": 3, "gradient_accumulation_steps": 3},
     "runtime": {"checkpoint_minutes": 1e-6},  # after every step
 }
 PLACES = (

@@ -129,7 +129,7 @@ def as_messages(dialogue: Dialogue) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("habit", [name for name in HABITS if name != "reads the clock"])
 @given(dialogue=dialogues())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_every_trained_turn_stands_behind_the_prompt_that_a_server_feeds(
     served: dict[str, Served], habit: str, dialogue: Dialogue
 ) -> None:

@@ -36,17 +36,6 @@ TURNS = [system("Be kind."), user("Hello <b>\nyou"), assistant("Hi")]
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("key", ["text", "chat", "formatted_chat", "messages"])
-def test_marks_of_words_with_signs_may_stand_in_the_middle_of_a_line() -> None:
-    text = "### Human: one### Assistant: two\n### Human: three ### Assistant: four"
-    found = read_entry({"text": text})
-    assert [(turn.role, turn.utterance) for turn in found.turns] == [
-        ("user", "one"),
-        ("assistant", "two"),
-        ("user", "three"),
-        ("assistant", "four"),
-    ]
-
-
 def test_a_templates_text_is_its_messages(name: str, key: str) -> None:
     found = read_entry({key: TEXTS[name], "source": "x"})
     assert (found.turns, found.unused) == (TURNS, {"source": 1})
@@ -136,3 +125,14 @@ def test_texts_behind_names_are_read_by_them() -> None:
 )
 def test_texts_that_need_not_begin_with_names_are_two_speakers(texts: list[str]) -> None:
     assert read_entry(texts).turns == [Turn("AB"[n % 2], text) for n, text in enumerate(texts)]
+
+
+def test_marks_of_words_with_signs_may_stand_in_the_middle_of_a_line() -> None:
+    text = "### Human: one### Assistant: two\n### Human: three ### Assistant: four"
+    found = read_entry({"text": text})
+    assert [(turn.role, turn.utterance) for turn in found.turns] == [
+        ("user", "one"),
+        ("assistant", "two"),
+        ("user", "three"),
+        ("assistant", "four"),
+    ]
