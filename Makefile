@@ -4,6 +4,8 @@
 
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
+# Two more than cores, four at most: tests wait for processes that they start.
+WORKERS := $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
 
 # Values reach the recipes by the environment, as they were typed: neither make nor a shell reads them.
 override ID := $(value ID)
@@ -40,7 +42,7 @@ docs: setup ## make docs/parameters.md anew from params.yaml, its reader and dvc
 	@$(in_venv) python -m tools.parameters --write docs/parameters.md
 
 test: lint ## every check: style, types, tests
-	@$(in_venv) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(in_venv) pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## style and types
 	@$(in_venv) ruff format --check

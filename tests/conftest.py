@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.thorough import few_or_all
 from tests.tiny_model import make_tiny_gpt2
 from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.tokenizer import load_tokenizer
 
 # A busy machine is not a fault of the code, and a failure must come back on every run.
-settings.register_profile("tests", deadline=None, derandomize=True)
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=few_or_all(100))
 settings.load_profile("tests")
 
 # On two threads, matrices this small take twenty times as long where the other core is busy.

@@ -23,6 +23,7 @@ from tests.corpora import (
     nearly,
     prepare_dialogues,
 )
+from tests.thorough import few_or_all
 from tuning.corpus import catalogue
 from tuning.corpus.common_runs import (
     MIN_DIALOGUES,
@@ -74,7 +75,7 @@ def assert_only_twins_are_dropped(dialogues: Sequence[Dialogue], num_twins: int)
     st.sampled_from([0.05, 0.2, 0.3, 0.5, 1.0]),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=200)
+@settings(max_examples=few_or_all(200))
 def test_common_runs_are_counted_exactly(
     dialogues: list[list[int]], share: float, source: random.Random
 ) -> None:

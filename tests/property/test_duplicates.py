@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpora import WORDS, as_record, generated, nearly, prepare_dialogues, prepare_records
+from tests.thorough import few_or_all
 from tuning.corpus.common_runs import jaccard
 from tuning.corpus.duplicates import (
     MAX_COMPARED,
@@ -46,7 +47,7 @@ def similarity(one: Dialogue, other: Dialogue) -> float:
 
 
 @given(word_lists, word_lists)
-@settings(max_examples=200)
+@settings(max_examples=few_or_all(200))
 def test_similarity_is_the_share_of_five_word_runs(one: list[str], other: list[str]) -> None:
     a, b = runs(one), runs(other)
     assert jaccard(distinct_hashes(one), distinct_hashes(other)) == len(a & b) / len(a | b)

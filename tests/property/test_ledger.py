@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stages.encode import encode
 from stages.prep import prepare
 from tests.corpora import as_record, corpora, data_params, encoding_params, generated, nearly
+from tests.thorough import few_or_all
 from tuning.dialogue import Dialogue
 from tuning.run.params import DataParams, EncodingParams
 from tuning.tokens.tokenizer import load_tokenizer
@@ -111,7 +112,7 @@ def written(base: Path, records: list[Any], data: DataParams, encoding: Encoding
         loss_on=st.sampled_from(["all", "last", "a"]),
     ),
 )
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few_or_all(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_sums_match_the_input(
     tiny_base: Path,
     drawn: list[Dialogue],

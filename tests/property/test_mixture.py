@@ -20,6 +20,7 @@ from tests.corpora import (
     prepare_files,
     prepare_sources,
 )
+from tests.thorough import few_or_all
 from tuning.corpus.duplicates import content_hash
 from tuning.corpus.sources import assigned, sources_of
 from tuning.dialogue import Dialogue, Turn
@@ -50,7 +51,7 @@ def trained(prepared: Prepared, source: str) -> Counter[bytes]:
 
 
 @given(weights, weights, st.floats(0.5, 3), st.sampled_from([None, 80]), corpora())
-@settings(max_examples=12)
+@settings(max_examples=few_or_all(12))
 def test_another_weight_moves_no_other_sources_dialogue(
     before: float, after: float, bob: float, max_dialogues: int | None, shared: list[Dialogue]
 ) -> None:
@@ -70,7 +71,7 @@ def test_another_weight_moves_no_other_sources_dialogue(
 
 
 @given(weights, st.sampled_from(["keep_one", "keep_all"]), corpora())
-@settings(max_examples=12)
+@settings(max_examples=few_or_all(12))
 def test_every_sources_ledger_balances(
     weight: float, deduplicate: str, drawn: list[Dialogue]
 ) -> None:

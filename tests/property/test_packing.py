@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.thorough import few_or_all
 from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.packing import IGNORE_INDEX, PAD_SEGMENT, attention_mask, pack
@@ -29,7 +30,7 @@ windows = st.integers(1, MAX_LENGTH).flatmap(
 
 
 @given(st.integers(1, 40).flatmap(lambda c: st.tuples(st.lists(st.integers(1, c)), st.just(c))))
-@settings(max_examples=150)
+@settings(max_examples=few_or_all(150))
 def test_every_window_is_in_one_row_and_fits(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
     rows = pack(lengths, capacity)
@@ -60,7 +61,7 @@ def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
         lambda c: st.tuples(st.lists(st.integers(1, c), max_size=80), st.just(c))
     )
 )
-@settings(max_examples=300)
+@settings(max_examples=few_or_all(300))
 def test_rows_are_those_of_the_definition(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
     assert pack(lengths, capacity) == best_fit_decreasing(lengths, capacity)
@@ -93,7 +94,7 @@ def test_the_mask_of_the_row_in_the_docstring_and_of_a_row_of_pads() -> None:
 
 
 @given(st.lists(windows, min_size=1, max_size=12), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=few_or_all(60))
 def test_rows_give_back_the_windows_that_were_written(written: list[Window], packing: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_windows(Path(folder), written)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpora import Read, read_entry, read_file
+from tests.thorough import few_or_all
 from tuning.corpus.faults import REASONS
 from tuning.corpus.message_keys import (
     FLAG_KEYS,
@@ -95,7 +96,7 @@ def assert_sound(read: Read) -> None:
     st.sampled_from([None, "speakers", "before(id, '_')", "data[0].text"]),
     st.booleans(),
 )
-@settings(max_examples=1000)
+@settings(max_examples=few_or_all(1000))
 def test_any_json_is_dialogues_or_faults(
     entry: Any, columns: dict[str, str], group_by: str | None, with_sessions: bool
 ) -> None:
@@ -112,7 +113,7 @@ def test_any_json_is_dialogues_or_faults(
 
 
 @given(st.lists(records | odd_messages, max_size=4), st.sampled_from(["list", "lines", "object"]))
-@settings(max_examples=200)
+@settings(max_examples=few_or_all(200))
 def test_any_file_of_json_is_dialogues_or_faults_or_a_message(entries: Any, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("mine.jsonl" if kind == "lines" else "mine.json")
@@ -178,7 +179,7 @@ def texts_in(value: Any) -> list[str]:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @given(record=sound_records())
-@settings(max_examples=200)
+@settings(max_examples=few_or_all(200))
 def test_every_word_is_in_the_dialogue_or_under_a_key_that_is_counted(
     record: dict[str, Any], wrapped: bool
 ) -> None:

@@ -26,6 +26,7 @@ from tests.corpora import (
     prepare_dialogues,
     prepare_records,
 )
+from tests.thorough import few_or_all
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.duplicates import bands_for, content_hash
 from tuning.corpus.selection import select, shared_between_sides
@@ -54,7 +55,7 @@ def drawn_side(dialogue: Dialogue, validation: float, test: float = 0.0) -> int:
 
 
 @given(corpora(), st.randoms(use_true_random=False), st.sampled_from([None, 30]))
-@settings(max_examples=25)
+@settings(max_examples=few_or_all(25))
 def test_order_ids_and_speaker_names_change_nothing(
     drawn: list[Dialogue], source: random.Random, max_dialogues: int | None
 ) -> None:
@@ -68,7 +69,7 @@ def test_order_ids_and_speaker_names_change_nothing(
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(["keep_one", "keep_all"]))
-@settings(max_examples=15)
+@settings(max_examples=few_or_all(15))
 def test_shuffled_input_gives_the_same_files(source: random.Random, deduplicate: str) -> None:
     corpus = [*BASE, *(Dialogue(f"again{n}", d.turns) for n, d in enumerate(BASE[:9]))]
     shuffled = source.sample(corpus, len(corpus))
@@ -78,7 +79,7 @@ def test_shuffled_input_gives_the_same_files(source: random.Random, deduplicate:
 
 
 @given(corpora(), corpora(), st.sampled_from(["keep_one", "keep_all"]))
-@settings(max_examples=25)
+@settings(max_examples=few_or_all(25))
 def test_added_and_removed_dialogues_move_no_other_across_the_split(
     old: list[Dialogue], added: list[Dialogue], deduplicate: str
 ) -> None:
@@ -91,7 +92,7 @@ def test_added_and_removed_dialogues_move_no_other_across_the_split(
 
 
 @given(corpora(), st.floats(0.1, 0.6), st.floats(0, 0.3))
-@settings(max_examples=25)
+@settings(max_examples=few_or_all(25))
 def test_no_content_is_on_two_sides(drawn: list[Dialogue], validation: float, test: float) -> None:
     prepared = prepare_dialogues(
         [*drawn, *BASE],
@@ -105,7 +106,7 @@ def test_no_content_is_on_two_sides(drawn: list[Dialogue], validation: float, te
 
 
 @given(contents)
-@settings(max_examples=60)
+@settings(max_examples=few_or_all(60))
 def test_case_and_white_space_are_not_content(content: tuple[Turn, ...]) -> None:
     shown = Dialogue("x", tuple(Turn(t.speaker, f"{t.utterance} and tea") for t in content))
     loud = Dialogue("y", tuple(Turn(t.speaker, f" {t.utterance}\n AND  Tea ") for t in content))

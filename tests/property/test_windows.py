@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.thorough import few_or_all
 from tuning.dialogue import Turn, trained_turns
 from tuning.encoding.cutting import (
     Window,
@@ -84,13 +85,13 @@ def own(window: Window) -> list[int]:
 
 
 @given(cases())
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_every_target_is_in_one_window_and_in_order(case: Case) -> None:
     assert [i for window in case.windows for i in own(window)] == case.targets
 
 
 @given(cases())
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_a_window_fits_and_ends_with_a_target_but_does_not_begin_with_one(case: Case) -> None:
     for window in case.windows:
         assert len(window.input_ids) == len(window.is_target) <= case.max_length
@@ -99,7 +100,7 @@ def test_a_window_fits_and_ends_with_a_target_but_does_not_begin_with_one(case: 
 
 
 @given(cases())
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_a_window_is_the_beginning_or_the_head_and_a_run_as_long_as_fits(case: Case) -> None:
     """So it sees all of what stands before its targets that there is room for."""
     for number, window in enumerate(case.windows):
@@ -116,7 +117,7 @@ def test_a_window_is_the_beginning_or_the_head_and_a_run_as_long_as_fits(case: C
 
 
 @given(cases())
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_the_first_own_token_of_a_later_window_sees_min_context_before_it(case: Case) -> None:
     for window in case.windows:
         if window.begin:
@@ -141,20 +142,20 @@ def fewest_windows(case: Case) -> int:
 
 
 @given(cases())
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_there_are_as_few_windows_as_can_be(case: Case) -> None:
     assert len(case.windows) == fewest_windows(case)
 
 
 @given(cases())
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_what_is_in_no_window_is_counted(case: Case) -> None:
     seen = {i for window in case.windows for i in window.input_ids}
     assert num_left_out(case.rendering, case.windows) == len(case.is_target) - len(seen)
 
 
 @given(cases())
-@settings(max_examples=120)
+@settings(max_examples=few_or_all(120))
 def test_targets_that_see_a_part_or_nothing_of_the_turn_before_are_counted(case: Case) -> None:
     stops = [*case.turn_starts[1:], len(case.is_target)]
     spans = [range(*span) for span in zip(case.turn_starts, stops, strict=True)]
@@ -172,7 +173,7 @@ def test_targets_that_see_a_part_or_nothing_of_the_turn_before_are_counted(case:
 
 
 @given(cases(), st.integers(1, 5))
-@settings(max_examples=100)
+@settings(max_examples=few_or_all(100))
 def test_what_fits_is_one_window_without_what_stands_behind_its_last_target(
     case: Case, more: int
 ) -> None:
@@ -214,7 +215,7 @@ def dialogues(draw: st.DrawFn) -> tuple[list[Turn], TurnByTurn]:
     st.integers(16, 30),
     st.integers(1, 15),
 )
-@settings(max_examples=150)
+@settings(max_examples=few_or_all(150))
 def test_all_that_is_trained_of_a_dialogue_is_a_target_once_and_no_tag_is(
     drawn: tuple[list[Turn], TurnByTurn],
     loss_on: str | list[str],

@@ -17,6 +17,7 @@ from tests.chat_models import (
     THINKS,
     make_chat_base,
 )
+from tests.thorough import few_or_all
 from tuning.dialogue import Dialogue, ToolCall, Turn, trained_turns
 from tuning.run.errors import UserError
 from tuning.template_record import read_record
@@ -129,7 +130,7 @@ def as_messages(dialogue: Dialogue) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("habit", [name for name in HABITS if name != "reads the clock"])
 @given(dialogue=dialogues())
-@settings(max_examples=12)
+@settings(max_examples=few_or_all(12))
 def test_every_trained_turn_stands_behind_the_prompt_that_a_server_feeds(
     served: dict[str, Served], habit: str, dialogue: Dialogue
 ) -> None:

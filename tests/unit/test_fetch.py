@@ -169,7 +169,7 @@ def test_a_repository_without_safetensors_is_refused(source: Path, project: Path
 def test_a_hub_that_nobody_answers_for_fails_in_seconds(project: Path) -> None:
     start = time.monotonic()
     result = run_fetch(project, REPO, COMMIT, HF_ENDPOINT=closed_port())
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 28
     assert_failed(result, project, REPO, COMMIT, "refused", "Check the network")
 
 
@@ -301,7 +301,7 @@ def test_a_package_index_that_nobody_answers_for_is_named(source: Path, project:
         PIP_CONFIG_FILE=os.devnull,
         PIP_NO_CACHE_DIR="1",
     )
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 28
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     for words in ("chitchat-dataset 0.9.0 could not be downloaded", "Check the network", "refused"):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.thorough import few_or_all
 from tuning.run.files import (
     new_folder,
     sha256_of,
@@ -50,7 +51,7 @@ def test_text_is_utf8_with_unix_line_ends_in_a_new_folder(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
-@settings(max_examples=30)
+@settings(max_examples=few_or_all(30))
 def test_floats_in_a_table_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:

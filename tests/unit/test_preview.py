@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from tests.thorough import few_or_all
 from tools.show import as_text, find, main
 from tuning.dialogue import Dialogue, Turn, to_line, trained_turns
 from tuning.encoding.cutting import cut_windows, num_left_out
@@ -205,7 +206,7 @@ texts = st.one_of(
     st.sampled_from(["all", "last", "a"]),
     st.integers(16, 60),
 )
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_marks_are_those_of_the_windows_that_are_trained(
     template: SpeakerTokens, said: list[tuple[str, str]], loss_on: str, max_length: int
 ) -> None:
@@ -226,7 +227,7 @@ def test_marks_are_those_of_the_windows_that_are_trained(
 
 
 @given(st.lists(texts, min_size=1, max_size=5))
-@settings(max_examples=80)
+@settings(max_examples=few_or_all(80))
 def test_the_boxes_of_a_turn_are_its_text(template: SpeakerTokens, said: list[str]) -> None:
     dialogue = Dialogue("x", tuple(Turn("a", text) for text in said))
     held_out = show(template, dialogue, "val")

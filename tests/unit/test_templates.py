@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tests.thorough import few_or_all
 from tests.tiny_model import END_OF_TEXT
 from tuning.dialogue import Dialogue, Role, ToolCall, Turn
 from tuning.tokens.plain_lines import PlainLines
@@ -112,7 +113,7 @@ def test_speakers_are_numbered_by_first_appearance(tiny_base: Path, base_size: i
         max_size=6,
     ).map("".join)
 )
-@settings(max_examples=100)
+@settings(max_examples=few_or_all(100))
 def test_any_text_is_encoded_as_plain_text_and_comes_back(
     tokenizer: PreTrainedTokenizerFast, base_size: int, text: str
 ) -> None:

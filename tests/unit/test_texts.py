@@ -12,6 +12,7 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, PreTokenizer, Sequence, Split
 from transformers import AddedToken, PreTrainedTokenizerFast
 
+from tests.thorough import few_or_all
 from tuning.tokens.speaker_tokens import add_dialogue_tokens
 from tuning.tokens.texts import (
     MAX_MEAN_LENGTH,
@@ -51,7 +52,7 @@ def tokenizer(request: pytest.FixtureRequest, tiny_base: Path) -> PreTrainedToke
 
 
 @given(st.lists(texts, max_size=4))
-@settings(max_examples=300)
+@settings(max_examples=few_or_all(300))
 def test_word_by_word_is_as_whole(tokenizer: PreTrainedTokenizerFast, found: list[str]) -> None:
     assert ends_tokens_with_words(tokenizer)
     encoder = TextEncoder(tokenizer)
