@@ -4,8 +4,8 @@
 
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
-# Two more than cores, four at most: tests wait for processes that they start.
-WORKERS := $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
+# One more than cores, four at most: tests wait for processes that they start.
+WORKERS := $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 # Values reach the recipes by the environment, as they were typed: neither make nor a shell reads them.
 override ID := $(value ID)
@@ -41,8 +41,8 @@ repair: setup ## mend what an interrupted dvc left behind
 docs: setup ## make docs/parameters.md anew from params.yaml, its reader and dvc.yaml
 	@$(in_venv) python -m tools.parameters --write docs/parameters.md
 
-test: lint ## every check: style, types, tests
-	@$(in_venv) pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: lint ## style, types, tests; with THOROUGH=1 the slowest ones, too
+	@$(in_venv) pytest -m "$(if $(THOROUGH),,not thorough)" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## style and types
 	@$(in_venv) ruff format --check

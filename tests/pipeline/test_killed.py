@@ -259,6 +259,7 @@ def continued_from(clone: Clone) -> int:
     return int(step[1]) if step else 0
 
 
+@pytest.mark.thorough
 def test_a_killed_experiment_ends_with_the_same_bytes(
     clone: Clone, whole: dict[str, bytes]
 ) -> None:
@@ -275,6 +276,7 @@ def test_a_killed_experiment_ends_with_the_same_bytes(
     print(f"   | epoch 2 | SIGKILL to dvc, exp run --temp | step {reached} | same bytes")
 
 
+@pytest.mark.thorough
 def test_a_killed_experiment_in_the_workspace_is_repaired_and_ends_with_the_same_bytes(
     clone: Clone, whole: dict[str, bytes]
 ) -> None:
@@ -294,6 +296,7 @@ def test_a_killed_experiment_in_the_workspace_is_repaired_and_ends_with_the_same
     assert (clone.path / "README.md").read_text() == "mine"
 
 
+@pytest.mark.thorough
 def test_a_killed_experiment_of_the_queue_ends_with_the_same_bytes(
     clone: Clone, whole: dict[str, bytes]
 ) -> None:

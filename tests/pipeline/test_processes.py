@@ -345,6 +345,7 @@ def take_outputs(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.thorough
 def test_the_stage_in_two_processes_is_killed_and_continues_to_the_same_bytes(
     tmp_path: Path,
 ) -> None:
