@@ -246,6 +246,18 @@ def test_windows_hold_prompts_and_answers_as_they_are_served(base: Path, tmp_pat
     assert ledger["num_unrolled_dialogues"] == (6 if is_rewritten else 0)
 
 
+def test_a_thought_in_an_answers_text_is_encoded_with_it(base: Path, tmp_path: Path) -> None:
+    thinking = Dialogue(
+        "t", (turn("user", "2+2?"), turn("assistant", "<think>\nI add.\n</think>\n\n4"))
+    )
+    ledger, folder = encoded(tmp_path, base, [*DIALOGUES, thinking])
+    assert ledger["num_not_encodable"] == {"train": 0, "validation": 0}
+    ids = read_windows(folder).input_ids.tolist()
+    assert "<think>\nI add.\n</think>\n\n4<|im_end|>" in str(
+        AutoTokenizer.from_pretrained(base).decode(ids)
+    )
+
+
 def test_encode_says_the_template_and_what_is_trained(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ from tuning.tokens.messages import Message, messages_of, tools_of, with_thoughts
 from tuning.tokens.sandbox import Setting
 from tuning.tokens.template import (
     EncodedTurn,
-    Ending,
+    EndsWithMarks,
     NotEncodableError,
     Rendering,
     TurnInPlace,
@@ -37,7 +37,7 @@ from tuning.tokens.tokenizer import special_ids
 _THOUGHT = re.compile(r"\A\s*(?:<think>)?(?:(?!<think>).)*?</think>\s*", re.DOTALL)
 
 
-class ChatTemplate:
+class ChatTemplate(EndsWithMarks):
     """The template of a model that is tuned in its own format."""
 
     name = "chat"
@@ -70,22 +70,22 @@ class ChatTemplate:
         self.settings = self.asking.text.settings
         self.end = [self.asking.stop_id]
         self.stop_ids = frozenset(self.end)
-        self._special = frozenset(special_ids(tokenizer))
+        self.special_ids = frozenset(special_ids(tokenizer))
         asks = self.asking.ids(self.asking.words)
-        self._first = next((one for one in asks if one in self._special), None)
-        spelled = sorted(tokenizer.convert_ids_to_tokens(list(self._special)), key=len)
+        self._first = next((one for one in asks if one in self.special_ids), None)
+        spelled = sorted(tokenizer.convert_ids_to_tokens(list(self.special_ids)), key=len)
         self._spelled = re.compile("|".join(re.escape(one) for one in reversed(spelled)) or r"(?!)")
 
     def read(self, dialogue: Dialogue) -> _ChatReading:
         """Read a dialogue of roles."""
-        return _ChatReading(self, self._apart(dialogue))
-
-    def _apart(self, dialogue: Dialogue) -> Dialogue:
-        return with_thoughts_apart(dialogue) if self.asking.has_thoughts else dialogue
+        return _ChatReading(self, dialogue)
 
     def messages(self, dialogue: Dialogue) -> list[Message]:
         """Return the messages in the form that this template takes."""
         return messages_of(self._apart(dialogue), self.asking.form)
+
+    def _apart(self, dialogue: Dialogue) -> Dialogue:
+        return with_thoughts_apart(dialogue) if self.asking.has_thoughts else dialogue
 
     def check(self, dialogue: Dialogue) -> None:
         """Raise ``NotEncodableError`` if a text spells a token that a server would read as such."""
@@ -109,8 +109,8 @@ class ChatTemplate:
 
     def lacks(self, dialogue: Dialogue) -> list[str]:
         """Name the parts of a dialogue that do not come into the template's text."""
-        messages, tools = self.messages(dialogue), tools_of(dialogue)
-        turns = self._apart(dialogue).turns
+        apart, tools = self._apart(dialogue), tools_of(dialogue)
+        messages, turns = messages_of(apart, self.asking.form), apart.turns
         last = max((i for i, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
 
         def text_to(number: int, tools: Any) -> str:
@@ -138,23 +138,9 @@ class ChatTemplate:
             missing["tools"] = None
         return list(missing)
 
-    def ending_of(self, token_id: int) -> Ending | None:
-        """Every special token ends a turn; the template's own stop is the right end."""
-        if token_id in self.stop_ids:
-            return "end_of_turn"
-        return "tag" if token_id in self._special else None
-
-    def is_joined(self, token_id: int) -> bool:
-        """Return False: special tokens hold no text."""
-        return False
-
     def begins_turn(self, token_id: int) -> bool:
         """Tell whether it is the first special token of what asks for an answer."""
         return token_id == self._first
-
-    def is_mark(self, token_id: int) -> bool:
-        """Tell whether it is a special token."""
-        return token_id in self._special
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Decode an answer's text, without the thoughts before it."""

@@ -16,7 +16,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from tuning.dialogue import ROLES, Dialogue
 from tuning.template_record import TemplateRecord
 from tuning.tokens.plain_lines import PlainLines, lacked_by_lines, role_line
-from tuning.tokens.template import EncodedTurn, Ending, TurnByTurn, num_system_turns
+from tuning.tokens.template import EncodedTurn, EndsWithMarks, TurnByTurn, num_system_turns
 from tuning.tokens.texts import TextEncoder, encode_behind
 from tuning.tokens.tokenizer import first_token, special_ids
 
@@ -184,7 +184,7 @@ def add_dialogue_tokens(
     )
 
 
-class SpeakerTokens:
+class SpeakerTokens(EndsWithMarks):
     """The template of a model that was tuned with speaker tokens."""
 
     name = "speakers"
@@ -197,7 +197,7 @@ class SpeakerTokens:
         self.end = [_single_id(tokenizer, END_OF_TURN)]
         self.stop_ids = frozenset(self.end)
         self._tags: dict[int, list[int]] = {}
-        self._special = set(special_ids(tokenizer))
+        self.special_ids = frozenset(special_ids(tokenizer))
         self._encode_text = TextEncoder(tokenizer)
         vocabulary = tokenizer.get_vocab()
         known = takewhile(vocabulary.__contains__, map(speaker_token, count()))
@@ -238,20 +238,6 @@ class SpeakerTokens:
         if self._roles:
             return dialogue.people
         return {name: index for index, name in enumerate(dialogue.speakers)}
-
-    def ending_of(self, token_id: int) -> Ending | None:
-        """Every special token ends a turn; ``<|endofturn|>`` alone is the right end."""
-        if token_id in self.stop_ids:
-            return "end_of_turn"
-        return "tag" if token_id in self._special else None
-
-    def is_joined(self, token_id: int) -> bool:
-        """Return False: special tokens hold no text."""
-        return False
-
-    def is_mark(self, token_id: int) -> bool:
-        """Tell whether it is a special token."""
-        return token_id in self._special
 
     def begins_turn(self, token_id: int) -> bool:
         """Tell whether it is the tag of a speaker or role."""

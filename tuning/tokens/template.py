@@ -194,6 +194,28 @@ class TurnByTurn:
         return list(accumulate(map(len, self.turns[:-1]), initial=len(self.start)))
 
 
+class EndsWithMarks:
+    """A template whose marks are special tokens: each ends a turn, ``stop_ids`` as it should."""
+
+    stop_ids: frozenset[int]
+    special_ids: frozenset[int]
+    """All special tokens, which no text holds."""
+
+    def ending_of(self, token_id: int) -> Ending | None:
+        """Every special token ends a turn; those of ``stop_ids`` are the right ends."""
+        if token_id in self.stop_ids:
+            return "end_of_turn"
+        return "tag" if token_id in self.special_ids else None
+
+    def is_joined(self, token_id: int) -> bool:
+        """Return False: special tokens hold no text."""
+        return False
+
+    def is_mark(self, token_id: int) -> bool:
+        """Tell whether it is a special token."""
+        return token_id in self.special_ids
+
+
 def num_system_turns(turns: Sequence[Turn]) -> int:
     """Count the system turns at the beginning of a dialogue."""
     return next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
