@@ -153,7 +153,7 @@ def encode(
     for source, num_trained in found.num_trained_of.items():
         if not num_trained:
             raise_nothing_trained(prepared, encoding.loss_on, source)
-    report_what_is_trained(template.name, found.num_turns)
+    report_what_is_trained(template.name, found)
     report_cut(found, encoding.max_length)
     return found.ledger(encoding.max_length) | {
         "num_speaker_tokens": num_speakers if template.asks_all else 0

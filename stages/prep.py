@@ -182,7 +182,7 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
                 progress.write(f"prep: {file}: beside the records, not used: {named(beside)}")
             for found in breaks[num_breaks:]:
                 progress.write(break_message(found))
-    if not catalogue.num_records:
+    if not catalogue.num_records.total():
         raise UserError(f"{path} holds no dialogue: all of its files were passed over.")
     return num_unread + sum(found.num_bytes for found in breaks)
 

@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuning.tokens.template import Rendering
+from tuning.tokens.template import Reading, Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,19 @@ def cut_windows(
         windows.append(Window(ids[:kept] + ids[begin:stop], [False] * kept + targets, kept, begin))
         number = after
     return windows
+
+
+def windows_of(
+    reading: Reading, rendering: Rendering, *, max_length: int, min_context: int
+) -> list[Window]:
+    """Cut a rendering; the head of its dialogue is sought only where it is cut at all."""
+    is_long = len(rendering.input_ids) > max_length
+    return cut_windows(
+        rendering,
+        max_length=max_length,
+        min_context=min_context,
+        num_head=reading.num_head(rendering) if is_long else 0,
+    )
 
 
 def num_left_out(rendering: Rendering, windows: Sequence[Window]) -> int:

@@ -25,9 +25,9 @@ from tuning.encoding.contract import (
 )
 from tuning.encoding.cutting import (
     Window,
-    cut_windows,
     num_left_out,
     num_without_turn_before,
+    windows_of,
 )
 from tuning.reading.accounts import bucket
 from tuning.reading.pieces import LineRange
@@ -38,32 +38,40 @@ from tuning.tokens.templates import make_template
 from tuning.tokens.tokenizer import read_all_as_text
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EncodedPiece:
     """Windows of one piece, one after another, and counts."""
 
     part: str
     """``train``, ``val``, ``test`` or ``dropped``; the last two have no windows."""
-    input_ids: npt.NDArray[np.int32]
+    input_ids: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """``[N]``."""
-    is_target: npt.NDArray[np.bool_]
+    is_target: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     """``[N]``."""
-    lengths: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """``[W]``, summing to N."""
-    rendering_sizes: npt.NDArray[np.int64]
-    """``[R, 2]`` Tokens and targets of each rendering."""
-    num_tokens: Counter[str]
+    rendering_sizes: list[tuple[int, int]] = field(default_factory=list)
+    """``[R]`` Tokens and targets of each rendering."""
+    num_tokens: Counter[str] = field(default_factory=Counter)
     """Tokens of the piece's dialogues, tags and ends included, by bucket; each in one."""
-    counts: Counter[str]
+    counts: Counter[str] = field(default_factory=Counter)
     """What is counted besides, by its name in ``metrics/encode.json``."""
-    num_trained_of: Counter[str]
+    num_trained_of: Counter[str] = field(default_factory=Counter)
     """Trained tokens by source, of the training dialogues' sources."""
-    num_not_rendered: Counter[str]
+    num_not_rendered: Counter[str] = field(default_factory=Counter)
     """Dialogues with parts that the template has no place for, by part."""
-    num_turns: Counter[tuple[str, bool]]
+    num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """Turns by role (empty: a person's) and whether they are trained."""
-    not_encodable: list[str]
+    not_encodable: list[str] = field(default_factory=list)
     """Dialogues without windows, since tokenizer or template do not take them, each with why."""
+
+    def hold(self, windows: Sequence[Window]) -> None:
+        """Take the windows, as arrays."""
+        ids = chain.from_iterable(window.input_ids for window in windows)
+        marks = chain.from_iterable(window.is_target for window in windows)
+        self.input_ids = np.fromiter(ids, np.int32)
+        self.is_target = np.fromiter(marks, np.bool_)
+        self.lengths = np.array([len(window.input_ids) for window in windows], np.int64)
 
 
 class Encoder:
@@ -103,7 +111,8 @@ class Encoder:
                 list(chain.from_iterable(contents)), skip_special_tokens=False
             )
         )
-        found = _Found(part)
+        found = EncodedPiece(part=part)
+        every: list[Window] = []
         for dialogue, reading in zip(dialogues, readings, strict=True):
             texts = [next(decoded) for _ in dialogue.turns]
             try:
@@ -117,7 +126,12 @@ class Encoder:
                 continue
             try:
                 check_renderings(renderings, sum(trained), self._template)
-                windows = [self._cut(reading, rendering) for rendering in renderings]
+                windows = [
+                    windows_of(
+                        reading, each, max_length=self._max_length, min_context=self._min_context
+                    )
+                    for each in renderings
+                ]
                 for some, rendering in zip(windows, renderings, strict=True):
                     check_windows(some, rendering, max_length=self._max_length)
             except ContractError as error:
@@ -125,13 +139,14 @@ class Encoder:
                     f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
                     f"would be {'trained' if part == 'train' else 'scored'} wrongly."
                 ) from None
-            found.windows += chain.from_iterable(windows)
+            every += chain.from_iterable(windows)
             found.counts["num_composed_turns"] += num_composed
             found.num_not_rendered.update(self._template.lacks(dialogue))
             roles = (turn.role or "" for turn in dialogue.turns)
             found.num_turns.update(zip(roles, trained, strict=True))
-            self._account(found, dialogue, reading, renderings, windows)
-        return found.piece()
+            _account(found, dialogue, reading, renderings, windows)
+        found.hold(every)
+        return found
 
     def _trained(self, dialogue: Dialogue) -> list[bool]:
         """Say which turns are trained.
@@ -153,89 +168,47 @@ class Encoder:
                 )
         return trained
 
-    def _cut(self, reading: Reading, rendering: Rendering) -> list[Window]:
-        is_long = len(rendering.input_ids) > self._max_length
-        return cut_windows(
-            rendering,
-            max_length=self._max_length,
-            min_context=self._min_context,
-            num_head=reading.num_head(rendering) if is_long else 0,
-        )
-
-    def _account(
-        self,
-        found: _Found,
-        dialogue: Dialogue,
-        reading: Reading,
-        renderings: Sequence[Rendering],
-        windows: Sequence[Sequence[Window]],
-    ) -> None:
-        """Put every token of a dialogue into one bucket.
-
-        Its tokens are those of its last rendering and of what is behind that, and the targets of
-        the renderings before.
-        """
-        sizes = [(len(one.input_ids), sum(one.is_target)) for one in renderings]
-        found.sizes += sizes
-        num_targets = sum(trained for _, trained in sizes)
-        num_all = reading.num_tokens()
-        num_read, num_last = sizes[-1] if sizes else (0, 0)
-        num_all = max(num_all, num_read) + num_targets - num_last
-        if found.part == "val":
-            found.num_tokens["validation"] += num_all
-            return
-        num_cut = num_left_out(renderings[-1], windows[-1]) if sizes else 0
-        num_cut += max(0, num_all - (num_targets - num_last) - num_read)
-        found.num_tokens["trained"] += num_targets
-        found.num_trained_of[dialogue.source] += num_targets
-        found.num_tokens["truncated"] += num_cut
-        found.num_tokens["context"] += num_all - num_targets - num_cut
-        found.counts["num_split_dialogues"] += any(len(some) > 1 for some in windows)
-        found.counts["num_unrolled_dialogues"] += len(renderings) > 1
-        for rendering, some in zip(renderings, windows, strict=True):
-            if any(window.begin for window in some):
-                in_part, whole = num_without_turn_before(some, reading.turn_starts(rendering))
-                found.counts["num_targets_turn_before_cut"] += in_part
-                found.counts["num_targets_turn_before_lost"] += whole
-
     def _count(self, part: str, lines: LineRange) -> EncodedPiece:
         """Count the tokens of dialogues without windows."""
-        found = _Found(part)
+        found = EncodedPiece(part=part)
         for raw in lines.records():
             record = json.loads(raw.text)
             name = bucket(record["reason"] if part == "dropped" else part)
             found.num_tokens[name] += self._template.num_tokens(from_line(raw.text))
-        return found.piece()
+        return found
 
 
-@dataclass
-class _Found:
-    """What is found of a piece, as it grows."""
+def _account(
+    found: EncodedPiece,
+    dialogue: Dialogue,
+    reading: Reading,
+    renderings: Sequence[Rendering],
+    windows: Sequence[Sequence[Window]],
+) -> None:
+    """Put every token of a dialogue into one bucket.
 
-    part: str
-    windows: list[Window] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    num_tokens: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-    num_trained_of: Counter[str] = field(default_factory=Counter)
-    num_not_rendered: Counter[str] = field(default_factory=Counter)
-    num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    not_encodable: list[str] = field(default_factory=list)
-
-    def piece(self) -> EncodedPiece:
-        """Return it with the windows as arrays."""
-        ids = chain.from_iterable(window.input_ids for window in self.windows)
-        marks = chain.from_iterable(window.is_target for window in self.windows)
-        return EncodedPiece(
-            part=self.part,
-            input_ids=np.fromiter(ids, np.int32),
-            is_target=np.fromiter(marks, np.bool_),
-            lengths=np.array([len(window.input_ids) for window in self.windows], np.int64),
-            rendering_sizes=np.array(self.sizes, np.int64).reshape(-1, 2),
-            num_tokens=self.num_tokens,
-            counts=self.counts,
-            num_trained_of=self.num_trained_of,
-            num_not_rendered=self.num_not_rendered,
-            num_turns=self.num_turns,
-            not_encodable=self.not_encodable,
-        )
+    Its tokens are those of its last rendering and of what is behind that, and the targets of
+    the renderings before.
+    """
+    sizes = [(len(one.input_ids), sum(one.is_target)) for one in renderings]
+    found.rendering_sizes += sizes
+    num_targets = sum(trained for _, trained in sizes)
+    num_all = reading.num_tokens()
+    num_read, num_last = sizes[-1] if sizes else (0, 0)
+    num_all = max(num_all, num_read) + num_targets - num_last
+    if found.part == "val":
+        found.num_tokens["validation"] += num_all
+        return
+    num_cut = num_left_out(renderings[-1], windows[-1]) if sizes else 0
+    num_cut += max(0, num_all - (num_targets - num_last) - num_read)
+    found.num_tokens["trained"] += num_targets
+    found.num_trained_of[dialogue.source] += num_targets
+    found.num_tokens["truncated"] += num_cut
+    found.num_tokens["context"] += num_all - num_targets - num_cut
+    found.counts["num_split_dialogues"] += any(len(some) > 1 for some in windows)
+    found.counts["num_unrolled_dialogues"] += len(renderings) > 1
+    for rendering, some in zip(renderings, windows, strict=True):
+        if any(window.begin for window in some):
+            in_part, whole = num_without_turn_before(some, reading.turn_starts(rendering))
+            found.counts["num_targets_turn_before_cut"] += in_part
+            found.counts["num_targets_turn_before_lost"] += whole

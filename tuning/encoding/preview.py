@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal
 
 from tuning.dialogue import Dialogue, trained_turns
-from tuning.encoding.cutting import Window, cut_windows, num_left_out
+from tuning.encoding.cutting import Window, num_left_out, windows_of
 from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES, bucket
 from tuning.tokens.template import NotEncodableError, Template
@@ -137,12 +137,7 @@ def show_dialogue(
     shown: list[ShownWindow] = []
     num_truncated = 0
     for rendering in renderings:
-        windows = cut_windows(
-            rendering,
-            max_length=max_length,
-            min_context=min_context,
-            num_head=reading.num_head(rendering),
-        )
+        windows = windows_of(reading, rendering, max_length=max_length, min_context=min_context)
         shown += (_show_window(window, template) for window in windows)
         num_truncated += num_left_out(rendering, windows)
     return ShownDialogue(

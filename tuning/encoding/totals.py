@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,8 @@ class Totals:
     """The first of them, each with why."""
     lengths: list[IntArray] = field(default_factory=list)
     """Tokens of the training windows."""
-    sizes: list[IntArray] = field(default_factory=list)
-    """``[R, 2]`` Tokens and targets of the training renderings."""
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """Tokens and targets of each training rendering."""
 
     def add(self, piece: EncodedPiece) -> None:
         """Add a piece of any part."""
@@ -65,7 +64,15 @@ class Totals:
             self.num_not_rendered += piece.num_not_rendered
             self.num_turns += piece.num_turns
             self.lengths.append(piece.lengths)
-            self.sizes.append(piece.rendering_sizes)
+            self.sizes += piece.rendering_sizes
+
+    def turns(self, *, trained: bool) -> dict[str, int]:
+        """Count the turns that are trained, or those that are not, by role, in order."""
+        return {
+            role or "people": count
+            for (role, is_trained), count in sorted(self.num_turns.items())
+            if is_trained == trained
+        }
 
     def ledger(self, max_length: int) -> dict[str, Any]:
         """Return every token in one bucket, and the shape of the training windows."""
@@ -73,9 +80,6 @@ class Totals:
         num_in_windows = int(lengths.sum())
         num_rows = len(pack(lengths.tolist(), max_length))
         num_tokens = self.num_tokens
-        num_turns: dict[str, dict[str, int]] = {"trained": {}, "context": {}}
-        for (role, is_trained), count in sorted(self.num_turns.items()):
-            num_turns["trained" if is_trained else "context"][role or "people"] = count
         return {
             "num_tokens": dict.fromkeys(BUCKETS, 0) | num_tokens | {"input": num_tokens.total()},
             "num_trained_tokens_of_sources": {
@@ -86,7 +90,10 @@ class Totals:
             "num_repeated_tokens": num_in_windows - num_tokens["trained"] - num_tokens["context"],
             "packing_efficiency": num_in_windows / (num_rows * max_length),
             "num_tokens_per_window": percentiles(lengths),
-            "num_turns": num_turns,
+            "num_turns": {
+                "trained": self.turns(trained=True),
+                "context": self.turns(trained=False),
+            },
             **{name: self.counts[name] for name in COUNTS},
             "num_not_encodable": {
                 "train": self.num_not_encodable["train"],
@@ -96,23 +103,19 @@ class Totals:
         }
 
 
-def report_what_is_trained(template: str, num_turns: Mapping[tuple[str, bool], int]) -> None:
+def report_what_is_trained(template: str, found: Totals) -> None:
     """Print the template's name, and whose turns are trained and whose are context."""
-    shown = [
-        ", ".join(
-            f"{role or 'people'} ({count:,})"
-            for (role, is_trained), count in sorted(num_turns.items())
-            if is_trained == wanted
-        )
-        for wanted in (True, False)
-    ]
-    context = f"; context are those of: {shown[1]}" if shown[1] else ""
-    print(f"encode: template {template}; trained are turns of: {shown[0]}{context}")
+    trained, context = (
+        ", ".join(f"{role} ({count:,})" for role, count in found.turns(trained=one).items())
+        for one in (True, False)
+    )
+    others = f"; context are those of: {context}" if context else ""
+    print(f"encode: template {template}; trained are turns of: {trained}{others}")
 
 
 def report_cut(found: Totals, max_length: int) -> None:
     """Say if many targets do not see all of the turn before them, and what would mend it."""
-    sizes = np.concatenate(found.sizes)
+    sizes = np.array(found.sizes, np.int64).reshape(-1, 2)
     cut, lost = (found.counts[f"num_targets_turn_before_{how}"] for how in ("cut", "lost"))
     num_targets = int(sizes[:, 1].sum())
     if cut + lost <= MAX_TURN_BEFORE_CUT * num_targets:
