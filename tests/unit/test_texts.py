@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders
 from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, PreTokenizer, Sequence, Split
 from transformers import AddedToken, PreTrainedTokenizerFast
@@ -16,6 +17,7 @@ from tests.thorough import few_or_all
 from tuning.tokens.speaker_tokens import add_dialogue_tokens
 from tuning.tokens.texts import (
     MAX_MEAN_LENGTH,
+    TextDecoder,
     TextEncoder,
     encode_texts,
     ends_tokens_with_words,
@@ -58,6 +60,35 @@ def test_word_by_word_is_as_whole(tokenizer: PreTrainedTokenizerFast, found: lis
     encoder = TextEncoder(tokenizer)
     for _ in range(2):  # the second time from memory
         assert [encoder(text) for text in found] == encode_texts(tokenizer, found)
+
+
+@given(st.lists(texts, max_size=4), st.data())
+@settings(max_examples=few_or_all(300))
+def test_ids_are_decoded_as_the_tokenizer_does(
+    tokenizer: PreTrainedTokenizerFast, found: list[str], data: st.DataObject
+) -> None:
+    decode = TextDecoder(tokenizer)
+    assert [*map(decode, encode_texts(tokenizer, found))] == found
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=6))
+    assert decode(ids) == tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_every_byte_and_mark_is_decoded_as_the_tokenizer_does(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer.add_tokens([AddedToken("<|\uff5cмак\U00010000 |>", special=True)])
+    decode, backend = TextDecoder(tokenizer), tokenizer.backend_tokenizer
+    for ids in ([number] for number in range(len(tokenizer))):
+        assert decode(ids) == backend.decode(ids, skip_special_tokens=False)
+    for code in [*range(0xD800), *range(0xE000, 0x110000, 7)]:
+        assert decode(encode_texts(tokenizer, [chr(code)])[0]) == chr(code)
+
+
+def test_tokens_that_are_no_bytes_are_decoded_as_the_tokenizer_does(tiny_base: Path) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    tokenizer.backend_tokenizer.decoder = decoders.Metaspace()
+    ids = encode_texts(tokenizer, ["a b 12  c"])[0]
+    assert TextDecoder(tokenizer)(ids) == tokenizer.backend_tokenizer.decode(ids)
 
 
 def test_long_words_are_not_kept(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress, count
 
 from tuning.tokens.template import Reading, Rendering
 
@@ -49,7 +50,7 @@ def cut_windows(
         Windows in order, the last token of each a target; none without a target.
     """
     ids, is_target = rendering.input_ids, rendering.is_target
-    places = [place for place, one in enumerate(is_target) if one]
+    places = [*compress(count(), is_target)]
     if not places:
         return []
     if len(ids) <= max_length:
@@ -67,8 +68,8 @@ def cut_windows(
         stop = places[after - 1] + 1
         begin = 0 if stop <= max_length else stop - room
         kept = head if begin else 0
-        targets = [place >= first and is_target[place] for place in range(begin, stop)]
-        windows.append(Window(ids[:kept] + ids[begin:stop], [False] * kept + targets, kept, begin))
+        targets = [False] * (kept + first - begin) + is_target[first:stop]
+        windows.append(Window(ids[:kept] + ids[begin:stop], targets, kept, begin))
         number = after
     return windows
 

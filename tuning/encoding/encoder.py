@@ -35,6 +35,7 @@ from tuning.run.errors import UserError
 from tuning.tokens.sandbox import Setting
 from tuning.tokens.template import NotEncodableError, Reading, Rendering
 from tuning.tokens.templates import make_template
+from tuning.tokens.texts import TextDecoder
 from tuning.tokens.tokenizer import read_all_as_text
 
 
@@ -89,7 +90,7 @@ class Encoder:
     ) -> None:
         """Take a template's name and a tokenizer with its tokens, which can be pickled."""
         read_all_as_text(tokenizer)
-        self._tokenizer = tokenizer
+        self._decode = TextDecoder(tokenizer)
         self._template = make_template(template_name, tokenizer, settings)
         self._max_length = max_length
         self._min_context = min_context
@@ -103,20 +104,13 @@ class Encoder:
         return self._count(part, lines)
 
     def _encode_windows(self, part: str, lines: LineRange) -> EncodedPiece:
-        dialogues = [from_line(raw.text) for raw in lines.records()]
-        readings = [self._template.read(dialogue) for dialogue in dialogues]
-        contents = [reading.contents() for reading in readings]
-        decoded = iter(
-            self._tokenizer.backend_tokenizer.decode_batch(
-                list(chain.from_iterable(contents)), skip_special_tokens=False
-            )
-        )
         found = EncodedPiece(part=part)
         every: list[Window] = []
-        for dialogue, reading in zip(dialogues, readings, strict=True):
-            texts = [next(decoded) for _ in dialogue.turns]
+        for raw in lines.records():
+            dialogue = from_line(raw.text)
+            reading = self._template.read(dialogue)
             try:
-                num_composed = check_text(dialogue, texts)
+                num_composed = check_text(dialogue, [*map(self._decode, reading.contents())])
                 trained = self._trained(dialogue)
                 renderings = reading.renderings(trained)
             except NotEncodableError as error:

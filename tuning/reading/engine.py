@@ -120,6 +120,9 @@ def _start_worker(make: Callable[[], Callable[[Any], Any]]) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers for all
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Nearly all that a piece makes ends with it, by count of references: looking for circles while
+    # it is worked on took a tenth of the time.
+    gc.disable()
     global _make
     _make = make
 
@@ -131,7 +134,9 @@ def _function() -> Callable[[Any], Any]:
 
 
 def _work(piece: Any) -> Any:
-    return _function()(piece)
+    result = _function()(piece)
+    gc.collect()
+    return result
 
 
 def _on_ray(

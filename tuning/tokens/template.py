@@ -172,9 +172,10 @@ class TurnByTurn:
         input_ids = [*self.start]
         is_target = [False] * len(self.start)
         for turn, is_trained in zip(self.turns, trained, strict=True):
-            input_ids += turn.ids
+            ids = turn.ids
+            input_ids += ids
             is_target += [False] * len(turn.tag)
-            is_target += [is_trained] * (len(turn) - len(turn.tag))
+            is_target += [is_trained] * (len(ids) - len(turn.tag))
         return [Rendering(input_ids, is_target)]
 
     def contents(self) -> list[list[int]]:
