@@ -147,7 +147,9 @@ def encode(
             progress.update(piece.num_tokens.total())
             found.add(piece)
             if piece.part in writers:
-                writers[piece.part].add(piece.input_ids, piece.is_target, piece.lengths)
+                writers[piece.part].add(
+                    piece.input_ids, piece.is_target, piece.lengths, piece.weights
+                )
     if found.not_encodable:
         report_not_encodable(base, found, skips=skips_invalid)
     for source, num_trained in found.num_trained_of.items():

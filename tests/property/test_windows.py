@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate, chain, compress, count
 
 import pytest
 from hypothesis import assume, given, settings
@@ -16,6 +17,7 @@ from tuning.encoding.cutting import (
     cut_windows,
     num_left_out,
     num_without_turn_before,
+    weights_of,
 )
 from tuning.tokens.template import EncodedTurn, Rendering, TurnByTurn
 
@@ -281,3 +283,23 @@ def test_a_window_is_filled_to_the_last_token_and_repeats_half_of_it_at_most(
     assert [len(window.input_ids) for window in windows] == [16] * len(begins)
     assert [window.begin for window in windows] == begins
     assert [own(window)[0] for window in windows] == first_targets
+
+
+@given(cases())
+@settings(max_examples=few_or_all(200))
+def test_every_target_has_the_weight_of_its_turn(case: Case) -> None:
+    """However its turn is cut; ids are indices, so a turn's last target is its stop token."""
+    turn_of = [bisect_right(case.turn_starts, place) - 1 for place in range(len(case.is_target))]
+    trained = sorted({turn_of[place] for place in case.targets})
+    shares = {turn: float(number) for number, turn in enumerate(trained, start=2)}
+    stop_ids = {max(p for p in case.targets if turn_of[p] == turn) for turn in trained}
+    windows = case.windows
+    weights = weights_of(windows, [*shares.values()], stop_ids)
+    for window, of_window in zip(windows, weights, strict=True):
+        wanted = [
+            shares[turn_of[place]] if is_target else 0.0
+            for place, is_target in zip(window.input_ids, window.is_target, strict=True)
+        ]
+        assert of_window == wanted
+    every = chain.from_iterable(map(compress, weights, (w.is_target for w in windows)))
+    assert all(weight >= 2 for weight in every)

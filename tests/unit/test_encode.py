@@ -403,3 +403,27 @@ def test_arrays_written_in_parts_are_read_as_one(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "input_ids.npy", mmap_mode="r"), whole)
     assert np.array_equal(np.load(tmp_path / "is_target.npy"), whole % 2 == 0)
     assert np.load(tmp_path / "window_starts.npy").tolist() == [0, 3, 100_003, 100_010]
+
+
+def test_a_turns_weight_is_that_of_its_tokens(tiny_base: Path, tmp_path: Path) -> None:
+    """Cut or whole; where nothing has a weight, there is no array of them."""
+    long = Turn("bob", "Hi, ann " * 12, weight=0.5)
+    talk = Dialogue("talk", (Turn("ann", "Hello"), long, Turn("ann", "Bye", weight=3)))
+    lines = [to_line(PAIR), to_line(talk), to_line(PAIR)]
+    encoded(tmp_path, tiny_base, {"train": lines})
+    found, validation = arrays(tmp_path / "encoded"), arrays(tmp_path / "encoded" / "validation")
+    assert "weights" in found and "weights" not in validation
+    by_weight: dict[float, list[int]] = {}
+    rows = zip(found["input_ids"], found["is_target"], found["weights"], strict=True)
+    for token_id, is_target, weight in rows:
+        if is_target:
+            by_weight.setdefault(weight, []).append(token_id)
+    tokenizer = load_tokenizer(tmp_path / "encoded" / "tokenizer")
+    texts = {weight: tokenizer.decode(ids) for weight, ids in by_weight.items()}
+    end = "<|endofturn|>"
+    pair = f"Hello{end}Hi, ann{end}"
+    assert texts == {
+        1.0: f"{pair}Hello{end}{pair}",
+        0.5: f"{long.utterance.strip()} {end}",
+        3.0: f"Bye{end}",
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,11 @@ def implementation(loss: PackedLoss) -> str:
     return str(loss.model.config._attn_implementation)
 
 
-def batch(folder: Path, *, packing: bool, max_length: int = 16) -> dict[str, Tensor]:
+def batch(
+    folder: Path, *, packing: bool, max_length: int = 16, weights: Sequence[float] = ()
+) -> dict[str, Tensor]:
     folder.mkdir(exist_ok=True)
-    write_windows(folder, WINDOWS)
+    write_windows(folder, WINDOWS, weights)
     rows = PackedRows(folder, max_length=max_length, packing=packing, pad_token_id=1)
     return rows.collate([rows[index] for index in range(len(rows))], batch_size=len(rows))
 
@@ -110,16 +113,18 @@ def loss_and_gradients(
     return value.item(), gradients(loss.model)
 
 
-def from_the_definition(model: PreTrainedModel) -> tuple[float, Gradients]:
+def from_the_definition(
+    model: PreTrainedModel, weights: Sequence[float] = (1, 1, 1)
+) -> tuple[float, Gradients]:
     """Every window alone, unmasked, by transformers' own attention and all of its logits."""
     model = deepcopy(model)
     nll: Any = torch.zeros(())
-    for window in WINDOWS:
+    for window, weight in zip(WINDOWS, weights, strict=True):
         ids = torch.tensor(window.input_ids)
         log_probabilities = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
         for place in range(1, len(ids)):
             if window.is_target[place]:
-                nll = nll - log_probabilities[place - 1, ids[place]]
+                nll = nll - weight * log_probabilities[place - 1, ids[place]]
     (nll / NUM_TARGETS).backward()
     return nll.item() / NUM_TARGETS, gradients(model)
 
@@ -184,6 +189,30 @@ def test_the_loss_is_that_of_all_logits(
     expected = from_the_definition(model)
     assert expected[1].keys() == dict(model.named_parameters()).keys()
     check_equal(loss_and_gradients(loss, batch(tmp_path, packing=True)), expected)
+
+
+def test_a_target_counts_by_its_weight(
+    model: PreTrainedModel, loss: PackedLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the sum, in the gradient, and in what the loop divides by."""
+    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", 3)
+    monkeypatch.setattr(loss_module, "TARGETS_PER_SHAPE", 3)
+    weights = (0.25, 3.0, 1.5)
+    packed = batch(tmp_path, packing=True, weights=weights)
+    check_equal(loss_and_gradients(loss, packed), from_the_definition(model, weights))
+    _, total = loss(**packed)
+    counts = [sum(window.is_target) for window in WINDOWS]
+    assert total == sum(map(mul, counts, weights))
+
+
+def test_a_model_that_keeps_its_own_logits_counts_a_target_by_its_weight(tmp_path: Path) -> None:
+    logits = torch.randn(1, 4, 10)
+    labels = torch.tensor([[IGNORE_INDEX, 4, 2, 7]])
+    weights = torch.tensor([[9.0, 0.5, 2.0, 0.0]])
+    one, two = (
+        summed_nll(logits, torch.where(labels == token, labels, IGNORE_INDEX)) for token in (4, 2)
+    )
+    assert summed_nll(logits, labels, weights).item() == pytest.approx((one / 2 + 2 * two).item())
 
 
 def test_logits_are_made_for_targets_only(loss: PackedLoss, tmp_path: Path) -> None:

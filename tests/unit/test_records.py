@@ -462,8 +462,12 @@ WRONG_LAYOUT = {
     },
 }
 WEIGHT = {
-    "turn 1: 'weight': wanted 1 (trained) or 0 (not), found float '0.5'": messages(
-        {**ASSISTANT, "weight": 0.5}
+    "turn 1: 'weight': wanted 0 (not trained), or a number from 1e-06 to 1,000,000, found float "
+    "'-0.5'": messages({**ASSISTANT, "weight": -0.5}),
+    "turn 1: 'loss_weight': wanted 0 (not trained), or a number from 1e-06 to 1,000,000, found str "
+    "'high'": messages({**ASSISTANT, "loss_weight": "high"}),
+    "turn 1: 'train': wanted 1 (trained) or 0 (not), found float '0.5'": messages(
+        {**ASSISTANT, "train": 0.5}
     ),
     "turn 1: 'loss': wanted 1 (trained) or 0 (not), found str 'no'": messages(
         {**ASSISTANT, "loss": "no"}

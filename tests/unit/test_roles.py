@@ -207,6 +207,18 @@ def test_weights_are_each_messages_own() -> None:
     assert [turn.weight for turn in read_entry({"conversations": columns}).turns] == [0, 1]
 
 
+def test_a_weight_may_be_any_share_and_a_records_own_is_times_its_messages() -> None:
+    said = [USER, {**ASSISTANT, "weight": 0.5}, USER, {**ASSISTANT, "loss_weight": "2.5"}]
+    found = read_entry({**messages(*said), "weight": 0.1})
+    assert [turn.weight for turn in found.turns] == pytest.approx([0.1, 0.05, 0.1, 0.25])
+    assert found.unused == {}
+    columns = {"from": ["human", "gpt"], "value": ["q", "a"], "weight": [0, 0.3]}
+    assert [turn.weight for turn in read_entry({"conversations": columns}).turns] == [0, 0.3]
+    found = read_entry({**messages(USER, ASSISTANT), "weight": [1, 0.75]})
+    assert [turn.weight for turn in found.turns] == [1, 0.75]
+    assert trained_turns(found.turns, "auto") == [False, True]
+
+
 @pytest.mark.parametrize(
     "loss_on", ["all", "last", "system", "tool", "Mira", ["system", "tool", "last", "Mira"]]
 )
@@ -230,7 +242,7 @@ def test_a_measured_loss_is_no_flag_and_is_named(value: Any) -> None:
     found = read_entry({**messages(USER, {**ASSISTANT, "loss": value}), "Loss": value})
     assert found.turns == [user("q"), assistant("a")]
     assert found.unused == {"message.loss": 1, "Loss": 1}
-    assert read_entry(messages({**ASSISTANT, "weight": value})).fault[0] == "weight"
+    assert read_entry(messages({**ASSISTANT, "train": value})).fault[0] == "weight"
 
 
 def test_a_list_of_flags_is_one_for_each_message() -> None:

@@ -132,8 +132,8 @@ WINDOWS = make_windows(26, first_token=10)
 VALIDATION_WINDOWS = make_windows(11, first_token=100)
 
 
-def pack_rows(folder: Path, windows: Sequence[Window]) -> PackedRows:
-    write_windows(folder, windows)
+def pack_rows(folder: Path, windows: Sequence[Window], weights: Sequence[float] = ()) -> PackedRows:
+    write_windows(folder, windows, weights)
     return PackedRows(folder, max_length=MAX_LENGTH, packing=True, pad_token_id=PAD)
 
 
@@ -362,6 +362,22 @@ def test_batches_times_accumulation_is_what_counts(
     for other in others:
         assert other.column("loss") == pytest.approx(one.column("loss"), rel=1e-6)
         check_close(other.weights, one.weights, 1e-5)
+
+
+def test_what_weighs_alike_is_trained_as_without_weights(
+    gpt2: Start, rows: PackedRows, validation: PackedRows, tmp_path: Path
+) -> None:
+    """A step's loss is divided by its weights, so only their proportions count."""
+    folders = [tmp_path / name for name in ("rows", "validation", "a", "b")]
+    for folder in folders[:2]:
+        folder.mkdir()
+    light = pack_rows(folders[0], WINDOWS, [0.25] * len(WINDOWS))
+    lightly = pack_rows(folders[1], VALIDATION_WINDOWS, [0.25] * len(VALIDATION_WINDOWS))
+    expected = run(gpt2, rows, folders[2], validation=validation, eval_steps=2)
+    found = run(gpt2, light, folders[3], validation=lightly, eval_steps=2)
+    check_close(found.weights, expected.weights, 1e-5)
+    for one, other in zip(found.result.log, expected.result.log, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 @pytest.mark.parametrize(("most_rows", "expected"), [(1, 1), (2, 2), (3, 2), (8, 4)])

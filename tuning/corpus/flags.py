@@ -7,13 +7,16 @@ from typing import Any, Final
 
 from tuning.corpus.drafts import DraftTurn
 from tuning.corpus.faults import Invalid, found
-from tuning.corpus.message_keys import FLAG_KEYS, MASKS, METRICS, spelled
+from tuning.corpus.message_keys import FLAG_KEYS, MASKS, METRICS, WEIGHTS, spelled
 
 _FLAGS: Final = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
+LEAST, MOST = 1e-6, 1_000_000
+"""Weights but 0, which single precision keeps apart from nothing."""
+
 
 def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
-    """Take the weight from all turns of a record or exchange whose own flags say so.
+    """Weigh all turns of a record or exchange as its own flags say.
 
     Raises:
         Invalid: a flag says neither this nor the other.
@@ -21,9 +24,9 @@ def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
     if not isinstance(entry, dict):
         return
     flags = flags_of(entry)
-    if flags and weight_of(entry, flags, where) == 0:
-        for turn in turns:
-            turn.weight = 0.0
+    weight = weight_of(entry, flags, where)
+    for turn in turns:
+        turn.weight *= weight
     for key, value in entry.items():
         if is_flag_of_each(key, value):
             _weigh_each(turns, key, value, where)
@@ -35,12 +38,15 @@ def is_flag_of_each(key: str, value: Any) -> bool:
         isinstance(value, list)
         and spelled(key) in FLAG_KEYS
         and bool(value)
-        and all(str(one).strip().casefold() in _FLAGS for one in value)
+        and all(
+            str(one).strip().casefold() in _FLAGS or (spelled(key) in WEIGHTS and is_share(one))
+            for one in value
+        )
     )
 
 
 def _weigh_each(turns: Sequence[DraftTurn], key: str, values: list[Any], where: str) -> None:
-    """Take the weight from the turns of which a list of flags says so; a system text may lack one.
+    """Weigh the turns as a list of flags says; a system text may lack one.
 
     Raises:
         Invalid: there are more or fewer flags than turns.
@@ -52,7 +58,7 @@ def _weigh_each(turns: Sequence[DraftTurn], key: str, values: list[Any], where: 
             f"{where}: {key!r}: wanted a flag for each of {len(turns)} turns, found {len(values)}",
         )
     for turn, value in zip(turns[begin:], values, strict=True):
-        turn.weight = min(turn.weight, weight_of({key: value}, [key], where))
+        turn.weight *= weight_of({key: value}, [key], where)
 
 
 def flags_of(entry: Mapping[str, Any]) -> list[str]:
@@ -77,10 +83,10 @@ def is_measured(key: str, value: Any) -> bool:
 
 
 def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> float:
-    """Return 0 or 1: whether a message or record is trained, by all flags that it has.
+    """Return a message's or record's share in the loss, by all flags that it has; 0: not trained.
 
     Raises:
-        Invalid: a flag says anything else.
+        Invalid: a flag says neither this nor that, or a weight is no sane number.
     """
     weight = 1.0
     for key in flags:
@@ -88,10 +94,22 @@ def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> floa
         if value is None or value == "":
             continue
         flag = _FLAGS.get(str(value).strip().casefold())
+        if flag is None and spelled(key) in WEIGHTS and is_share(value):
+            weight *= float(value)
+            continue
+        is_mask = spelled(key) in MASKS
         if flag is None:
-            is_mask = spelled(key) in MASKS
             meaning = "1 (not trained) or 0 (trained)" if is_mask else "1 (trained) or 0 (not)"
+            if spelled(key) in WEIGHTS:
+                meaning = f"0 (not trained), or a number from {LEAST:g} to {MOST:,}"
             raise Invalid("weight", f"{where}: {key!r}: wanted {meaning}, {found(value)}")
-        is_trained = flag != (spelled(key) in MASKS)
-        weight = min(weight, float(is_trained))
+        weight *= flag != is_mask
     return weight
+
+
+def is_share(value: Any) -> bool:
+    """Tell whether a value is a weight, or a text that spells one."""
+    try:
+        return not isinstance(value, bool) and LEAST <= float(value) <= MOST
+    except (TypeError, ValueError, OverflowError):
+        return False

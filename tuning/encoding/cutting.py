@@ -13,7 +13,7 @@ and never with fewer than ``min_context``.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import compress, count
 
@@ -85,6 +85,26 @@ def windows_of(
         min_context=min_context,
         num_head=reading.num_head(rendering) if is_long else 0,
     )
+
+
+def weights_of(
+    windows: Sequence[Window], shares: Sequence[float], stop_ids: Container[int]
+) -> list[list[float]]:
+    """Return the share in the loss of each token of a dialogue's windows; 0 for what is no target.
+
+    Args:
+        windows: All of the dialogue's, in order.
+        shares: Those of the trained turns, in order.
+        stop_ids: The ids of which each trained turn ends with one.
+    """
+    turn = 0
+    weights: list[list[float]] = []
+    for window in windows:
+        weights.append([])
+        for token_id, is_target in zip(window.input_ids, window.is_target, strict=True):
+            weights[-1].append(shares[turn] if is_target else 0.0)
+            turn += is_target and token_id in stop_ids
+    return weights
 
 
 def num_left_out(rendering: Rendering, windows: Sequence[Window]) -> int:

@@ -27,6 +27,7 @@ from tuning.encoding.cutting import (
     Window,
     num_left_out,
     num_without_turn_before,
+    weights_of,
     windows_of,
 )
 from tuning.reading.accounts import bucket
@@ -49,6 +50,8 @@ class EncodedPiece:
     """``[N]``."""
     is_target: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     """``[N]``."""
+    weights: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    """``[N]`` Each target's share in the loss; empty where all are 1."""
     lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """``[W]``, summing to N."""
     rendering_sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -66,13 +69,18 @@ class EncodedPiece:
     not_encodable: list[str] = field(default_factory=list)
     """Dialogues without windows, since tokenizer or template do not take them, each with why."""
 
-    def hold(self, windows: Sequence[Window]) -> None:
-        """Take the windows, as arrays."""
+    def hold(self, windows: Sequence[Window], weights: Mapping[int, Sequence[float]]) -> None:
+        """Take the windows, as arrays, and the weights of those windows that have any."""
         ids = chain.from_iterable(window.input_ids for window in windows)
         marks = chain.from_iterable(window.is_target for window in windows)
         self.input_ids = np.fromiter(ids, np.int32)
         self.is_target = np.fromiter(marks, np.bool_)
         self.lengths = np.array([len(window.input_ids) for window in windows], np.int64)
+        if weights:
+            self.weights = np.ones(len(self.input_ids), np.float32)
+            starts = np.cumsum(self.lengths) - self.lengths
+            for number, of_window in weights.items():
+                self.weights[starts[number] : starts[number] + len(of_window)] = of_window
 
 
 class Encoder:
@@ -106,6 +114,7 @@ class Encoder:
     def _encode_windows(self, part: str, lines: LineRange) -> EncodedPiece:
         found = EncodedPiece(part=part)
         every: list[Window] = []
+        weights: dict[int, list[float]] = {}
         for raw in lines.records():
             dialogue = from_line(raw.text)
             reading = self._template.read(dialogue)
@@ -133,13 +142,18 @@ class Encoder:
                     f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
                     f"would be {'trained' if part == 'train' else 'scored'} wrongly."
                 ) from None
-            every += chain.from_iterable(windows)
+            own = [*chain.from_iterable(windows)]
+            shares = [turn.weight for turn in compress(dialogue.turns, trained)]
+            if shares.count(1) < len(shares):
+                of_windows = weights_of(own, shares, self._template.stop_ids)
+                weights |= dict(enumerate(of_windows, start=len(every)))
+            every += own
             found.counts["num_composed_turns"] += num_composed
             found.num_not_rendered.update(self._template.lacks(dialogue))
             roles = (turn.role or "" for turn in dialogue.turns)
             found.num_turns.update(zip(roles, trained, strict=True))
             _account(found, dialogue, reading, renderings, windows)
-        found.hold(every)
+        found.hold(every, weights)
         return found
 
     def _trained(self, dialogue: Dialogue) -> list[bool]:

@@ -57,14 +57,16 @@ class PackedLoss(Objective):
         labels: Tensor,
         position_ids: Tensor,
         segment_ids: Tensor,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Nats summed over the batch's targets, and the number of these.
+        """Nats summed over the batch's targets, and the number of these; or both weighted.
 
         Args:
             input_ids: ``[B, T]``.
             labels: ``[B, T]``, unshifted; ``IGNORE_INDEX`` where there is no target.
             position_ids: ``[B, T]``, from 0 in each window.
             segment_ids: ``[B, T]``, equal within a window.
+            weights: ``[B, T]``, each target's share in both sums; None: 1.
         """
         inputs: dict[str, Any] = {
             "input_ids": input_ids,
@@ -72,14 +74,19 @@ class PackedLoss(Objective):
             "position_ids": position_ids,
             "use_cache": False,
         }
-        num_targets = (labels[:, 1:] != IGNORE_INDEX).sum()
+        is_target = labels[:, 1:] != IGNORE_INDEX
+        total = is_target.sum() if weights is None else (weights[:, 1:] * is_target).sum()
         if not self._has_plain_head:
-            return summed_nll(self.model(**inputs).logits, labels), num_targets
+            return summed_nll(self.model(**inputs).logits, labels, weights), total
         hidden = self.model.get_decoder()(**inputs).last_hidden_state
         nll: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden, self.model.get_output_embeddings().weight, labels, self._nll_to_gradient
+            hidden,
+            self.model.get_output_embeddings().weight,
+            labels,
+            weights,
+            self._nll_to_gradient,
         )
-        return nll, num_targets
+        return nll, total
 
     def _mask(self, segment_ids: Tensor) -> Tensor | BlockMask:
         """Return the mask in the form that the model's attention takes."""
@@ -90,39 +97,46 @@ class PackedLoss(Objective):
         return torch.where(mask, 0.0, -math.inf) if implementation == attention_cpu.NAME else mask
 
 
-def summed_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Nats summed over all targets.
+def summed_nll(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Nats summed over all targets, each times its weight.
 
     Args:
         logits: ``[B, T, V]``; ``logits[:, i]`` predicts token i + 1.
         labels: ``[B, T]``, unshifted; ``IGNORE_INDEX`` where there is no target.
+        weights: ``[B, T]``; None: 1.
     """
-    return F.cross_entropy(
+    nll = F.cross_entropy(
         logits[:, :-1].float().flatten(0, 1),
         labels[:, 1:].flatten(),
         ignore_index=IGNORE_INDEX,
-        reduction="sum",
+        reduction="sum" if weights is None else "none",
     )
+    return nll if weights is None else (nll * weights[:, 1:].flatten()).sum()
 
 
-def nll_to_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+def nll_to_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Summed nats of N targets; the logits become that sum's derivative by each of them.
 
-    That is softmax minus one-hot.
+    That is softmax minus one-hot, times the target's weight.
 
     Args:
         logits: ``[N, V]``, any floating type; written over.
         targets: ``[N]``.
+        weights: ``[N]``; None: 1.
 
     Returns:
         A float32 scalar.
     """
     log_probabilities = logits.float().log_softmax(-1)
-    nll = -log_probabilities.gather(1, targets[:, None]).sum()
+    nll = -log_probabilities.gather(1, targets[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
     is_target = classes[None, :] == targets[:, None]
-    logits.copy_(log_probabilities.exp() - is_target.float())
-    return nll
+    gradient = log_probabilities.exp() - is_target.float()
+    if weights is None:
+        logits.copy_(gradient)
+        return nll.sum()
+    logits.copy_(gradient * weights[:, None])
+    return (nll * weights[:, None]).sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -134,7 +148,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, nll_to_gradient: Any
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        nll_to_gradient: Any,
     ) -> Tensor:
         """Sum over ``hidden[B, T, H]``, ``weight[V, H]`` and unshifted ``labels`` to a scalar."""
         kind = hidden.device.type
@@ -143,6 +162,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         next_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
         index = (next_labels != IGNORE_INDEX).nonzero().flatten()
         targets = next_labels[index]
+        shares = None if weights is None else F.pad(weights[:, 1:], (0, 1)).flatten()[index]
         every_hidden = hidden.flatten(0, 1).to(dtype)
         low_weight = weight.to(dtype)
         num_rows = TARGETS_PER_SHAPE * math.ceil(len(every_hidden) / TARGETS_PER_SHAPE)
@@ -154,12 +174,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nll = torch.zeros((), device=hidden.device)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(index), TARGETS_PER_CHUNK):
-                expected = targets[start : start + TARGETS_PER_CHUNK]
+                here = slice(start, start + TARGETS_PER_CHUNK)
+                expected = targets[here]
                 num_rows = TARGETS_PER_SHAPE * math.ceil(len(expected) / TARGETS_PER_SHAPE)
                 chunk, logits = slice(start, start + num_rows), memory[:num_rows]
                 torch.mm(low_hidden[chunk], low_weight.T, out=logits)
                 # The rows that fill the chunk up are zeros, and so are their logits.
-                nll += nll_to_gradient(logits[: len(expected)], expected)
+                share = None if shares is None else shares[here]
+                nll += nll_to_gradient(logits[: len(expected)], expected, share)
                 if wants_hidden:
                     torch.mm(logits, low_weight, out=low_gradient[chunk])
                 if weight_gradient is not None:
@@ -176,7 +198,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         """Scale what the forward pass found, where it stands: nobody asks twice."""
         found = ctx.saved_tensors
-        return *(None if each is None else each.mul_(gradients[0]) for each in found), None, None
+        scaled = (None if each is None else each.mul_(gradients[0]) for each in found)
+        return *scaled, None, None, None
 
 
 @torch.no_grad()

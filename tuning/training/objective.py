@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 
 class Objective(nn.Module):
-    """A module that takes a batch and returns the sum of its costs and their number."""
+    """A module that takes a batch and returns the sum of its costs and that of their weights."""
 
     model: PreTrainedModel
     """The model whose parameters are trained."""
@@ -22,4 +22,4 @@ class Objective(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-            """Take a batch as the rows are collated; return the sum and the count, scalars."""
+            """Take a batch as the rows are collated; return both sums, scalars."""

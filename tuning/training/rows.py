@@ -54,8 +54,23 @@ class PackedRows(Dataset[dict[str, Tensor]]):
 
     def num_targets(self, index: int) -> int:
         """Tokens of one row that are trained."""
-        starts, is_target = self.windows.window_starts, self.windows.is_target
-        return sum(int(is_target[starts[w] : starts[w + 1]].sum()) for w in self.rows[index])
+        return sum(int(self.windows.is_target[span].sum()) for span in self._spans(index))
+
+    def total_weight(self, index: int) -> float:
+        """The weights of one row's targets, summed: their number, where all have weight 1."""
+        weights = self.windows.weights
+        if weights is None:
+            return self.num_targets(index)
+        is_target = self.windows.is_target
+        return sum(
+            float(weights[span].sum(where=is_target[span], dtype=np.float64))
+            for span in self._spans(index)
+        )
+
+    def _spans(self, index: int) -> list[slice]:
+        """Return where the windows of one row are in the arrays."""
+        starts = self.windows.window_starts
+        return [slice(starts[window], starts[window + 1]) for window in self.rows[index]]
 
     @property
     def packing_efficiency(self) -> float:
@@ -69,13 +84,12 @@ class PackedRows(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """``input_ids``, ``labels``, ``position_ids``, ``segment_ids``, each int64 ``[T]``.
 
-        Labels are unshifted: ``labels[i]`` is ``input_ids[i]`` or ``IGNORE_INDEX``.
+        Labels are unshifted: ``labels[i]`` is ``input_ids[i]`` or ``IGNORE_INDEX``. And float32
+        ``weights``, if the windows have any; those of no targets mean nothing.
         """
         row = self.empty_row()
         start = 0
-        for segment, window in enumerate(self.rows[index], start=1):
-            starts = self.windows.window_starts
-            span = slice(starts[window], starts[window + 1])
+        for segment, span in enumerate(self._spans(index), start=1):
             ids = torch.from_numpy(self.windows.input_ids[span].astype(np.int64))
             is_target = torch.from_numpy(self.windows.is_target[span].astype(np.bool_))
             end = start + len(ids)
@@ -83,13 +97,16 @@ class PackedRows(Dataset[dict[str, Tensor]]):
             row["labels"][start:end] = torch.where(is_target, ids, IGNORE_INDEX)
             row["position_ids"][start:end] = torch.arange(len(ids))
             row["segment_ids"][start:end] = segment
+            if self.windows.weights is not None:
+                row["weights"][start:end] = torch.from_numpy(self.windows.weights[span].copy())
             start = end
         return row
 
     def empty_row(self) -> dict[str, Tensor]:
         """A row of pad tokens without a target."""
         zeros = torch.zeros(self.max_length, dtype=torch.int64)
-        return {
+        weights = {} if self.windows.weights is None else {"weights": zeros.float()}
+        return weights | {
             "input_ids": torch.full_like(zeros, self.pad_token_id),
             "labels": torch.full_like(zeros, IGNORE_INDEX),
             "position_ids": zeros,

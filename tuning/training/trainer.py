@@ -47,7 +47,8 @@ class TrainResult:
     """The results of one run of training, besides the weights."""
 
     log: Log
-    """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step.
+    """One entry per optimizer step, ``LOG_COLUMNS``; loss is nats per target token in that step,
+    weighted as the data says.
     Where the validation loss was measured, also that; no norm where fp16 overflowed."""
     best_step: int | None
     """The step of the lowest validation loss."""
@@ -191,12 +192,13 @@ class _Trainer:
         """Make one optimizer step (numbered from 0); return its metrics."""
         indices = self.schedule.rows(step)
         num_targets = sum(self.rows.num_targets(index) for index in indices)  # of all processes
+        total_weight = sum(self.rows.total_weight(index) for index in indices)
         torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
         summed = torch.zeros((), device=self.objective.model.device)
         for batch in self._batches(self.rows, indices):
             with self._autocast():
                 total, _ = self.objective(**batch)
-            loss = total / num_targets
+            loss = total / total_weight
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             summed += loss.detach()
         self.processes.sum_gradients(self.parameters)
@@ -239,14 +241,14 @@ class _Trainer:
         """The loss per target over the rows, summed and divided once."""
         self.objective.eval()
         summed = torch.zeros((), dtype=torch.float64, device=self.objective.model.device)
-        num_targets = torch.zeros_like(summed)
+        total_weight = torch.zeros_like(summed)
         for batch in self._batches(validation, range(len(validation))):
             with self._autocast():
-                total, count = self.objective(**batch)
+                total, weight = self.objective(**batch)
             summed += total
-            num_targets += count
+            total_weight += weight
         self.objective.train()
-        loss = self.processes.total(summed) / self.processes.total(num_targets)
+        loss = self.processes.total(summed) / self.processes.total(total_weight)
         if not math.isfinite(loss):
             raise UserError(f"step {len(self.log)}: the validation loss is {loss}. {_NOT_FINITE}")
         return loss
