@@ -369,3 +369,53 @@ def test_the_preview_shows_the_templates_own_form(base: Path, template: Template
         spells, "train", template, max_length=48, min_context=8, loss_on="auto"
     )
     assert left_out.bucket == "dropped_not_encodable"
+
+
+@pytest.fixture
+def own_template(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A template in a file, which no base model here has, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("templates").mkdir()
+    Path("templates/mine.jinja").write_text("{{ 'Own. ' }}" + CHATML)
+    return "templates/mine.jinja"
+
+
+@pytest.mark.parametrize("of_base", [None, MERGES_SYSTEM])
+def test_a_template_in_a_file_takes_the_place_of_the_base_models(
+    tiny_base: Path, tmp_path: Path, own_template: str, of_base: str | None
+) -> None:
+    """In what is encoded, in what base and tuned are scored in, and in what is published."""
+    base = make_chat_base(tiny_base, tmp_path / "base", of_base)
+    prepare_tokenizer(base, tmp_path / "tokenizer", 0, choice=own_template, has_roles=True)
+    served: Any = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    chat = [{"role": "user", "content": "Hello"}]
+    text = served.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert text == "Own. <|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    prompts = [
+        template.read(DIALOGUES[0]).after([0, 1], 2).prompt
+        for template in (
+            template_of(tmp_path / "tokenizer"),
+            template_of(base, choice=own_template, has_roles=True),
+        )
+    ]
+    assert prompts[0] == prompts[1]
+    assert served.decode(prompts[0]).startswith("Own. <|im_start|>system\nBe brief.")
+
+
+def test_a_template_that_is_not_there_is_named(tiny_base: Path, tmp_path: Path) -> None:
+    base = make_chat_base(tiny_base, tmp_path / "base", CHATML)
+    with pytest.raises(UserError, match=r"encoding.template: templates/no.jinja cannot be read"):
+        prepare_tokenizer(base, tmp_path / "tokenizer", 0, choice="templates/no.jinja")
+
+
+def test_the_template_that_comes_along_writes_chatml(tiny_base: Path, tmp_path: Path) -> None:
+    choice = str(Path(__file__).parents[2] / "templates/chatml.jinja")
+    plain, with_own = (
+        make_chat_base(tiny_base, tmp_path / name, template)
+        for name, template in (("plain", None), ("own", CHATML))
+    )
+    found = [
+        one.read(DIALOGUES[0]).renderings([turn.role == "assistant" for turn in DIALOGUES[0].turns])
+        for one in (template_of(plain, choice=choice), template_of(with_own, choice="chat"))
+    ]
+    assert found[0] == found[1]

@@ -148,9 +148,13 @@ class EncodingParams(Section):
     min_context: Annotated[int, Field(ge=1)]
     """Tokens before its own that a later window of a long dialogue repeats at least as untrained
     context; more, where the window has room."""
-    template: Literal["auto", "speakers", "chat"]
+    template: (
+        Literal["auto", "speakers", "chat"]
+        | Annotated[str, Field(pattern=r"^templates/[\w./-]+\.jinja$")]
+    )
     """``speakers``: a token of its own for each speaker or role; ``chat``: the base model's own
-    chat template; ``auto``: that one where the data has roles and the base a template."""
+    chat template; ``auto``: that one where the data has roles and the base a template; or the
+    chat template in a file, such as ``templates/chatml.jinja``, in place of the base model's."""
     template_settings: dict[str, str | int | float | bool]
     """Variables of the base model's own chat template, such as ``{enable_thinking: false}``."""
     loss_on: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]]

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
 from tuning.run.files import write_json
-from tuning.sources.hub import Repository, first_line
+from tuning.sources.hub import Repository
 
 # No pickles, no code, and no second copy of the weights (onnx/, model.fp16.safetensors).
 MODEL_FILES = (

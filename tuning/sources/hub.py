@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
 from tuning.run.files import sha256_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -144,8 +144,3 @@ def checked_commit(revision: str | None, name: str, key: str, otherwise: str = "
             f"digits 0-9 a-f), because a branch moves. {HOW_TO_GET_A_REVISION}{otherwise}"
         )
     return revision
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says first, or what it is."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
 from tuning.tokens.messages import Message
 from tuning.tokens.template import NotEncodableError
 
@@ -81,8 +81,7 @@ class SandboxedTemplate:
                     **settings,
                 )
         except Exception as error:  # whatever a template does wrong
-            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise NotEncodableError(f"the chat template refuses it ({why})") from None
+            raise NotEncodableError(f"the chat template refuses it ({first_line(error)})") from None
         assert isinstance(text, str)
         if len(text) > MAX_CHARACTERS:
             raise NotEncodableError(f"the chat template writes {len(text):,} characters for it")

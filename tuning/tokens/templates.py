@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue, trained_turns
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
+from tuning.run.files import write_json, write_text
 from tuning.template_record import TemplateRecord, read_record, write_record
 from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.plain_lines import PlainLines
@@ -22,8 +23,8 @@ from tuning.tokens.template import NotEncodableError, Template
 from tuning.tokens.texts import gives_back
 from tuning.tokens.tokenizer import load_tokenizer
 
-Choice = Literal["auto", "speakers", "chat"]
-"""``encoding.template``."""
+CHOICES: Final = ("auto", "speakers", "chat")
+"""``encoding.template``; or the path of a file that holds a chat template."""
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -34,21 +35,25 @@ TOKENIZER_FILES: Final = (
     "merges.txt",
     "chat_template*",
 )
+OWN_TEMPLATE: Final = "chat_template.jinja"
+"""The file of a tokenizer's folder that transformers takes before all others."""
 
 _CHAT_USAGE = """\
-It answers as the assistant in its base model's own chat template, which was not changed: `system`,
-`user`, `assistant` and `tool` messages, `tools` and tool calls go in as that template takes them.
+It answers as the assistant in {whose} chat template: `system`, `user`, `assistant` and `tool`
+messages, `tools` and tool calls go in as that template takes them.
 
 Generation ends at `{stop}`. Text that spells a special token becomes that token: remove it from
 what users type.
 """
 
 
-def choose(choice: Choice, tokenizer: PreTrainedTokenizerFast, *, has_roles: bool) -> str:
+def choose(choice: str, tokenizer: PreTrainedTokenizerFast, *, has_roles: bool) -> str:
     """Return the name of the template that a model with this tokenizer is tuned with.
 
     ``auto`` takes the base model's own where the data has roles and the base a template.
     """
+    if choice not in CHOICES:
+        return ChatTemplate.name
     if choice != "auto":
         return choice
     is_chat = has_roles and tokenizer.chat_template
@@ -60,7 +65,7 @@ def prepare_tokenizer(
     folder: Path,
     num_speakers: int,
     *,
-    choice: Choice = "speakers",
+    choice: str = "speakers",
     settings: Mapping[str, Setting] | None = None,
     has_roles: bool = False,
 ) -> Template:
@@ -75,16 +80,20 @@ def prepare_tokenizer(
         has_roles: Whether the data has roles.
 
     Raises:
-        UserError: the base model has no chat template, or one that cannot be used.
+        UserError: the base model has no chat template, or one that cannot be used; the file that
+            was asked for is not there.
     """
-    tokenizer = load_tokenizer(base)
+    tokenizer = _load_for(base, choice)
     if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
         template = ChatTemplate(tokenizer, settings)
-        record = _chat_record(template, base)
+        whose = "its base model's own" if choice in CHOICES else "a"
+        record = _chat_record(template, base, whose)
         folder.mkdir(exist_ok=True)
         for file in sorted(base.iterdir()):
             if any(fnmatch(file.name, pattern) for pattern in TOKENIZER_FILES):
                 shutil.copyfile(file, folder / file.name)
+        if choice not in CHOICES:
+            _set_template(folder, choice)
     elif settings:
         raise UserError(
             f"encoding.template_settings: {', '.join(settings)} would be variables of the base "
@@ -110,7 +119,7 @@ def make_template(
 def template_of(
     folder: Path,
     *,
-    choice: Choice = "speakers",
+    choice: str = "speakers",
     settings: Mapping[str, Setting] | None = None,
     has_roles: bool = False,
 ) -> Template:
@@ -119,9 +128,9 @@ def template_of(
     A folder that records none is a base model's: it reads its own chat template, where models are
     tuned in that, and else plain lines.
     """
-    tokenizer = load_tokenizer(folder)
     if record := read_record(folder):
-        return make_template(record.name, tokenizer, record.settings)
+        return make_template(record.name, load_tokenizer(folder), record.settings)
+    tokenizer = _load_for(folder, choice)
     if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
         return ChatTemplate(tokenizer, settings)
     return PlainLines(tokenizer)
@@ -138,7 +147,37 @@ def is_encodable(template: Template, dialogue: Dialogue, *, loss_on: str | Seque
     return gives_back(template.tokenizer, dialogue)
 
 
-def _chat_record(template: ChatTemplate, base: Path) -> TemplateRecord:
+def _load_for(base: Path, choice: str) -> PreTrainedTokenizerFast:
+    """Load a base model's tokenizer, with the chat template of a file if one was asked for."""
+    tokenizer = load_tokenizer(base)
+    if choice not in CHOICES:
+        tokenizer.chat_template = _template_in(choice)
+    return tokenizer
+
+
+def _template_in(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"encoding.template: {path} cannot be read: {first_line(error)}. Put a chat template "
+            f"there, or set one of {', '.join(CHOICES)}."
+        ) from None
+
+
+def _set_template(folder: Path, choice: str) -> None:
+    """Make a tokenizer's folder hold the chat template of a file, and no other."""
+    for file in folder.glob("chat_template*"):
+        file.unlink()
+    config = folder / "tokenizer_config.json"
+    if config.exists():
+        names = json.loads(config.read_bytes())
+        names.pop("chat_template", None)
+        write_json(config, names)
+    write_text(folder / OWN_TEMPLATE, _template_in(choice))
+
+
+def _chat_record(template: ChatTemplate, base: Path, whose: str) -> TemplateRecord:
     """Record what generation stops at: the template's own token, then those that the base names."""
     tokenizer = template.tokenizer
     path = base / "generation_config.json"
@@ -154,6 +193,6 @@ def _chat_record(template: ChatTemplate, base: Path) -> TemplateRecord:
         new_rows=[],
         stop_ids=list(dict.fromkeys([stop_id, *others])),
         pad_id=pad if isinstance(pad, int) else stop_id,
-        usage=_CHAT_USAGE.format(stop=stop),
+        usage=_CHAT_USAGE.format(stop=stop, whose=whose),
         settings=template.settings,
     )
