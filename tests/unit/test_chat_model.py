@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from stages.encode import encode
 from tests.chat_models import CHATML, MERGES_SYSTEM, THINKS, make_chat_base
 from tests.corpora import encoding_params
+from tests.scored_models import uniform_model
 from tests.tiny_model import enlarged
 from tools.chat import load_partners
 from tuning.dialogue import ROLES, Dialogue, Turn, to_line
@@ -23,14 +25,18 @@ from tuning.evaluation_set.places import choose_places
 from tuning.evaluation_set.plan import Plan
 from tuning.evaluation_set.text import cut_evaluation_set
 from tuning.run.errors import UserError
+from tuning.scoring.context_turns import measure_context_turns
 from tuning.scoring.history import score_histories
 from tuning.scoring.measure import Subject
 from tuning.scoring.nats import score
 from tuning.scoring.perplexity import measure_responses, score_responses
 from tuning.scoring.recall import score_recall
 from tuning.scoring.written import plan_places
+from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
 from tuning.tokens.template import Template
 from tuning.tokens.templates import prepare_tokenizer, template_of
+from tuning.tokens.texts import encode_texts
+from tuning.tokens.tokenizer import load_tokenizer
 from tuning.training.publishing import publish
 from tuning.training.start import load_for_training
 from tuning.windows import read_windows
@@ -148,6 +154,53 @@ def test_the_other_roles_are_no_responses_and_the_figure_has_the_roles_name(
     named = [name for name in found.figures if name.startswith("bits_per_byte_")]
     assert named == ["bits_per_byte_assistant"]
     assert found.columns["num_responses"].tolist() == [2] * len(dialogues)
+
+
+def test_turns_that_are_context_are_measured_apart_where_the_template_writes_them(
+    base: Path, template: Template, model: Any
+) -> None:
+    """The second question of each; the first stands behind a system text, which is first."""
+    dialogues = evaluation_set()
+    subject = Subject(
+        name="base",
+        template=template,
+        num_visible=1024,
+        plan=Plan(dialogues, 0, [], [], []),
+        amounts=PROFILES["smoke"],
+    )
+    figures = score(model, measure_context_turns(subject), batch_size=4).figures
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    bits = num_bytes = 0.0
+    for one in dialogues:
+        for number in (1, 3):
+            said = [{"role": t.role, "content": t.utterance} for t in one.turns[: number + 1]]
+            written = tokenizer.apply_chat_template(said, tokenize=False)
+            own = one.turns[number].utterance
+            before = written[: written.rindex(own)]
+            ids, text_ids = (
+                tokenizer(text, add_special_tokens=False).input_ids for text in (before, own)
+            )
+            bits += sum(nats_behind(model, ids, text_ids)) / math.log(2)
+            num_bytes += len(own.encode())
+    assert figures == {"bits_per_byte_context_user": pytest.approx(bits / num_bytes, rel=1e-4)}
+
+
+def test_people_who_are_not_trained_are_context_too(tiny_base: Path) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    add_dialogue_tokens(tokenizer, 2)
+    turns = tuple(Turn("ab"[n % 2], f"number {n}", weight=n % 2) for n in range(6))
+    subject = Subject(
+        name="base",
+        template=SpeakerTokens(tokenizer),
+        num_visible=1024,
+        plan=Plan([Dialogue("d", turns)], 0, [], [], []),
+        amounts=PROFILES["smoke"],
+    )
+    found = score(uniform_model(tiny_base), measure_context_turns(subject), batch_size=4)
+    texts = [turns[n].utterance for n in (2, 4)]
+    num_tokens = sum(map(len, encode_texts(tokenizer, texts)))
+    bits = num_tokens * math.log2(len(tokenizer)) / sum(map(len, texts))
+    assert found.figures == {"bits_per_byte_context_people": pytest.approx(bits, rel=1e-4)}
 
 
 def test_histories_and_planted_facts_are_measured_in_any_template(

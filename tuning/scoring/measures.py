@@ -17,6 +17,7 @@ from tuning.results.measured import Measured
 from tuning.run.files import sha256_of, weights_sha256
 from tuning.run.params import ScoreParams
 from tuning.scoring.coherence import measure_coherence
+from tuning.scoring.context_turns import measure_context_turns
 from tuning.scoring.history import measure_histories
 from tuning.scoring.measure import Findings, Measure, Subject
 from tuning.scoring.nats import both, score, together
@@ -28,6 +29,7 @@ from tuning.tokens.template import Template
 
 MEASURES: Final[tuple[Measure, ...]] = (
     measure_responses,
+    measure_context_turns,
     measure_plain_text,
     measure_histories,
     measure_recall,

@@ -172,7 +172,14 @@ class _ChatReading:
 
         A history that the template refuses (an assistant's turn at the beginning) loses its first
         turns until it is taken: what a model is served cannot be anything else.
+
+        Anybody else's turn stands where the template writes it, and has no end.
+
+        Raises:
+            NotEncodableError: the template does not write that turn's text.
         """
+        if self._dialogue.turns[number].role != "assistant":
+            return self._of_others(history, number)
         is_system = [turn.role == "system" for turn in self._dialogue.turns]
         systems = [index for index in history if is_system[index]]
         others = [index for index in history if not is_system[index]]
@@ -187,6 +194,16 @@ class _ChatReading:
             except NotEncodableError:
                 continue
         return _in_place(self._asking.alone([own]))
+
+    def _of_others(self, history: Sequence[int], number: int) -> TurnInPlace:
+        own = self._messages[number] | {"content": MARK}
+        messages = [*(self._messages[index] for index in history), own]
+        before, mark, _ = self._asking.text(messages, self._tools, asks=False).rpartition(MARK)
+        ids = self._asking.ids(before)
+        if not mark or not ids:
+            raise NotEncodableError(f"the chat template does not write turn {number + 1}")
+        text = encode_texts(self._template.tokenizer, [self._dialogue.turns[number].text])[0]
+        return TurnInPlace(ids[:-1], EncodedTurn(ids[-1:], text, []))
 
     def renderings(self, trained: Sequence[bool]) -> list[Rendering]:
         """Return one, or more where a later prompt does not begin with the last answer."""
