@@ -19,6 +19,7 @@ from tuning.encoding.preview import show_dialogue
 from tuning.encoding.preview_page import as_html
 from tuning.encoding.totals import (
     BUCKETS,
+    NOT_ENCODABLE,
     Totals,
     report_cut,
     report_not_encodable,
@@ -146,6 +147,9 @@ def encode(
         for piece in map_in_order(make, pieces(prepared)):
             progress.update(piece.num_tokens.total())
             found.add(piece)
+            if piece.not_encodable:
+                with (folder / NOT_ENCODABLE).open("a", encoding="utf-8") as lost:
+                    lost.writelines(f"{json.dumps(one)}\n" for one in piece.not_encodable)
             if piece.part in writers:
                 writers[piece.part].add(
                     piece.input_ids, piece.is_target, piece.lengths, piece.weights

@@ -20,6 +20,7 @@ from tests.tiny_model import lose_character
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.encoding.examples import examples
 from tuning.encoding.preview import show_dialogue
+from tuning.encoding.totals import NOT_ENCODABLE
 from tuning.evaluation_set.plan import Plan, make_plan
 from tuning.run.errors import UserError
 from tuning.run.params import load_params
@@ -318,6 +319,11 @@ def test_dialogues_that_the_tokenizer_changes_are_left_out_and_counted(
     trained, left_out, trained_of_more = capsys.readouterr().out.splitlines()
     assert "3 dialogues (2 training, 1 validation)" in left_out
     assert "such as dialogue 'lost-1'" in left_out
+    assert not (tmp_path / "without/encoded" / NOT_ENCODABLE).exists()
+    listed = (tmp_path / "with/encoded" / NOT_ENCODABLE).read_text().splitlines()
+    assert [json.loads(line).split(":")[0] for line in listed] == [
+        f"dialogue 'lost-{number}'" for number in (1, 2, 3)
+    ]
     assert trained_of_more == trained
 
 

@@ -32,6 +32,9 @@ MAX_TURN_BEFORE_CUT = 0.02
 MAX_NAMED = 20
 """Dialogues that one message names; it counts the others."""
 
+NOT_ENCODABLE = "not_encodable.jsonl"
+"""The file beside the windows that has a JSON string for each dialogue that is left out."""
+
 
 @dataclass
 class Totals:
@@ -138,7 +141,10 @@ def report_not_encodable(base: Path, found: Totals, *, skips: bool) -> None:
     counts = f"{total:,} dialogues ({num_lost['train']:,} training, {num_lost['val']:,} validation)"
     cause = f"tokenizer or template of {base} do not take {counts} as they are"
     if skips and is_any_left:
-        print(f"encode: left out, since data.on_invalid is skip: {cause}, such as {lost[0]}")
+        print(
+            f"encode: left out, since data.on_invalid is skip: {cause}, such as {lost[0]} (all: "
+            f"{NOT_ENCODABLE} beside the windows)"
+        )
         return
     rest = [f"… and {total - len(lost):,} more"] if total > len(lost) else []
     shown = "\n".join(f"  {line}" for line in [*lost, *rest])
