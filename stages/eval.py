@@ -61,6 +61,7 @@ def main() -> None:
             args.training,
             relevance,
             profile=params.score.profile,
+            primary=params.eval.primary,
             num_resamples=params.eval.bootstrap_resamples,
             seed=params.seed,
         )

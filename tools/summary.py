@@ -9,49 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from tuning.pages.words import counted
-from tuning.report.headlines import HEADLINES, meaning
+from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.report.sources import source_rows
-from tuning.results.bootstrap import FEWEST_DIALOGUES
 from tuning.run.process import run_stage
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
     """Return a table of ``metrics/eval.json``, with what each headline's change means."""
-    base, tuned, change = metrics["base"], metrics["tuned"], metrics["change"]
-    num_dialogues = metrics["set"]["num_dialogues"]
-    one_template = base.get("template") == tuned.get("template")
-    lines = [f"{'validation':<27}{'base':>10}{'fine-tuned':>12}{'change':>10}  95 % interval"]
-    for headline in HEADLINES:
-        name = headline.name
-        if name in base and name in tuned:
-            difference = headline.shown(tuned[name] - base[name], signed=True)
-            line = (
-                f"{headline.title:<27}{headline.shown(base[name]):>10}"
-                f" {headline.shown(tuned[name]):>11} {difference:>9}"
-            )
-            if f"{name}_low" in change:
-                interval = headline.shown_interval(change[f"{name}_low"], change[f"{name}_high"])
-                text = meaning(headline, change, num_dialogues, one_template)
-                line += f"  {interval:<20}  {text}"
-            lines.append(line)
-    for name, rows in source_rows(metrics).items():
+    lines = [_line("validation", "base", "fine-tuned", "change", "95 % interval", "n", "")]
+    by_title = {"": headline_rows(metrics)} | source_rows(metrics)
+    for source, rows in by_title.items():
         for row in rows:
             (before, *_), (after, *_), (change, low, high) = row.cells
-            title = f"{name}: {row.title}"
-            interval = f"[{low}, {high}]"
-            lines.append(
-                f"{title:<27}{before:>10} {after:>11} {change:>9}  {interval:<20}  {row.meaning}"
-            )
-    lines.append(
-        f"{'target tokens':<27}{base['num_target_tokens']:>10,} {tuned['num_target_tokens']:>11,}"
-        f" {tuned['num_target_tokens'] - base['num_target_tokens']:>+9,}"
-    )
-    over = counted(num_dialogues, "dialogue")
-    if num_dialogues < FEWEST_DIALOGUES:
-        lines.append(f"over {over}: fewer than {FEWEST_DIALOGUES} say little")
-    else:
-        lines.append(f"over {over}, resampled whole")
+            title = f"{source}: {row.title}" if source else row.title
+            interval, number = f"[{low}, {high}]", f"{row.num_dialogues:,}"
+            lines.append(_line(title, before, after, change, interval, number, row.meaning))
+    before, after = (metrics[model]["num_target_tokens"] for model in ("base", "tuned"))
+    tokens = f"{before:,}", f"{after:,}", f"{after - before:+,}"
+    lines.append(_line("target tokens", *tokens, "", "", ""))
+    over = counted(metrics["set"]["num_dialogues"], "dialogue")
+    lines += [f"over {over}, resampled whole; n: those with a share", WHAT_A_VERDICT_SAYS]
     return "\n".join(lines)
+
+
+def _line(title: str, *cells: str) -> str:
+    """Return a row of the table: two values, their change, its interval, n, what it means."""
+    widths = (">10", ">11", ">9", "<19", ">5", "")
+    shown = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+    return f"{title:<26}{' '.join(shown)}".rstrip()
 
 
 def main() -> None:

@@ -119,6 +119,7 @@ def test_a_against_a_is_exactly_0() -> None:
     assert [one.headline.name for one in comparison.rows] == [
         "bits_per_byte",
         "perplexity",
+        "bits_per_byte_with_ends",
         "end_of_turn_nll",
         "history_gain",
         "context_identification",
@@ -127,25 +128,27 @@ def test_a_against_a_is_exactly_0() -> None:
         assert one.change is not None
         change = one.change
         assert (change.value, change.low, change.high, change.standard_error) == (0, 0, 0, 0)
-        assert one.verdict == "inside the noise"
+        is_judged = one.headline.name != "history_gain"
+        assert one.verdict == ("no difference shown" if is_judged else "no verdict")
 
 
 @pytest.mark.parametrize(
-    ("shift", "bits", "gain"),
-    [
-        (-0.02, "better", "better"),
-        (0.02, "worse", "worse"),
-        (0.0, "inside the noise", "inside the noise"),
-    ],
+    ("shift", "bits"), [(-0.02, "better"), (0.02, "worse"), (0.0, "no difference shown")]
 )
-def test_the_verdict_is_about_b(shift: float, bits: str, gain: str) -> None:
-    comparison = compared([evaluation()], [evaluation(shift, seed=1)])
+def test_the_verdict_is_about_b(shift: float, bits: str) -> None:
+    a, b = (
+        [evaluation(one, seed=n) for n in seeds]
+        for one, seeds in ((0.0, range(3)), (shift, range(3, 6)))
+    )
+    assert row(compared(a, b), "bits_per_byte").verdict == bits
+    comparison = compared(a[:1], b[:1])
     found = row(comparison, "bits_per_byte")
     assert found.change is not None
     assert found.change.value == pytest.approx(shift / np.log(2), abs=0.002)
     assert found.change.detectable == 2.8 * found.change.standard_error > 0
-    assert found.verdict == bits
-    assert row(comparison, "history_gain").verdict == gain
+    assert found.verdict == ("differ" if shift else bits)
+    assert found.num_dialogues == len(IDS)
+    assert row(comparison, "history_gain").verdict == "no verdict"
 
 
 def test_rows_are_paired_by_id_not_by_place() -> None:
@@ -161,9 +164,18 @@ def test_rows_are_paired_by_id_not_by_place() -> None:
     assert (change.low, change.high) == (0, 0)
 
 
-def test_nine_dialogues_are_too_few() -> None:
-    comparison = compared([evaluation(ids=IDS[:9])], [evaluation(-0.3, seed=1, ids=IDS[:9])])
-    assert {one.verdict for one in comparison.rows if one.change} == {"too few dialogues"}
+def test_twenty_nine_dialogues_are_too_few() -> None:
+    comparison = compared([evaluation(ids=IDS[:29])], [evaluation(-0.3, seed=1, ids=IDS[:29])])
+    meant = {one.verdict for one in comparison.rows if one.change}
+    assert meant == {"too few dialogues (under 30)"}
+    assert {one.cells[4] for one in comparison.rows if one.change} == {"29"}
+
+
+def test_sides_that_declare_different_headlines_are_refused() -> None:
+    a, b = evaluation(), evaluation(seed=1)
+    declares = {**b.metrics, "set": {**b.metrics["set"], "primary": "recall"}}
+    with pytest.raises(UserError, match=r"run 0 \(bits_per_byte\) and run 1 \(recall\) declare"):
+        compared([a], [replace(b, metrics=declares)])
 
 
 def test_no_context_identification_across_blocks() -> None:
@@ -202,7 +214,7 @@ def test_no_perplexity_across_tokenizers_or_templates(other: Any, reason: str) -
     assert found.change is None
     assert found.cells[2:] == ["–", "–", "–", reason]
     assert found.a != found.b
-    assert row(comparison, "bits_per_byte").verdict == "better"
+    assert row(comparison, "bits_per_byte").verdict == "differ"
 
 
 @pytest.mark.parametrize(("old", "new"), [("speaker_tokens", "speakers"), ("plain_text", "plain")])
@@ -216,7 +228,7 @@ def test_a_template_by_its_old_name_is_the_same_template(old: str, new: str) -> 
 
 def test_older_evaluations_compare_by_what_both_have() -> None:
     comparison = compared([evaluation(full=False, version=None)], [evaluation(-0.02, seed=1)])
-    assert row(comparison, "bits_per_byte").verdict == "better"
+    assert row(comparison, "bits_per_byte").verdict == "differ"
     assert row(comparison, "history_gain").cells[0] == "–"
     assert row(comparison, "history_gain").verdict == "not measured on side A"
 
@@ -241,8 +253,8 @@ def test_the_spread_between_seeds_widens_the_interval() -> None:
     b = [evaluation(0.0, seed=seed, spread=0.02) for seed in range(3, 6)]
     single = row(compared(a[:1], b[:1]), "bits_per_byte")
     several = row(compared(a, b), "bits_per_byte")
-    assert single.verdict in ("better", "worse")
-    assert several.verdict == "inside the noise"
+    assert single.verdict == "differ"
+    assert several.verdict == "no difference shown"
     assert single.change is not None
     assert several.change is not None
     assert several.change.standard_error > 3 * single.change.standard_error
@@ -266,9 +278,14 @@ def test_the_error_of_few_seeds_is_unbiased() -> None:
 
 
 def test_the_notes_say_what_the_interval_covers() -> None:
-    runs = [evaluation(seed=seed) for seed in range(4)]
-    assert "not whether another seed" in as_text(compared(runs[:1], runs[1:2]))
-    text = as_text(compared(runs[:1], runs[1:]))
+    runs = [evaluation(seed=seed) for seed in range(6)]
+    single, uneven, several = (
+        as_text(compared(runs[:a], runs[a:b])) for a, b in ((1, 2), (1, 4), (3, 6))
+    )
+    assert "at least 3 runs a side" in single and "at least 3 runs a side" in uneven
+    assert "at least 3 runs a side" not in several
+    assert "four times out of five" in several and "four times out of five" not in uneven
+    text = uneven
     assert "1 on side A, 3 on side B" in text
     assert "unknown on the side with one run" in text
     with pytest.raises(UserError, match="one commit twice"):
@@ -422,37 +439,39 @@ def command(
 
 
 def verdict_on_bits(text: str) -> str:
-    line = next(line for line in text.splitlines() if line.startswith("bits per byte"))
-    return re.split(r"\s{2,}", line)[-1]
+    """The sign of the change, and the verdict."""
+    line = next(line for line in text.splitlines() if line.startswith("bits per byte "))
+    _, _, _, change, *_, verdict = re.split(r"\s{2,}", line)
+    return f"{change[0]} {verdict}"
 
 
 def test_commits_against_each_other(command: Command) -> None:
-    assert verdict_on_bits(command("first", "second")) == "better"
-    assert verdict_on_bits(command("second", "first")) == "worse"
+    assert verdict_on_bits(command("first", "second")) == "- differ"
+    assert verdict_on_bits(command("second", "first")) == "+ differ"
     assert "B  second (" in command("first", "second")
 
 
 def test_one_revision_is_compared_with_the_working_tree(command: Command) -> None:
     text = command("first")
     assert "B  the working tree" in text
-    assert verdict_on_bits(text) == "worse"
+    assert verdict_on_bits(text) == "+ differ"
     assert command("first", "workspace") == text
 
 
 def test_branches_experiments_and_short_hashes(command: Command, project: Path) -> None:
-    assert verdict_on_bits(command("main", "deeper")) == "better"
+    assert verdict_on_bits(command("main", "deeper")) == "- differ"
     head = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD~1"], cwd=project, capture_output=True, text=True
     ).stdout.strip()
     with pytest.raises(UserError, match=rf"results/eval.json of {head} is no evaluation"):
         command(head, "main")
-    assert verdict_on_bits(command("HEAD", "main")) == "inside the noise"
+    assert verdict_on_bits(command("HEAD", "main")) == "+ no difference shown"
 
 
 def test_several_seeds_are_joined_by_commas(command: Command) -> None:
     text = command("first", "second,deeper")
     assert "1 on side A, 2 on side B" in text
-    assert verdict_on_bits(text) == "better"
+    assert verdict_on_bits(text) == "- differ"
     with pytest.raises(UserError, match="a revision is missing"):
         revisions("first,,second")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,14 @@ def test_headlines_are_those_of_their_definitions(model: Any, speakers: SpeakerT
         "bits_per_byte": nll / num_bytes / math.log(2),
         "perplexity": math.exp((nll + ends) / (scores.num_tokens.sum() + len(scores.turn))),
         "word_perplexity": math.exp(nll / scores.num_words.sum()),
+        "bits_per_byte_with_ends": (nll + ends) / num_bytes / math.log(2),
         "end_of_turn_nll": scores.end_nll.mean(),
         "history_gain": (alone.content_nll.sum() - nll) / num_bytes / math.log(2),
     }
     for name, value in expected.items():
         assert found["base"][name] == pytest.approx(value, rel=1e-12)
         assert found["base"][f"{name}_low"] < value < found["base"][f"{name}_high"]
-    assert set(found["change"].values()) == {0.0}
+    assert {found["change"][name] for name in expected} == {0.0}
 
 
 def test_scores_do_not_see_the_future(model: Any, speakers: SpeakerTokens) -> None:
@@ -277,53 +279,51 @@ def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> N
     assert not any("<|" in text for reply in first.values() for text in reply)
 
 
-def test_the_table_says_what_each_change_means() -> None:
-    base: dict[str, Any] = {"bits_per_byte": 1.5, "history_gain": 0.2, "num_target_tokens": 8006}
-    tuned: dict[str, Any] = {"bits_per_byte": 1.25, "history_gain": 0.1, "num_target_tokens": 8026}
-    change = {
-        "bits_per_byte": -0.25,
-        "bits_per_byte_low": -0.3,
-        "bits_per_byte_high": -0.2,
-        "history_gain": -0.1,
-        "history_gain_low": -0.15,
-        "history_gain_high": -0.05,
-    }
-    size = {"num_dialogues": 12}
-    metrics = {"base": base, "tuned": tuned, "change": change, "set": size}
+def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
+    base = {"num_target_tokens": 8006}
+    tuned = {"num_target_tokens": 8026}
+    values = {"bits_per_byte": (1.5, 1.25), "history_gain": (0.3, 0.2)}
+    change: dict[str, float] = {}
+    for name, (before, after) in values.items():
+        for section, value in ((base, before), (tuned, after), (change, after - before)):
+            section |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
+        change |= {f"{name}_p": 0.002, f"{name}_n": 31}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 1}}
 
-    def lines() -> dict[str, str]:
-        return {line[:27].strip(): line[27:].strip() for line in format_table(metrics).splitlines()}
+    def lines() -> dict[str, list[str]]:
+        return {
+            line[:26].strip(): re.split(r"\s{2,}|(?<=\d)\s+(?=[-+\d\[])", line[26:].strip())
+            for line in format_table(metrics).splitlines()
+        }
 
-    assert lines()["bits per byte"].split(maxsplit=3) == [
-        "1.5000",
-        "1.2500",
-        "-0.2500",
-        "[-0.3000, -0.2000]    better",
-    ]
-    assert lines()["history gain, bits/byte"].endswith("[-0.1500, -0.0500]    worse")
-    assert lines()["target tokens"].split() == ["8,006", "8,026", "+20"]
+    found = lines()["bits per byte"]
+    assert found == ["1.5000", "1.2500", "-0.2500", "[-0.3000, -0.2000]", "31 differ"]
+    assert lines()["history gain, bits/byte"][-1] == "31 no verdict"
+    assert lines()["target tokens"] == ["8,006", "8,026", "+20"]
     assert "perplexity" not in lines()
     change["bits_per_byte_high"] = 0.01
-    assert lines()["bits per byte"].endswith("inside the noise")
-    change["bits_per_byte_low"] = 0.005
-    assert lines()["bits per byte"].endswith("worse")
-    size["num_dialogues"] = 1
-    assert lines()["bits per byte"].endswith("too few dialogues")
-    assert format_table(metrics).endswith("over 1 dialogue: fewer than 10 say little")
+    assert lines()["bits per byte"][-1] == "31 no difference shown"
+    change |= {"bits_per_byte_low": 0.005, "bits_per_byte_n": 9}
+    assert lines()["bits per byte"][-1] == "9 too few dialogues (under 30)"
+    assert "over 1 dialogue, resampled whole" in format_table(metrics)
 
 
 def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
-    base: dict[str, Any] = {"perplexity": 30.0, "num_target_tokens": 1, "template": "plain"}
-    tuned: dict[str, Any] = base | {"perplexity": 20.0}
-    change = {"perplexity": -10.0, "perplexity_low": -12.0, "perplexity_high": -8.0}
-    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 12}}
-    assert format_table(metrics).splitlines()[1].endswith("[-12.00, -8.00]       better")
-    base["word_perplexity"], tuned["word_perplexity"] = 6304715.7, 2332704.3
-    assert format_table(metrics).splitlines()[2].split()[2:] == [
+    ends = {"perplexity_low": -12.0, "perplexity_high": -8.0, "word_perplexity_low": -1.0}
+    ends |= {"word_perplexity_high": 1.0}
+    base: dict[str, Any] = {"num_target_tokens": 1, "template": "plain", **ends}
+    base |= {"perplexity": 30.0, "word_perplexity": 6304715.7}
+    tuned: dict[str, Any] = base | {"perplexity": 20.0, "word_perplexity": 2332704.3}
+    change = {"perplexity": -10.0, "word_perplexity": -3972011.4, **ends}
+    change |= {f"{name}_{end}": 0.002 for name in ("perplexity", "word_perplexity") for end in "p"}
+    change |= {"perplexity_n": 40, "word_perplexity_n": 40}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 40}}
+    assert re.search(r"\[-12.00, -8.00\] +40 differ$", format_table(metrics).splitlines()[1])
+    assert format_table(metrics).splitlines()[2].split()[2:5] == [
         "6,304,715.7",
         "2,332,704.3",
         "-3,972,011.4",
     ]
     tuned["template"] = "speakers"
     row = format_table(metrics).splitlines()[1]
-    assert row.endswith("[-12.00, -8.00]       not comparable: two templates")
+    assert row.endswith("40 not comparable: two templates")

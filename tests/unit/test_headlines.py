@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tuning.report.headlines import HEADLINES, Headline, with_intervals
+from tuning.report.headlines import HEADLINES, Headline, verdicts, with_intervals
 from tuning.report.sources import of_sources, source_rows
-from tuning.results.bootstrap import draw_counts, summarise_draws, verdict
+from tuning.results.bootstrap import Estimate, draw_counts, holm, summarise_draws
 from tuning.results.dialogue_table import as_rows, from_csv, in_order
 
 BY_NAME = {headline.name: headline for headline in HEADLINES}
@@ -60,6 +61,7 @@ def test_each_headline_is_its_formula() -> None:
         "bits_per_byte": c["tuned_content_nll"] / bits,
         "perplexity": math.exp((c["tuned_content_nll"] + c["tuned_end_nll"]) / num_targets),
         "word_perplexity": math.exp(c["tuned_content_nll"] / c["num_words"]),
+        "bits_per_byte_with_ends": (c["tuned_content_nll"] + c["tuned_end_nll"]) / bits,
         "end_of_turn_nll": c["tuned_end_nll"] / c["num_responses"],
         "history_gain": (c["tuned_alone_nll"] - c["tuned_content_nll"]) / bits,
         "foreign_history_gain": (c["tuned_foreign_nll"] - c["tuned_own_nll"])
@@ -116,8 +118,12 @@ def test_a_model_against_itself_is_exactly_no_change() -> None:
         if name.startswith("base_"):
             columns[name.replace("base_", "tuned_")] = columns[name].copy()
     change = resampled(columns, 300, seed=5)["change"]
-    assert len(change) == 3 * len(HEADLINES)
-    assert set(change.values()) == {0.0}
+    for headline in HEADLINES:
+        ends = [change.pop(f"{headline.name}{end}") for end in ("", "_low", "_high")]
+        assert ends == [0.0, 0.0, 0.0]
+        assert change.pop(f"{headline.name}_p") == 1
+        assert change.pop(f"{headline.name}_n") > 0
+    assert not change
 
 
 def test_a_change_is_paired() -> None:
@@ -172,23 +178,93 @@ def test_every_resample_draws_as_many_dialogues_as_there_are() -> None:
     assert counts.mean(axis=0) == pytest.approx(np.ones(9), abs=0.2)
 
 
+def a_change(low: float, high: float, p: float | None = None) -> Estimate:
+    if p is None:
+        p = 0.001 if low > 0 or high < 0 else 0.5
+    return Estimate((low + high) / 2, low, high, (high - low) / 4, p)
+
+
+def one_verdict(
+    name: str, change: Estimate, *, num_dialogues: int = 30, num_runs: int = 3, primary: str = ""
+) -> str:
+    found = verdicts(
+        {name: change}, {name: num_dialogues}, primary=primary or name, num_runs=num_runs
+    )
+    return found[name]
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "higher_is_better", "num_dialogues", "expected"),
+    ("low", "high", "more_is_better", "less_is_better"),
     [
-        (0.1, 0.2, True, 10, "better"),
-        (0.1, 0.2, False, 10, "worse"),
-        (-0.2, -0.1, True, 10, "worse"),
-        (-0.2, -0.1, False, 10, "better"),
-        (-0.1, 0.2, True, 10, "inside the noise"),
-        (0.0, 0.0, True, 10, "inside the noise"),
-        (0.1, 0.2, True, 9, "too few dialogues"),
+        (0.1, 0.2, "better", "worse"),
+        (-0.2, -0.1, "worse", "better"),
+        (-0.1, 0.2, "no difference shown", "no difference shown"),
+        (0.0, 0.0, "no difference shown", "no difference shown"),
     ],
 )
 def test_a_verdict_needs_an_interval_on_one_side_of_0(
-    low: float, high: float, higher_is_better: bool, num_dialogues: int, expected: str
+    low: float, high: float, more_is_better: str, less_is_better: str
 ) -> None:
-    found = verdict(low, high, higher_is_better=higher_is_better, num_dialogues=num_dialogues)
-    assert found == expected
+    assert one_verdict("recall", a_change(low, high)) == more_is_better
+    assert one_verdict("bits_per_byte", a_change(low, high)) == less_is_better
+
+
+def test_fewer_runs_than_three_say_that_two_models_differ() -> None:
+    change = a_change(-0.2, -0.1)
+    found = [one_verdict("bits_per_byte", change, num_runs=number) for number in (1, 2, 3)]
+    assert found == ["differ", "differ", "better"]
+    assert one_verdict("bits_per_byte", a_change(-1, 1), num_runs=1) == "no difference shown"
+
+
+def test_fewer_dialogues_than_thirty_get_no_verdict() -> None:
+    few = one_verdict("recall", a_change(0.1, 0.2), num_dialogues=29)
+    assert few == "too few dialogues (under 30)"
+
+
+def test_a_history_that_is_needed_less_is_no_verdict() -> None:
+    assert one_verdict("history_gain", a_change(-0.2, -0.1)) == "no verdict"
+
+
+def test_only_the_primary_headline_is_judged_by_its_own_interval_alone() -> None:
+    """An interval off 0 is not enough for the others: p-values are adjusted for their number."""
+    names = ("perplexity", "end_of_turn_nll", "foreign_history_gain", "recall")
+    changes = {
+        name: a_change(0.1, 0.2, p)
+        for name, p in zip(names, (0.001, 0.016, 0.03, 0.03), strict=True)
+    } | {"bits_per_byte": a_change(-0.2, -0.1, 0.04), "word_perplexity": a_change(-9, -5, 0.04)}
+    found = verdicts(changes, dict.fromkeys(changes, 30), primary="bits_per_byte", num_runs=3)
+    assert found == {
+        "bits_per_byte": "better",
+        "perplexity": "worse",
+        "word_perplexity": "as bits per byte",
+        "end_of_turn_nll": "worse",
+        "foreign_history_gain": "no difference shown",
+        "recall": "no difference shown",
+    }
+
+
+def test_holms_adjustment_is_that_of_its_definition() -> None:
+    """The smallest times their number, the next times one less, and never falling."""
+    found = holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.6})
+    assert found == pytest.approx({"b": 0.04, "c": 0.09, "a": 0.09, "d": 0.6})
+    assert holm({}) == {}
+
+
+def test_under_the_null_one_of_many_headlines_is_seldom_called() -> None:
+    """Five independent ones, 400 times: without Holm's method one in four would be called."""
+    generator = np.random.default_rng(4)
+    names = ("perplexity", "end_of_turn_nll", "foreign_history_gain", "recall", "bits_per_byte")
+    called = alone = 0
+    for _ in range(400):
+        draws = generator.normal(generator.normal(size=(5, 1)), 1.0, (5, 1000))
+        changes = {
+            name: summarise_draws(float(one.mean()), one)
+            for name, one in zip(names, draws, strict=True)
+        }
+        found = verdicts(changes, dict.fromkeys(names, 40), primary="", num_runs=3)
+        called += any(one in ("better", "worse") for one in found.values())
+        alone += any(one.low > 0 or one.high < 0 for one in changes.values())
+    assert called / 400 <= 0.08 < 0.15 <= alone / 400
 
 
 def test_the_detectable_change_is_found_four_times_out_of_five() -> None:
@@ -254,7 +330,7 @@ def test_a_sources_headlines_are_those_of_its_dialogues_alone() -> None:
             assert one["tuned"][headline] == value(BY_NAME[headline], alone)
             change = one["change"]
             assert change[f"{headline}_low"] <= change[headline] <= change[f"{headline}_high"]
-        assert len(one["base"]) == 6  # two, with both ends of their intervals
+        assert len(one["base"]) == 9  # three, with both ends of their intervals
     assert found.keys() == {"talk", "mine"}
 
 
@@ -268,9 +344,16 @@ def test_a_sources_rows_say_what_its_changes_mean() -> None:
     columns = table(40) | {"tuned_content_nll": table(40)["base_content_nll"] * 0.5}
     counts = draw_counts(np.random.default_rng(0), 40, num_resamples=200)
     sources = ["few"] * 5 + ["many"] * 35
-    metrics = with_intervals(columns, counts) | {"sources": of_sources(sources, columns, counts)}
+    metrics: dict[str, Any] = with_intervals(columns, counts) | {
+        "sources": of_sources(sources, columns, counts),
+        "set": {"num_dialogues": 40},
+    }
     metrics["base"]["template"], metrics["tuned"]["template"] = "plain_text", "speaker_tokens"
     rows = source_rows(metrics)
-    assert [row.title for row in rows["many"]] == ["bits per byte", "perplexity"]
-    assert [row.meaning for row in rows["many"]] == ["better", "not comparable: two templates"]
-    assert rows["few"][0].meaning == "too few dialogues"
+    two_templates = "not comparable: two templates"
+    assert [(row.title, row.num_dialogues, row.meaning) for row in rows["many"]] == [
+        ("bits per byte", 35, "differ"),
+        ("perplexity", 35, two_templates),
+        ("bits per byte with ends", 35, two_templates),
+    ]
+    assert rows["few"][0].meaning == "too few dialogues (under 30)"

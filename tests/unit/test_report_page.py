@@ -26,6 +26,7 @@ def metrics() -> dict[str, Any]:
             section[headline.name] = number + place / 10 + 0.004
             section[f"{headline.name}_low"] = number + place / 10 - 0.25
             section[f"{headline.name}_high"] = number + place / 10 + 0.25
+        found["change"] |= {f"{headline.name}_p": 0.002, f"{headline.name}_n": 30 + number}
     found["baselines"] = {"trigram": {"bits_per_byte": 2.0846}}
     found["set"] = {
         "num_dialogues": 31,
@@ -125,17 +126,17 @@ def test_every_headline_stands_there_with_its_interval() -> None:
 def test_every_headline_says_what_its_change_means() -> None:
     found = metrics()
     found["base"]["template"], found["tuned"]["template"] = "plain_text", "speaker_tokens"
-    found["change"] |= {"recall_low": -0.1, "recall_high": 0.1}
+    found["change"] |= {"recall_low": -0.1, "recall_high": 0.1, "context_identification_n": 29}
     rows = re.findall(
-        r'<tr><th scope="row">([^<]*)</th>.*<td(?: class="(\w+)")?>([^<]*)</td></tr>',
+        r'<tr><th scope="row">([^<]*)</th>.*<td>([^<]*)</td><td>([^<]*)</td></tr>',
         report_page(found, {}, [], []),
     )
     assert len(rows) == len(HEADLINES)
-    said = {title: (kind, text) for title, kind, text in rows}
-    assert said["bits per byte"] == ("worse", "worse")
-    assert said["context identification"] == ("better", "better")
-    assert said["recall of planted facts"] == ("", "inside the noise")
-    assert said["perplexity"] == ("", "not comparable: two templates")
+    said = {title: (number, text) for title, number, text in rows}
+    assert said["bits per byte"] == ("31", "differ")
+    assert said["context identification"] == ("29", "too few dialogues (under 30)")
+    assert said["recall of planted facts"][1] == "no difference shown"
+    assert said["perplexity"][1] == "not comparable: two templates"
 
 
 def test_what_was_not_measured_is_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Is B better than A? Two evaluated revisions on the same validation dialogues, with intervals."""
+"""How B differs from A: two evaluated revisions on the same dialogues, with intervals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def as_text(comparison: Comparison) -> str:
         cells = [title.ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
         lines.append("  ".join([*cells, verdict]))
-    lines += ["", "Δ = B − A, on the same dialogues; the verdict is about B.", *comparison.notes]
+    about = "Δ = B − A, on the same dialogues; n: those with a share in it; the verdict is about B."
+    lines += ["", about, *comparison.notes]
     return "\n".join(lines) + "\n"
 
 

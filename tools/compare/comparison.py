@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tools.compare.revisions import Evaluation
-from tuning.report.headlines import HEADLINES, Headline
-from tuning.results.bootstrap import Estimate, draw_counts, summarise_draws, verdict
+from tuning.report.headlines import HEADLINES, PRIMARY, WHAT_A_VERDICT_SAYS, Headline, verdicts
+from tuning.results.bootstrap import FEWEST_RUNS, Estimate, draw_counts, summarise_draws
 from tuning.results.dialogue_table import Table, in_order
 from tuning.run.errors import UserError
 
 MODEL = "tuned"
-COLUMNS = ("A", "B", "Δ", "95 % interval", "detectable Δ", "verdict")
+COLUMNS = ("A", "B", "Δ", "95 % interval", "n", "verdict")
 FEW_SEEDS = 5
 
 _SET_PARTS = {
@@ -42,6 +42,8 @@ class Row:
     b: float | None
     change: Estimate | None
     """B − A; None where the two must not be compared."""
+    num_dialogues: int
+    """Those with a share in it, on the side that has fewer."""
     verdict: str
     """About B; or the reason why there is no change."""
 
@@ -57,7 +59,7 @@ class Row:
             b,
             shown(self.change.value, signed=True),
             self.headline.shown_interval(self.change.low, self.change.high),
-            shown(self.change.detectable),
+            f"{self.num_dialogues:,}",
             self.verdict,
         ]
 
@@ -92,14 +94,19 @@ class Comparison:
         """Sentences on what the intervals do and do not cover."""
         num_seeds = len(self.a), len(self.b)
         if max(num_seeds) == 1:
-            return [
-                "One run on each side: the interval says how far these two models would differ on "
-                "other such dialogues, not whether another seed would agree."
-            ]
+            return [WHAT_A_VERDICT_SAYS]
         notes = [
             f"Runs: {num_seeds[0]} on side A, {num_seeds[1]} on side B. Both runs and dialogues "
             "are resampled."
         ]
+        first = self.rows[0]
+        if min(num_seeds) >= FEWEST_RUNS and first.change is not None:
+            notes.append(
+                f"A true Δ of {first.headline.shown(first.change.detectable)} in "
+                f"{first.headline.title} would be found four times out of five."
+            )
+        elif min(num_seeds) < FEWEST_RUNS:
+            notes.append(WHAT_A_VERDICT_SAYS)
         if min(num_seeds) == 1:
             notes.append("The spread between seeds is unknown on the side with one run.")
         if min(num_seeds) < FEW_SEEDS:
@@ -136,7 +143,8 @@ def compare(
     dialogues = draw_counts(streams[0], len(ids), num_resamples=num_resamples)
     runs_a = _run_counts(streams[1], len(a), num_resamples)
     runs_b = _run_counts(streams[2], len(b), num_resamples)
-    rows = []
+    rows: list[Row] = []
+    changes: dict[str, Estimate] = {}
     for headline in HEADLINES:
         value_a, value_b = (_value(headline, tables) for tables in (tables_a, tables_b))
         if value_a is None and value_b is None:
@@ -145,24 +153,37 @@ def compare(
         if value_a is None or value_b is None:
             reason = f"not measured on side {'A' if value_a is None else 'B'}"
         if reason is not None or value_a is None or value_b is None:
-            rows.append(Row(headline, value_a, value_b, None, reason or ""))
+            rows.append(Row(headline, value_a, value_b, None, 0, reason or ""))
             continue
         draws_a = _pooled(headline, tables_a, runs_a, dialogues)
         draws_b = _pooled(headline, tables_b, runs_b, dialogues)
-        change = summarise_draws(value_b - value_a, draws_b - draws_a)
-        num_dialogues = min(
-            headline.num_dialogues(table, MODEL) for table in (*tables_a, *tables_b)
-        )
-        meaning = verdict(
-            change.low,
-            change.high,
-            higher_is_better=headline.higher_is_better,
-            num_dialogues=num_dialogues,
-        )
-        rows.append(Row(headline, value_a, value_b, change, meaning))
+        change = changes[headline.name] = summarise_draws(value_b - value_a, draws_b - draws_a)
+        shares = [headline.num_dialogues(table, MODEL) for table in (*tables_a, *tables_b)]
+        rows.append(Row(headline, value_a, value_b, change, min(shares), ""))
     if not rows:
         raise UserError(f"{a[0].label} and {b[0].label} have no sums per dialogue in common.")
-    return Comparison(a, b, rows)
+    found = verdicts(
+        changes,
+        {row.headline.name: row.num_dialogues for row in rows},
+        primary=_primary([*a, *b]),
+        num_runs=min(len(a), len(b)),
+    )
+    return Comparison(
+        a,
+        b,
+        [replace(row, verdict=found.get(row.headline.name, row.verdict)) for row in rows],
+    )
+
+
+def _primary(evaluations: Sequence[Evaluation]) -> str:
+    """Return the headline that all of them declared."""
+    declared = {one.metrics["set"].get("primary", PRIMARY): one.label for one in evaluations}
+    if len(declared) > 1:
+        named = " and ".join(f"{label} ({name})" for name, label in declared.items())
+        raise UserError(
+            f"{named} declare different primary headlines (eval.primary); evaluate them with one."
+        )
+    return str(next(iter(declared)))
 
 
 def _check_distinct(side: Sequence[Evaluation]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from tuning.report.headlines import HEADLINES, headline_rows
+from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.sources.pinned import Source
 
 _USE = """```python
@@ -196,11 +196,11 @@ def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:
 
 
 def _headlines(scores: Mapping[str, Any]) -> str:
-    lines = ["| | base | fine-tuned | change | verdict |", "|---|---|---|---|---|"]
+    lines = ["| | base | fine-tuned | change | dialogues | verdict |", "|---|---|---|---|---|---|"]
     for row in headline_rows(scores):
         cells = " | ".join(f"{value} ({low} … {high})" for value, low, high in row.cells)
-        lines.append(f"| {row.title} | {cells} | {row.meaning} |")
-    return "\n".join(lines)
+        lines.append(f"| {row.title} | {cells} | {row.num_dialogues:,} | {row.meaning} |")
+    return "\n".join([*lines, "", WHAT_A_VERDICT_SAYS])
 
 
 def _writing(generation: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ def evaluate(
     relevance: Relevance | None,
     *,
     profile: str,
+    primary: str,
     num_resamples: int,
     seed: int,
 ) -> Evaluation:
@@ -62,6 +63,7 @@ def evaluate(
         training: The training dialogues, for n-gram models and what was copied from them.
         relevance: The function that measures relevance; None leaves it out.
         profile: Name of the amounts that were measured.
+        primary: The headline that was declared beforehand.
         num_resamples: Resamples of the dialogues behind each interval.
         seed: Seed of the resamples.
     """
@@ -107,6 +109,7 @@ def evaluate(
                 "num_blocks": len(plan.blocks),
                 "metric_version": METRIC_VERSION,
                 "profile": profile,
+                "primary": primary,
             },
         },
         generation=as_metrics(writing, len(plan.places)),

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tuning.results.bootstrap import summarise_draws, verdict
+from tuning.results.bootstrap import (
+    FEWEST_DIALOGUES,
+    FEWEST_RUNS,
+    Estimate,
+    holm,
+    summarise_draws,
+)
 from tuning.results.dialogue_table import FloatArray, Table
 
 METRIC_VERSION = 2
 """Raise it when the same models on the same text would get other numbers: another formula, another
 template, another way to score or to choose what is scored. A new headline is no reason. Evaluations
 of different versions are not compared; those from before there were versions are of version 1."""
+
+
+SIGNIFICANCE = 0.05
+WHAT_A_VERDICT_SAYS = (
+    "differ: these two models, on other such dialogues. Another seed may give another model: at "
+    f"least {FEWEST_RUNS} runs a side say whether a configuration is better."
+)
+PRIMARY = "bits_per_byte"
+"""The headline of evaluations from before one was declared."""
 
 
 def _as_is(values: FloatArray) -> FloatArray:
@@ -51,6 +66,10 @@ class Headline:
     one_tokenizer_only: bool
     """Comparable only between models with one tokenizer and template."""
     decimals: int
+    is_judged: bool = True
+    """Whether its change gets a verdict."""
+    same_as: str = ""
+    """Another headline that always changes with it, whose verdict is its own."""
 
     def is_in(self, table: Table, model: str) -> bool:
         """Tell whether the table has all columns that this takes, with something to divide by."""
@@ -127,6 +146,17 @@ HEADLINES = (
         higher_is_better=False,
         one_tokenizer_only=False,
         decimals=1,
+        same_as="bits_per_byte",
+    ),
+    Headline(
+        name="bits_per_byte_with_ends",
+        title="bits per byte with ends",
+        numerator=("{m}_content_nll", "{m}_end_nll"),
+        denominator=("num_bytes",),
+        transform=_in_bits,
+        higher_is_better=False,
+        one_tokenizer_only=True,
+        decimals=4,
     ),
     Headline(
         name="end_of_turn_nll",
@@ -148,6 +178,7 @@ HEADLINES = (
         higher_is_better=True,
         one_tokenizer_only=False,
         decimals=4,
+        is_judged=False,  # a model that needs its history less may be the better one
     ),
     Headline(
         name="foreign_history_gain",
@@ -186,7 +217,8 @@ HEADLINES = (
 def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, float]]:
     """Every headline of ``base``, of ``tuned``, and their ``change`` (tuned − base, paired).
 
-    Each as ``name``, ``name_low`` and ``name_high`` (95 %). One matrix of resamples serves all, so
+    Each as ``name``, ``name_low`` and ``name_high`` (95 %); a change also as ``name_p``, and as
+    ``name_n`` the dialogues with a share in it. One matrix of resamples serves all, so
     a change's interval is that of the difference within each resample, and equal models differ by
     exactly 0. A headline whose columns are not in the table is left out.
 
@@ -208,6 +240,10 @@ def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, floa
             numbers[headline.name] = estimate.value
             numbers[f"{headline.name}_low"] = estimate.low
             numbers[f"{headline.name}_high"] = estimate.high
+        found["change"][f"{headline.name}_p"] = estimate.p
+        found["change"][f"{headline.name}_n"] = min(
+            headline.num_dialogues(table, model) for model in ("base", "tuned")
+        )
     return found
 
 
@@ -218,6 +254,8 @@ class HeadlineRow:
     title: str
     cells: tuple[tuple[str, str, str], ...]
     """The value, and the interval's low and high end, of base, fine-tuned and change."""
+    num_dialogues: int
+    """Those with a share in it."""
     meaning: str
     """The verdict, or why there is none."""
 
@@ -225,11 +263,10 @@ class HeadlineRow:
 def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
     """The headlines of ``metrics/eval.json`` that have intervals."""
     sections = [metrics["base"], metrics["tuned"], metrics["change"]]
-    one_template = metrics["base"].get("template") == metrics["tuned"].get("template")
+    measured = [one for one in HEADLINES if all(f"{one.name}_low" in it for it in sections)]
+    meanings = _meanings(measured, metrics)
     rows = []
-    for headline in HEADLINES:
-        if not all(f"{headline.name}_low" in section for section in sections):
-            continue
+    for headline in measured:
         cells = []
         for section in sections:
             value, low, high = (
@@ -237,25 +274,83 @@ def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
                 for end in ("", "_low", "_high")
             )
             cells.append((value, low, high))
-        text = meaning(headline, sections[-1], metrics["set"]["num_dialogues"], one_template)
-        rows.append(HeadlineRow(headline.title, tuple(cells), text))
+        num_dialogues = int(sections[-1][f"{headline.name}_n"])
+        rows.append(
+            HeadlineRow(headline.title, tuple(cells), num_dialogues, meanings[headline.name])
+        )
     return rows
+
+
+def _meanings(measured: Collection[Headline], metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return what each change of ``metrics/eval.json`` means: two models, so one run a side."""
+    change = metrics["change"]
+    one_template = metrics["base"].get("template") == metrics["tuned"].get("template")
+    changes = {
+        one.name: Estimate(
+            value=change[one.name],
+            low=change[f"{one.name}_low"],
+            high=change[f"{one.name}_high"],
+            standard_error=math.nan,
+            p=change[f"{one.name}_p"],
+        )
+        for one in measured
+        if one_template or not one.one_tokenizer_only
+    }
+    found = verdicts(
+        changes,
+        {one.name: change[f"{one.name}_n"] for one in measured},
+        primary=metrics["set"].get("primary", PRIMARY),
+        num_runs=1,
+    )
+    return {one.name: found.get(one.name, "not comparable: two templates") for one in measured}
+
+
+def verdicts(
+    changes: Mapping[str, Estimate],
+    num_dialogues: Mapping[str, int],
+    *,
+    primary: str,
+    num_runs: int,
+) -> dict[str, str]:
+    """Say what each headline's change means, in words that the evidence bears.
+
+    The primary headline is judged by its own interval, the others by p-values that Holm's method
+    adjusts for how many they are; one that always changes with another is not counted again. With
+    fewer than ``FEWEST_RUNS`` runs a side, two models differ or not; with as many, a configuration
+    is better or worse. Fewer dialogues than ``FEWEST_DIALOGUES`` get no verdict.
+
+    Args:
+        changes: Of those headlines that can be compared.
+        num_dialogues: The dialogues that have a share in each.
+        primary: The headline that was declared beforehand.
+        num_runs: Runs on the side that has fewer.
+    """
+    found: dict[str, str] = {}
+    judged: list[Headline] = []
+    for headline in (one for one in HEADLINES if one.name in changes):
+        if num_dialogues[headline.name] < FEWEST_DIALOGUES:
+            found[headline.name] = f"too few dialogues (under {FEWEST_DIALOGUES})"
+        elif not headline.is_judged:
+            found[headline.name] = "no verdict"
+        elif headline.same_as in changes and headline.name != primary:
+            found[headline.name] = f"as {headline.same_as.replace('_', ' ')}"
+        else:
+            judged.append(headline)
+    others = [one.name for one in judged if one.name != primary]
+    adjusted = holm({name: changes[name].p for name in others})
+    for headline in judged:
+        change = changes[headline.name]
+        is_shown = adjusted.get(headline.name, 0.0) <= SIGNIFICANCE
+        if not is_shown or change.low <= 0 <= change.high:
+            found[headline.name] = "no difference shown"
+        elif num_runs < FEWEST_RUNS:
+            found[headline.name] = "differ"
+        else:
+            is_better = (change.low > 0) == headline.higher_is_better
+            found[headline.name] = "better" if is_better else "worse"
+    return found
 
 
 def num_dialogues_of(table: Table) -> int:
     """Rows of the table."""
     return len(next(iter(table.values())))
-
-
-def meaning(
-    headline: Headline, change: Mapping[str, float], num_dialogues: int, one_template: bool
-) -> str:
-    """The verdict, or why there is none: two templates end a turn in different ways."""
-    if headline.one_tokenizer_only and not one_template:
-        return "not comparable: two templates"
-    return verdict(
-        change[f"{headline.name}_low"],
-        change[f"{headline.name}_high"],
-        higher_is_better=headline.higher_is_better,
-        num_dialogues=num_dialogues,
-    )

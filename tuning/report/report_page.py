@@ -10,7 +10,7 @@ from typing import Any
 from tuning.dialogue import Turn
 from tuning.pages.environment import render
 from tuning.report.charts import Chart, draw
-from tuning.report.headlines import headline_rows
+from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.report.quality import Measures
 from tuning.report.sources import source_rows
 from tuning.results.measured import ScoredText
@@ -71,6 +71,7 @@ def report_page(
         about=metrics["set"],
         baselines=metrics.get("baselines", {}),
         headlines=headline_rows(metrics),
+        what_a_verdict_says=WHAT_A_VERDICT_SAYS,
         sources=source_rows(metrics),
         pictures=[draw(chart) for chart in charts],
         writing=writing_table(writing),

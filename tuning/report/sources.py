@@ -37,7 +37,11 @@ def source_rows(metrics: Mapping[str, Any]) -> dict[str, list[HeadlineRow]]:
     """Return the headlines of each source in ``metrics/eval.json`` as people read them."""
     return {
         name: headline_rows(
-            one | {model: metrics[model] | one[model] for model in ("base", "tuned")}
+            {
+                **one,
+                **{model: metrics[model] | one[model] for model in ("base", "tuned")},
+                "set": metrics["set"] | one["set"],
+            }
         )
         for name, one in metrics.get("sources", {}).items()
     }

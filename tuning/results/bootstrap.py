@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST_DIALOGUES = 10
-"""The fewest dialogues for a verdict: fewer say little, and one has an interval of no width."""
+FEWEST_DIALOGUES = 30
+"""The fewest dialogues for a verdict: of fewer, 95 % intervals hold the truth too seldom."""
+
+FEWEST_RUNS = 3
+"""The fewest runs a side that say whether a configuration is better, and not one model of it."""
 
 DETECTABLE_STANDARD_ERRORS = 2.8
 """z(0.975) + z(0.8): found by a two-sided test at 5 % with power 0.8 (Gelman & Hill 2007, 20.2)."""
-
-Verdict = Literal["better", "worse", "inside the noise", "too few dialogues"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Estimate:
     high: float
     standard_error: float
     """Standard deviation of the resampled values."""
+    p: float
+    """Twice the share of resampled values on the less frequent side of 0, at least 1 / (R + 1)."""
 
     @property
     def detectable(self) -> float:
@@ -63,13 +66,16 @@ def summarise_draws(value: float, draws: NDArray[np.float64]) -> Estimate:
     """
     kept = draws[~np.isnan(draws)]
     low, high = np.quantile(kept, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), float(kept.std()))
+    on_one_side = min((kept <= 0).sum(), (kept >= 0).sum())
+    p = min(1.0, (1 + 2 * on_one_side) / (1 + len(kept)))
+    return Estimate(value, float(low), float(high), float(kept.std()), float(p))
 
 
-def verdict(low: float, high: float, *, higher_is_better: bool, num_dialogues: int) -> Verdict:
-    """Say what the interval of a change means: a direction only if it leaves out 0."""
-    if num_dialogues < FEWEST_DIALOGUES:
-        return "too few dialogues"
-    if low <= 0 <= high:
-        return "inside the noise"
-    return "better" if (low > 0) == higher_is_better else "worse"
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjust p-values for how many there are (Holm 1979): an adjusted one is judged by itself."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda one: p_values[one])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
