@@ -141,7 +141,7 @@ def test_the_other_roles_are_no_responses_and_the_figure_has_the_roles_name(
         name="base",
         template=template,
         num_visible=1024,
-        plan=Plan(dialogues, 0, [], [], []),
+        plan=Plan(dialogues, 0, [], [], [], []),
         amounts=PROFILES["smoke"],
     )
     found = score(model, measure_responses(subject), batch_size=4)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.compare.revisions import Evaluation
+from tuning.report.call_shares import CALL_SHARES
 from tuning.report.headlines import HEADLINES, Headline
 from tuning.results.bootstrap import Estimate, draw_counts, summarise_draws, verdict
 from tuning.results.dialogue_table import Table, in_order
@@ -27,6 +28,12 @@ _SET_PARTS = {
 }
 _DEFAULTS = {"metric_version": 1}
 _BLOCK_COLUMNS = {"block_bytes", "num_context_items"}
+_PLACES = {
+    "num_recall_items": "questions differ",
+    "num_call_places": "places differ",
+    "num_word_places": "places differ",
+}
+"""Counts of what was chosen to be measured on, and what is said where they differ."""
 _IDENTITY = {"tokenizer_sha256": "tokenizer", "template": "template"}
 _TEMPLATE_NAMES = {"plain_text": "plain", "speaker_tokens": "speakers"}
 """Names of templates in evaluations of older revisions, and what the same ones are called now."""
@@ -137,7 +144,7 @@ def compare(
     runs_a = _run_counts(streams[1], len(a), num_resamples)
     runs_b = _run_counts(streams[2], len(b), num_resamples)
     rows = []
-    for headline in HEADLINES:
+    for headline in (*HEADLINES, *CALL_SHARES):
         value_a, value_b = (_value(headline, tables) for tables in (tables_a, tables_b))
         if value_a is None and value_b is None:
             continue
@@ -205,13 +212,14 @@ def _reason_against(
     if _BLOCK_COLUMNS.intersection(headline.denominator):
         blocks = {one.metrics["set"].get("blocks_sha256") for one in (*a, *b)}
         return "blocks differ" if len(blocks) > 1 else None
-    if "num_recall_items" in headline.denominator:
-        asked = {
-            tuple(sorted(zip(one.dialogue_ids, one.table["num_recall_items"], strict=True)))
-            for one in (*a, *b)
-            if "num_recall_items" in one.table
-        }
-        return "questions differ" if len(asked) > 1 else None
+    for column, reason in _PLACES.items():
+        if column in headline.denominator:
+            asked = {
+                tuple(sorted(zip(one.dialogue_ids, one.table[column], strict=True)))
+                for one in (*a, *b)
+                if column in one.table
+            }
+            return reason if len(asked) > 1 else None
     if not headline.one_tokenizer_only:
         return None
     for key, title in _IDENTITY.items():

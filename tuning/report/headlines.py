@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ template, another way to score or to choose what is scored. A new headline is no
 of different versions are not compared; those from before there were versions are of version 1."""
 
 
-def _as_is(values: FloatArray) -> FloatArray:
+def as_is(values: FloatArray) -> FloatArray:
+    """Return the divided sums, which are the metric."""
     return values
 
 
@@ -133,7 +134,7 @@ HEADLINES = (
         title="end of turn, nats",
         numerator=("{m}_end_nll",),
         denominator=("num_responses",),
-        transform=_as_is,
+        transform=as_is,
         higher_is_better=False,
         one_tokenizer_only=True,
         decimals=3,
@@ -165,7 +166,7 @@ HEADLINES = (
         title="context identification",
         numerator=("{m}_context_hits",),
         denominator=("num_context_items",),
-        transform=_as_is,
+        transform=as_is,
         higher_is_better=True,
         one_tokenizer_only=False,
         decimals=3,
@@ -175,7 +176,7 @@ HEADLINES = (
         title="recall of planted facts",
         numerator=("{m}_recall_hits",),
         denominator=("num_recall_items",),
-        transform=_as_is,
+        transform=as_is,
         higher_is_better=True,
         one_tokenizer_only=False,
         decimals=3,
@@ -183,7 +184,9 @@ HEADLINES = (
 )
 
 
-def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, float]]:
+def with_intervals(
+    table: Table, counts: FloatArray, headlines: Sequence[Headline] = HEADLINES
+) -> dict[str, dict[str, float]]:
     """Every headline of ``base``, of ``tuned``, and their ``change`` (tuned − base, paired).
 
     Each as ``name``, ``name_low`` and ``name_high`` (95 %). One matrix of resamples serves all, so
@@ -193,10 +196,11 @@ def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, floa
     Args:
         table: The sums per dialogue of both models.
         counts: ``[R, D]`` How often each resample holds each dialogue.
+        headlines: The metrics that are computed.
     """
     once = np.ones((1, num_dialogues_of(table)))
     found: dict[str, dict[str, float]] = {"base": {}, "tuned": {}, "change": {}}
-    for headline in HEADLINES:
+    for headline in headlines:
         if not all(headline.is_in(table, model) for model in ("base", "tuned")):
             continue
         value = {model: headline.values(table, model, once) for model in ("base", "tuned")}
@@ -222,12 +226,14 @@ class HeadlineRow:
     """The verdict, or why there is none."""
 
 
-def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
-    """The headlines of ``metrics/eval.json`` that have intervals."""
+def headline_rows(
+    metrics: Mapping[str, Any], headlines: Sequence[Headline] = HEADLINES
+) -> list[HeadlineRow]:
+    """The headlines of ``metrics/eval.json``, or of what has its form, that have intervals."""
     sections = [metrics["base"], metrics["tuned"], metrics["change"]]
     one_template = metrics["base"].get("template") == metrics["tuned"].get("template")
     rows = []
-    for headline in HEADLINES:
+    for headline in headlines:
         if not all(f"{headline.name}_low" in section for section in sections):
             continue
         cells = []
