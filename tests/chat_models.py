@@ -121,6 +121,10 @@ CALL_FORMS = {
         " + call.function.name + '\\n```json\\n' + call.function.arguments + '\\n```</call>' }}"
         "{{ '\\n' if not loop.last }}{% endfor %}{{ '</calls>' }}"
     ),
+    "counted": _with_calls(
+        "{{ '<calls ' ~ m.tool_calls | length ~ '>' }}{% for call in m.tool_calls %}"
+        "{{ call.function | tojson }}{% endfor %}"
+    ),
     "xml": _with_calls(
         "{% for call in m.tool_calls %}{{ '<function=' + call.function.name + '>' }}"
         "{% for key, value in call.function.arguments.items() %}"
@@ -128,7 +132,8 @@ CALL_FORMS = {
         "{{ '</function>' }}{% endfor %}"
     ),
 }
-"""Templates that write calls as real families do; the last one's arguments are no JSON."""
+"""Templates that write calls as real families do. Of the last two, one says how many calls there
+are, and the other's arguments are no JSON."""
 
 CLOCK = (
     "{{ '<|im_start|>system\\nToday is ' + strftime_now('%d %B %Y') + '.<|im_end|>\\n' }}" + CHATML
