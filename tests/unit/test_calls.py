@@ -102,6 +102,15 @@ def test_several_calls_are_read_in_order(forms: dict[str, CallText], name: str) 
         assert forms[name].read(text_of(name, *calls)) == wanted(*calls)
 
 
+@pytest.mark.parametrize("name", ["hermes", "mistral", "deepseek"])
+def test_a_call_behind_one_that_is_none_is_not_read_alone(
+    forms: dict[str, CallText], name: str
+) -> None:
+    broken = text_of(name, replace(LATE, arguments="{]"), COLD)
+    for text in (broken, f"{text_of(name, replace(LATE, arguments='{]'))}\n{text_of(name, COLD)}"):
+        assert forms[name].read(text) == []
+
+
 def test_a_form_of_one_call_has_no_second(forms: dict[str, CallText]) -> None:
     assert forms["llama"].read(f"{text_of('llama', LATE)}\n{text_of('llama', LATE)}") == []
 

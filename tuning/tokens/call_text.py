@@ -29,6 +29,8 @@ PROBES: Final = tuple(
 )
 """Calls that are known: to be found in a text, with what a form might not give back."""
 
+_TEXT: Final = r"\A(?s:.*?)"
+"""A turn's text before its calls, which begin at the first mark: behind it there is no text."""
 _ID: Final = re.compile("|".join(call.call_id for call in PROBES))
 
 
@@ -44,7 +46,7 @@ class CallText:
     """A form of calls. White space is free wherever the form has some."""
 
     first: re.Pattern[str]
-    """What stands before the first call, and behind the turn's text."""
+    """All that stands before the first call, the turn's text included."""
     next: re.Pattern[str] | None
     """What stands between two calls; None where a turn has one call."""
     last: re.Pattern[str]
@@ -111,7 +113,7 @@ def find_form(texts: Sequence[str]) -> CallText | None:
     # Calls without a mark begin a line; one that can only be alone is all of its turn.
     unmarked = re.compile(r"^\s*", re.MULTILINE) if follows else re.compile(r"\A\s*")
     form = CallText(
-        first=_pattern(before) if before.strip() else unmarked,
+        first=_pattern(before, before=_TEXT) if before.strip() else unmarked,
         next=follows,
         last=_pattern(texts[0][one.end :]),
         keys=one.keys,
