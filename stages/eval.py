@@ -71,6 +71,7 @@ def main() -> None:
         write_text(args.samples, samples_as_markdown(samples))
         page = report_page(
             evaluation.metrics,
+            evaluation.generation,
             evaluation.writing,
             charts(args.train_log, evaluation),
             side_by_side(plan, measured),

@@ -92,6 +92,49 @@ CALLS_AS_TEXT = (
 )
 """A call's arguments are joined with text, so they must be text (DeepSeek V3)."""
 
+
+def _with_calls(written: str) -> str:
+    """A template that writes calls so, behind the text of their turn."""
+    return (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content or '') }}"
+        "{% if m.tool_calls %}" + written + "{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    ) + _CHATML_ASK
+
+
+CALL_FORMS = {
+    "hermes": _with_calls(
+        "{% for call in m.tool_calls %}"
+        "{{ '\\n<tool_call>\\n' + call.function | tojson + '\\n</tool_call>' }}{% endfor %}"
+    ),
+    "mistral": _with_calls(
+        "{{ '[CALL] [' }}{% for call in m.tool_calls %}{{ {'name': call.function.name,"
+        " 'arguments': call.function.arguments, 'id': call.id} | tojson }}"
+        "{{ ', ' if not loop.last }}{% endfor %}{{ ']' }}"
+    ),
+    "llama": _with_calls(
+        "{% if m.tool_calls | length > 1 %}{{ raise_exception('one call alone') }}{% endif %}"
+        "{% set f = m.tool_calls[0].function %}"
+        "{{ {'name': f.name, 'parameters': f.arguments} | tojson }}"
+    ),
+    "deepseek": _with_calls(
+        "{{ '<calls>' }}{% for call in m.tool_calls %}{{ '<call>function<sep>'"
+        " + call.function.name + '\\n```json\\n' + call.function.arguments + '\\n```</call>' }}"
+        "{{ '\\n' if not loop.last }}{% endfor %}{{ '</calls>' }}"
+    ),
+    "counted": _with_calls(
+        "{{ '<calls ' ~ m.tool_calls | length ~ '>' }}{% for call in m.tool_calls %}"
+        "{{ call.function | tojson }}{% endfor %}"
+    ),
+    "xml": _with_calls(
+        "{% for call in m.tool_calls %}{{ '<function=' + call.function.name + '>' }}"
+        "{% for key, value in call.function.arguments.items() %}"
+        "{{ '<parameter=' ~ key ~ '>' ~ value ~ '</parameter>' }}{% endfor %}"
+        "{{ '</function>' }}{% endfor %}"
+    ),
+}
+"""Templates that write calls as real families do. Of the last two, one says how many calls there
+are, and the other's arguments are no JSON."""
+
 CLOCK = (
     "{{ '<|im_start|>system\\nToday is ' + strftime_now('%d %B %Y') + '.<|im_end|>\\n' }}" + CHATML
 )

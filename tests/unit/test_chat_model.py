@@ -147,7 +147,7 @@ def test_the_other_roles_are_no_responses_and_the_figure_has_the_roles_name(
         name="base",
         template=template,
         num_visible=1024,
-        plan=Plan(dialogues, 0, [], [], []),
+        plan=Plan(dialogues, 0, [], [], [], []),
         amounts=PROFILES["smoke"],
     )
     found = score(model, measure_responses(subject), batch_size=4)
@@ -165,7 +165,7 @@ def test_turns_that_are_context_are_measured_apart_where_the_template_writes_the
         name="base",
         template=template,
         num_visible=1024,
-        plan=Plan(dialogues, 0, [], [], []),
+        plan=Plan(dialogues, 0, [], [], [], []),
         amounts=PROFILES["smoke"],
     )
     figures = score(model, measure_context_turns(subject), batch_size=4).figures
@@ -193,7 +193,7 @@ def test_people_who_are_not_trained_are_context_too(tiny_base: Path) -> None:
         name="base",
         template=SpeakerTokens(tokenizer),
         num_visible=1024,
-        plan=Plan([Dialogue("d", turns)], 0, [], [], []),
+        plan=Plan([Dialogue("d", turns)], 0, [], [], [], []),
         amounts=PROFILES["smoke"],
     )
     found = score(uniform_model(tiny_base), measure_context_turns(subject), batch_size=4)

@@ -185,17 +185,27 @@ def test_no_context_identification_across_blocks() -> None:
     assert row(comparison, "bits_per_byte").change is not None
 
 
-def test_no_recall_across_different_questions() -> None:
+@pytest.mark.parametrize(
+    ("name", "total", "hits", "reason"),
+    [
+        ("recall", "num_recall_items", "recall_hits", "questions differ"),
+        ("right_calls", "num_call_places", "right_calls", "places differ"),
+        ("needless_calls", "num_word_places", "needless_calls", "places differ"),
+    ],
+)
+def test_nothing_is_compared_across_different_questions_or_places(
+    name: str, total: str, hits: str, reason: str
+) -> None:
     def asked(count: int, *, order: int = 1) -> Evaluation:
         one = evaluation(ids=IDS[::order])
         size = len(one.dialogue_ids)
-        questions = {"num_recall_items": np.full(size, count), "tuned_recall_hits": np.ones(size)}
+        questions = {total: np.full(size, count), f"tuned_{hits}": np.ones(size)}
         return replace(one, table={**one.table, **questions})
 
-    assert row(compared([asked(2)], [asked(2, order=-1)]), "recall").change is not None
-    found = row(compared([asked(2)], [asked(4)]), "recall")
-    assert (found.change, found.verdict) == (None, "questions differ")
-    old = row(compared([evaluation()], [asked(4)]), "recall")
+    assert row(compared([asked(2)], [asked(2, order=-1)]), name).change is not None
+    found = row(compared([asked(2)], [asked(4)]), name)
+    assert (found.change, found.verdict) == (None, reason)
+    old = row(compared([evaluation()], [asked(4)]), name)
     assert (old.change, old.verdict) == (None, "not measured on side A")
 
 

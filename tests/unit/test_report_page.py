@@ -57,11 +57,11 @@ def page(*samples: SideBySide, name: str = EVIL) -> str:
     found = metrics()
     found["baselines"][name] = {"bits_per_byte": 1.0}
     charts = [Chart(name, name, name, {name: [(0, 1), (1, 2)]}), Chart(name, "x", "y", {})]
-    return report_page(found, writing, charts, samples)
+    return report_page(found, {}, writing, charts, samples)
 
 
 def chart_page(chart: Chart) -> str:
-    return report_page(metrics(), {}, [chart], [])
+    return report_page(metrics(), {}, {}, [chart], [])
 
 
 class Reader(HTMLParser):
@@ -129,7 +129,7 @@ def test_every_headline_says_what_its_change_means() -> None:
     found["change"] |= {"recall_low": -0.1, "recall_high": 0.1, "context_identification_n": 29}
     rows = re.findall(
         r'<tr><th scope="row">([^<]*)</th>.*<td>([^<]*)</td><td>([^<]*)</td></tr>',
-        report_page(found, {}, [], []),
+        report_page(found, {}, {}, [], []),
     )
     assert len(rows) == len(HEADLINES)
     said = {title: (number, text) for title, number, text in rows}
@@ -145,7 +145,7 @@ def test_what_was_not_measured_is_left_out() -> None:
         for key in ("recall", "recall_low", "recall_high"):
             del fewer[section][key]
     del fewer["baselines"]
-    read = Reader(report_page(fewer, {}, [], [])).text
+    read = Reader(report_page(fewer, {}, {}, [], [])).text
     assert "recall" not in read and "bits per byte" in read and "nothing to show" in read
 
 

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.compare.revisions import Evaluation
+from tuning.report.call_shares import CALL_SHARES
 from tuning.report.headlines import HEADLINES, PRIMARY, WHAT_A_VERDICT_SAYS, Headline, verdicts
 from tuning.results.bootstrap import FEWEST_RUNS, Estimate, draw_counts, summarise_draws
 from tuning.results.dialogue_table import Table, in_order
 from tuning.run.errors import UserError
 
 MODEL = "tuned"
+EVERY = (*HEADLINES, *CALL_SHARES)
 COLUMNS = ("A", "B", "Δ", "95 % interval", "n", "verdict")
 FEW_SEEDS = 5
 
@@ -27,6 +29,12 @@ _SET_PARTS = {
 }
 _DEFAULTS = {"metric_version": 1}
 _BLOCK_COLUMNS = {"block_bytes", "num_context_items"}
+_PLACES = {
+    "num_recall_items": "questions differ",
+    "num_call_places": "places differ",
+    "num_word_places": "places differ",
+}
+"""Counts of what was chosen to be measured on, and what is said where they differ."""
 _IDENTITY = {"tokenizer_sha256": "tokenizer", "template": "template"}
 _TEMPLATE_NAMES = {"plain_text": "plain", "speaker_tokens": "speakers"}
 """Names of templates in evaluations of older revisions, and what the same ones are called now."""
@@ -145,7 +153,7 @@ def compare(
     runs_b = _run_counts(streams[2], len(b), num_resamples)
     rows: list[Row] = []
     changes: dict[str, Estimate] = {}
-    for headline in HEADLINES:
+    for headline in EVERY:
         value_a, value_b = (_value(headline, tables) for tables in (tables_a, tables_b))
         if value_a is None and value_b is None:
             continue
@@ -167,6 +175,7 @@ def compare(
         {row.headline.name: row.num_dialogues for row in rows},
         primary=_primary([*a, *b]),
         num_runs=min(len(a), len(b)),
+        headlines=EVERY,
     )
     return Comparison(
         a,
@@ -226,13 +235,14 @@ def _reason_against(
     if _BLOCK_COLUMNS.intersection(headline.denominator):
         blocks = {one.metrics["set"].get("blocks_sha256") for one in (*a, *b)}
         return "blocks differ" if len(blocks) > 1 else None
-    if "num_recall_items" in headline.denominator:
-        asked = {
-            tuple(sorted(zip(one.dialogue_ids, one.table["num_recall_items"], strict=True)))
-            for one in (*a, *b)
-            if "num_recall_items" in one.table
-        }
-        return "questions differ" if len(asked) > 1 else None
+    for column, reason in _PLACES.items():
+        if column in headline.denominator:
+            asked = {
+                tuple(sorted(zip(one.dialogue_ids, one.table[column], strict=True)))
+                for one in (*a, *b)
+                if column in one.table
+            }
+            return reason if len(asked) > 1 else None
     if not headline.one_tokenizer_only:
         return None
     for key, title in _IDENTITY.items():

@@ -23,6 +23,8 @@ class Amounts:
     """Values of each type of fact that are planted, at every distance."""
     num_places: int
     """Places of the set where both models write a response."""
+    num_call_places: int
+    """Places besides where the data's assistant calls tools, written in once."""
     num_samplings: int
     """Seeds with which each response is sampled, besides the greedy one."""
     num_chats: int
@@ -37,6 +39,7 @@ PROFILES = {
         history_responses=4,
         facts_per_type=1,
         num_places=4,
+        num_call_places=4,
         num_samplings=1,
         num_chats=1,
         chat_turns=4,
@@ -46,6 +49,7 @@ PROFILES = {
         history_responses=20,
         facts_per_type=4,
         num_places=60,
+        num_call_places=60,
         num_samplings=3,
         num_chats=5,
         chat_turns=16,
@@ -55,6 +59,7 @@ PROFILES = {
         history_responses=sys.maxsize,
         facts_per_type=10,
         num_places=1000,
+        num_call_places=1000,
         num_samplings=3,
         num_chats=50,
         chat_turns=16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,34 @@ def choose_places(
         )
     ]
     return [place for _, _, place in sorted(places, key=lambda one: one[:2])[:num_places]]
+
+
+def choose_spread(
+    dialogues: Sequence[Dialogue], possible: Sequence[Sequence[int]], num_places: int
+) -> list[Place]:
+    """Choose of each dialogue one of its possible turns, then of each another, by hashes.
+
+    Turns of one dialogue are alike: the more dialogues have a share, the surer is a number.
+    """
+    places: list[tuple[int, str, int, int]] = []
+    for index, (dialogue, turns) in enumerate(zip(dialogues, possible, strict=True)):
+        text = text_sha256([dialogue])
+        places += [(rank, text, index, turn) for rank, turn in enumerate(by_hash(turns, text))]
+    return [Place(index, turn) for _, _, index, turn in sorted(places)[:num_places]]
+
+
+def by_hash(turns: Sequence[int], text: str) -> list[int]:
+    """Return the turns in an order that follows from a text and nothing else."""
+    return sorted(turns, key=lambda turn: hashlib.sha256(f"{text}\x1f{turn}".encode()).digest())
+
+
+def choose_call_places(dialogues: Sequence[Dialogue], *, num_places: int) -> list[Place]:
+    """Choose places where the data's assistant calls tools, of as many dialogues as there are."""
+    calls = [
+        [turn for turn in dialogue.responses if dialogue.turns[turn].tool_calls]
+        for dialogue in dialogues
+    ]
+    return choose_spread(dialogues, calls, num_places)
 
 
 def response_near(dialogue: Dialogue, turn: int) -> int:

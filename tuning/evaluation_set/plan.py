@@ -9,7 +9,7 @@ from pathlib import Path
 from tuning.dialogue import Dialogue, read_dialogues
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.blocks import Block, make_blocks
-from tuning.evaluation_set.places import Place, choose_places
+from tuning.evaluation_set.places import Place, choose_call_places, choose_places
 from tuning.evaluation_set.text import cut_evaluation_set
 from tuning.run.errors import UserError
 from tuning.run.params import ScoreParams
@@ -31,6 +31,8 @@ class Plan:
     """The blocks that coherence is measured on."""
     places: list[Place]
     """The places where the models write."""
+    call_places: list[Place]
+    """Places where the data's assistant calls tools, and the models write once more."""
 
     @property
     def shown(self) -> Sequence[Place]:
@@ -99,4 +101,5 @@ def make_plan(
             max_blocks=profile.coherence_blocks,
         ),
         choose_places(dialogues, prompt_turns=settings.prompt_turns, num_places=profile.num_places),
+        choose_call_places(dialogues, num_places=profile.num_call_places),
     )

@@ -7,13 +7,14 @@ model is for) is said to be unknown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, headline_rows
+from tuning.report.call_shares import call_rows
+from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, HeadlineRow, headline_rows
 from tuning.sources.pinned import Source
 
 _USE = """```python
@@ -158,12 +159,14 @@ def _numbers(facts: Facts) -> str:
 {about["num_dialogues"]:,}
 validation dialogues that were not trained on. Intervals (95 %) from resampling whole dialogues.
 
-{_headlines(facts.scores)}
+{_table(headline_rows(facts.scores))}
+
+{WHAT_A_VERDICT_SAYS}
 
 What it writes, beside what people wrote in the same {generation["counted"]["num_places"]:,} places:
 
 {_writing(generation)}
-
+{_calls(facts)}
 Evaluation text `{about["text_sha256"][:12]}`, metric version {about["metric_version"]}."""
 
 
@@ -195,12 +198,26 @@ def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:
     return str(data.to_yaml())
 
 
-def _headlines(scores: Mapping[str, Any]) -> str:
+def _table(rows: Sequence[HeadlineRow]) -> str:
     lines = ["| | base | fine-tuned | change | dialogues | verdict |", "|---|---|---|---|---|---|"]
-    for row in headline_rows(scores):
+    for row in rows:
         cells = " | ".join(f"{value} ({low} … {high})" for value, low, high in row.cells)
         lines.append(f"| {row.title} | {cells} | {row.num_dialogues:,} | {row.meaning} |")
-    return "\n".join([*lines, "", WHAT_A_VERDICT_SAYS])
+    return "\n".join(lines)
+
+
+def _calls(facts: Facts) -> str:
+    """The shares of right calls, where the data calls tools."""
+    if why := facts.scores["tuned"].get("calls_not_read"):
+        return f"\nIts calls of tools were not measured: {why}.\n"
+    if not (rows := call_rows(facts.generation)):
+        return ""
+    num_places = facts.generation["calls"]["set"]["num_call_places"]
+    return f"""
+Its calls, in {num_places:,} places where the data's assistant calls tools:
+
+{_table(rows)}
+"""
 
 
 def _writing(generation: Mapping[str, Any]) -> str:

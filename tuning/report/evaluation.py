@@ -14,6 +14,7 @@ from tuning.evaluation_set.blocks import blocks_sha256
 from tuning.evaluation_set.places import people_in_places
 from tuning.evaluation_set.plan import Plan
 from tuning.evaluation_set.text import text_sha256
+from tuning.report.call_shares import call_metrics
 from tuning.report.headlines import METRIC_VERSION, with_intervals
 from tuning.report.ngram_baselines import baseline_scores
 from tuning.report.quality import Measures, words_of
@@ -88,6 +89,7 @@ def evaluate(
         name: [len(words_of(response.text)) for response in one.written.sampled]
         for name, one in measured.items()
     } | {"people": [len(words_of(one.text)) for one in people]}
+    calls = call_metrics(columns, counts)
     sources = of_sources([dialogue.source for dialogue in plan.dialogues], columns, counts)
     return Evaluation(
         metrics={
@@ -112,7 +114,7 @@ def evaluate(
                 "primary": primary,
             },
         },
-        generation=as_metrics(writing, len(plan.places)),
+        generation=as_metrics(writing, len(plan.places)) | ({"calls": calls} if calls else {}),
         columns=columns,
         curves={
             axis: {name: one.curves[axis].estimates(counts) for name, one in measured.items()}

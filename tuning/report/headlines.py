@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ PRIMARY = "bits_per_byte"
 """The headline of evaluations from before one was declared."""
 
 
-def _as_is(values: FloatArray) -> FloatArray:
+def as_is(values: FloatArray) -> FloatArray:
+    """Return the divided sums, which are the metric."""
     return values
 
 
@@ -163,7 +164,7 @@ HEADLINES = (
         title="end of turn, nats",
         numerator=("{m}_end_nll",),
         denominator=("num_responses",),
-        transform=_as_is,
+        transform=as_is,
         higher_is_better=False,
         one_tokenizer_only=True,
         decimals=3,
@@ -196,7 +197,7 @@ HEADLINES = (
         title="context identification",
         numerator=("{m}_context_hits",),
         denominator=("num_context_items",),
-        transform=_as_is,
+        transform=as_is,
         higher_is_better=True,
         one_tokenizer_only=False,
         decimals=3,
@@ -206,7 +207,7 @@ HEADLINES = (
         title="recall of planted facts",
         numerator=("{m}_recall_hits",),
         denominator=("num_recall_items",),
-        transform=_as_is,
+        transform=as_is,
         higher_is_better=True,
         one_tokenizer_only=False,
         decimals=3,
@@ -214,7 +215,9 @@ HEADLINES = (
 )
 
 
-def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, float]]:
+def with_intervals(
+    table: Table, counts: FloatArray, headlines: Sequence[Headline] = HEADLINES
+) -> dict[str, dict[str, float]]:
     """Every headline of ``base``, of ``tuned``, and their ``change`` (tuned − base, paired).
 
     Each as ``name``, ``name_low`` and ``name_high`` (95 %); a change also as ``name_p``, and as
@@ -225,10 +228,11 @@ def with_intervals(table: Table, counts: FloatArray) -> dict[str, dict[str, floa
     Args:
         table: The sums per dialogue of both models.
         counts: ``[R, D]`` How often each resample holds each dialogue.
+        headlines: The metrics that are computed.
     """
     once = np.ones((1, num_dialogues_of(table)))
     found: dict[str, dict[str, float]] = {"base": {}, "tuned": {}, "change": {}}
-    for headline in HEADLINES:
+    for headline in headlines:
         if not all(headline.is_in(table, model) for model in ("base", "tuned")):
             continue
         value = {model: headline.values(table, model, once) for model in ("base", "tuned")}
@@ -260,10 +264,12 @@ class HeadlineRow:
     """The verdict, or why there is none."""
 
 
-def headline_rows(metrics: Mapping[str, Any]) -> list[HeadlineRow]:
-    """The headlines of ``metrics/eval.json`` that have intervals."""
+def headline_rows(
+    metrics: Mapping[str, Any], headlines: Sequence[Headline] = HEADLINES
+) -> list[HeadlineRow]:
+    """The headlines of ``metrics/eval.json``, or of what has its form, that have intervals."""
     sections = [metrics["base"], metrics["tuned"], metrics["change"]]
-    measured = [one for one in HEADLINES if all(f"{one.name}_low" in it for it in sections)]
+    measured = [one for one in headlines if all(f"{one.name}_low" in it for it in sections)]
     meanings = _meanings(measured, metrics)
     rows = []
     for headline in measured:
@@ -301,6 +307,7 @@ def _meanings(measured: Collection[Headline], metrics: Mapping[str, Any]) -> dic
         {one.name: change[f"{one.name}_n"] for one in measured},
         primary=metrics["set"].get("primary", PRIMARY),
         num_runs=1,
+        headlines=measured,
     )
     return {one.name: found.get(one.name, "not comparable: two templates") for one in measured}
 
@@ -311,6 +318,7 @@ def verdicts(
     *,
     primary: str,
     num_runs: int,
+    headlines: Collection[Headline] = HEADLINES,
 ) -> dict[str, str]:
     """Say what each headline's change means, in words that the evidence bears.
 
@@ -324,10 +332,11 @@ def verdicts(
         num_dialogues: The dialogues that have a share in each.
         primary: The headline that was declared beforehand.
         num_runs: Runs on the side that has fewer.
+        headlines: All that may be among them.
     """
     found: dict[str, str] = {}
     judged: list[Headline] = []
-    for headline in (one for one in HEADLINES if one.name in changes):
+    for headline in (one for one in headlines if one.name in changes):
         if num_dialogues[headline.name] < FEWEST_DIALOGUES:
             found[headline.name] = f"too few dialogues (under {FEWEST_DIALOGUES})"
         elif not headline.is_judged:

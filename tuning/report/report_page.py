@@ -9,6 +9,7 @@ from typing import Any
 
 from tuning.dialogue import Turn
 from tuning.pages.environment import render
+from tuning.report.call_shares import call_rows
 from tuning.report.charts import Chart, draw
 from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.report.quality import Measures
@@ -54,6 +55,7 @@ class WritingTable:
 
 def report_page(
     metrics: Mapping[str, Any],
+    generation: Mapping[str, Any],
     writing: Mapping[str, Mapping[str, Measures]],
     charts: Sequence[Chart],
     samples: Sequence[SideBySide],
@@ -62,6 +64,7 @@ def report_page(
 
     Args:
         metrics: The content of ``metrics/eval.json``.
+        generation: The content of ``metrics/generation.json``, of which calls are shown.
         writing: Who wrote -> how -> the quality of it.
         charts: Pictures, in order.
         samples: Responses to read.
@@ -75,6 +78,8 @@ def report_page(
         sources=source_rows(metrics),
         pictures=[draw(chart) for chart in charts],
         writing=writing_table(writing),
+        calls=call_rows(generation),
+        calls_not_read=metrics["tuned"].get("calls_not_read"),
         samples=samples,
         titles=TITLES,
         parts=parts,

@@ -67,7 +67,7 @@ def coherence_findings(name: str, items: CoherenceItems, num_dialogues: int) -> 
             f"{name}_foreign_nll": total(items.foreign_nll),
             f"{name}_context_hits": total(items.context_hits),
         },
-        figures=summarise_ranks(items),
+        figures={**summarise_ranks(items)},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuning.dialogue import Dialogue
+from tuning.evaluation_set.places import by_hash, choose_spread
 from tuning.evaluation_set.text import text_sha256
 from tuning.results.curves import Curve, curve_of
 from tuning.results.dialogue_table import FloatArray, IntArray
@@ -55,24 +55,24 @@ def score_histories(
 ) -> Scoring[HistoryScores]:
     """Score responses after their last 0, 1, 2, 4 and 8 turns, and after those 8 shuffled.
 
-    Of each dialogue one response, then of each another, until there are ``num_responses``: turns of
-    one dialogue are alike, so the more dialogues have a share, the surer is the curve.
+    Of each dialogue one response, then of each another, until there are ``num_responses``.
     """
-    chosen = _choose_responses(dialogues, num_responses)
-    readings = {index: template.read(dialogues[index]) for index, _ in chosen}
+    responses = [dialogue.responses for dialogue in dialogues]
+    chosen = choose_spread(dialogues, responses, num_responses)
+    readings = {place.dialogue: template.read(dialogues[place.dialogue]) for place in chosen}
     sequences: list[TokenSequence] = []
-    for index, turn in chosen:
-        histories = [range(max(0, turn - k), turn) for k in HISTORY_TURNS]
-        for history in (*histories, _other_order(dialogues[index], turn)):
-            sequences.append(content_of(readings[index].after(history, turn)))
+    for place in chosen:
+        histories = [range(max(0, place.turn - k), place.turn) for k in HISTORY_TURNS]
+        for history in (*histories, _other_order(dialogues[place.dialogue], place.turn)):
+            sequences.append(content_of(readings[place.dialogue].after(history, place.turn)))
     nll = yield sequences
 
     table = sums(nll).reshape(-1, len(HISTORY_TURNS) + 1)
     return HistoryScores(
-        dialogue=np.array([index for index, _ in chosen], dtype=np.int64),
-        turn=np.array([turn for _, turn in chosen], dtype=np.int64),
+        dialogue=np.array([place.dialogue for place in chosen], dtype=np.int64),
+        turn=np.array([place.turn for place in chosen], dtype=np.int64),
         num_bytes=np.array(
-            [len(dialogues[index].turns[turn].text.encode()) for index, turn in chosen],
+            [len(dialogues[one.dialogue].turns[one.turn].text.encode()) for one in chosen],
             dtype=np.int64,
         ),
         nll=table[:, :-1],
@@ -100,24 +100,9 @@ def shuffled_history_gain(scores: HistoryScores) -> float:
     return bits_per_byte(scores.nll[:, 0] - scores.shuffled_nll, scores.num_bytes)
 
 
-def _choose_responses(dialogues: Sequence[Dialogue], count: int) -> list[tuple[int, int]]:
-    """Dialogues' indices with one turn each, by hashes of the text."""
-    possible: list[tuple[int, str, int, int]] = []
-    for index, dialogue in enumerate(dialogues):
-        text = text_sha256([dialogue])
-        turns = _by_hash(dialogue.responses, text)
-        possible += [(place, text, index, turn) for place, turn in enumerate(turns)]
-    return [(index, turn) for _, _, index, turn in sorted(possible)[:count]]
-
-
 def _other_order(dialogue: Dialogue, turn: int) -> list[int]:
     """The last turns before a response by a hash; never the true order if there are two."""
     history = list(range(max(0, turn - HISTORY_TURNS[-1]), turn))
     text = text_sha256([Dialogue(dialogue.dialogue_id, dialogue.turns[:turn])])
-    order = _by_hash(history, text)
+    order = by_hash(history, text)
     return order if order != history else order[::-1]
-
-
-def _by_hash(turns: Sequence[int], text: str) -> list[int]:
-    """The turns in an order that follows from the text and nothing else."""
-    return sorted(turns, key=lambda turn: hashlib.sha256(f"{text}\x1f{turn}".encode()).digest())

@@ -44,7 +44,7 @@ class Findings:
 
     columns: dict[str, Column] = field(default_factory=dict)
     """Sums per dialogue, ``[D]``; a model's own begin with its name, the others are the text's."""
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float | str] = field(default_factory=dict)
     """Figures that are no headlines, by their keys in ``metrics/eval.json``."""
     curves: dict[str, Curve] = field(default_factory=dict)
     """Curves by the name of their axis."""

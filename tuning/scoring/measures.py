@@ -48,7 +48,7 @@ def measure(
     shown: list[Place],
     seed: int,
 ) -> Measured:
-    """Measure perplexity, context retention, coherence and writing of one model.
+    """Measure perplexity, context retention, coherence, writing and calls of one model.
 
     Args:
         name: Begins the names of its columns.
@@ -75,12 +75,12 @@ def measure(
         ),
         batch_size=settings.batch_size,
     )
+    written, chats, calls = write_out(model, subject, settings, seed=seed)
     everything = Findings()
-    for one in found:
+    for one in (*found, calls):
         everything.columns.update(one.columns)
         everything.figures.update(one.figures)
         everything.curves.update(one.curves)
-    written, chats = write_out(model, subject, settings, seed=seed)
     return Measured(
         columns=everything.columns,
         figures={

@@ -14,7 +14,8 @@ from tuning.evaluation_set.text import text_sha256
 from tuning.results.measured import ScoredText, Written
 from tuning.results.samples import Sample
 from tuning.run.params import ScoreParams
-from tuning.scoring.measure import Subject
+from tuning.scoring.calls import call_findings
+from tuning.scoring.measure import Findings, Subject
 from tuning.scoring.nats import Scoring
 from tuning.scoring.perplexity import content_of
 from tuning.tokens.template import Template
@@ -30,8 +31,12 @@ where a dialogue is scored."""
 
 def write_out(
     model: PreTrainedModel, subject: Subject, settings: ScoreParams, *, seed: int
-) -> tuple[Written, list[Sample]]:
-    """Let a model write in the places and go on with dialogues; from then on it can only infer."""
+) -> tuple[Written, list[Sample], Findings]:
+    """Let a model write in the places and go on with dialogues; from then on it can only infer.
+
+    Returns:
+        What it wrote in the places, the dialogues that it went on with, and its calls of tools.
+    """
     template, dialogues, places = subject.template, subject.dialogues, subject.plan.places
     amounts = subject.amounts
     samplings = [
@@ -39,6 +44,8 @@ def write_out(
         for number in range(amounts.num_samplings)
     ]
     in_places = plan_places(template, dialogues, places, samplings)
+    call_places = subject.plan.call_places if template.calls else []
+    in_calls = plan_places(template, dialogues, call_places, [])
     chats = plan_continuations(
         template,
         dialogues,
@@ -54,12 +61,14 @@ def write_out(
     replies = write_replies(
         model,
         template,
-        [*in_places, *(chat.request for chat in chats)],
+        [*in_places, *in_calls, *(chat.request for chat in chats)],
         max_new_tokens=settings.max_new_tokens,
         batch_size=ROWS_PER_DIALOGUE * settings.batch_size,
     )
     written = written_in(template, dialogues, places, replies[: len(in_places)])
-    return written, samples_of(template, chats, replies[len(in_places) :])
+    others = replies[len(in_places) :]
+    calls = call_findings(subject, others[: len(in_calls)], written.greedy)
+    return written, samples_of(template, chats, others[len(in_calls) :]), calls
 
 
 def plan_places(

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue, ToolCall, Turn
+from tuning.tokens.call_text import PROBES
 from tuning.tokens.messages import CallForm, Message, messages_of
 from tuning.tokens.sandbox import SandboxedTemplate, Setting
 from tuning.tokens.served_text import ServedText
@@ -21,6 +22,9 @@ MARK = "xMARKx"
 
 _OPENED = re.compile(r"<(\w+)>\s*\Z")
 _QUESTION: Message = {"role": "user", "content": "Hello!"}
+_TOOLS = [
+    {"type": "function", "function": {"name": call.name, "parameters": {}}} for call in PROBES
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,17 @@ class Asking:
             return self.text(messages, None, asks=True).count(MARK) == 2
         except NotEncodableError:
             return False
+
+    def calling(self, count: int) -> Answer | None:
+        """Return the answer that is the first ``count`` probes; None if the template takes none."""
+        turn = Turn("assistant", "", "assistant", tool_calls=PROBES[:count])
+        messages = [_QUESTION, *messages_of(Dialogue("", (turn,)), self.form)]
+        for tools in (_TOOLS, None):
+            try:
+                return self.answer(messages, tools)
+            except NotEncodableError:
+                continue
+        return None
 
     def answer(self, messages: Sequence[Message], tools: Any) -> Answer:
         """Return the last message, an assistant's, as a server asks for it and expects it.

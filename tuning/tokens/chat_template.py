@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain, takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -21,10 +22,12 @@ from transformers import PreTrainedTokenizerFast
 from tuning.dialogue import Dialogue
 from tuning.run.errors import UserError
 from tuning.tokens.answers import MARK, Answer, Asking
+from tuning.tokens.call_text import CallText, find_form
 from tuning.tokens.messages import Message, messages_of, tools_of, with_thoughts_apart
 from tuning.tokens.sandbox import Setting
 from tuning.tokens.template import (
     EncodedTurn,
+    Ending,
     EndsWithMarks,
     NotEncodableError,
     Rendering,
@@ -75,6 +78,26 @@ class ChatTemplate(EndsWithMarks):
         self._first = next((one for one in asks if one in self.special_ids), None)
         spelled = sorted(tokenizer.convert_ids_to_tokens(list(self.special_ids)), key=len)
         self._spelled = re.compile("|".join(re.escape(one) for one in reversed(spelled)) or r"(?!)")
+
+    @cached_property
+    def _calling(self) -> list[list[int]]:
+        """Ids of an answer that is one known call, and of one that is two, if they are taken."""
+        answers = takewhile(bool, map(self.asking.calling, (1, 2)))
+        return [answer.target[:-1] for answer in answers if answer]
+
+    @cached_property
+    def calls(self) -> CallText | None:
+        """The form of calls, if it can be read back."""
+        return find_form([self.text_of(ids) for ids in self._calling])
+
+    @cached_property
+    def _call_ids(self) -> frozenset[int]:
+        """Special tokens that calls hold: a model that writes one has not ended its turn."""
+        return self.special_ids.intersection(chain.from_iterable(self._calling))
+
+    def ending_of(self, token_id: int) -> Ending | None:
+        """Every special token ends a turn but those that calls hold."""
+        return None if token_id in self._call_ids else super().ending_of(token_id)
 
     def read(self, dialogue: Dialogue) -> _ChatReading:
         """Read a dialogue of roles."""

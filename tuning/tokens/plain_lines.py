@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue
+from tuning.tokens.call_text import AS_LINES
 from tuning.tokens.template import EncodedTurn, Ending, TurnByTurn, num_system_turns
 from tuning.tokens.texts import encode_behind
 from tuning.tokens.tokenizer import first_token, special_ids
@@ -25,6 +26,7 @@ class PlainLines:
     name = "plain"
     asks_all = True
     has_roles = True
+    calls = AS_LINES
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take the base model's own tokenizer."""

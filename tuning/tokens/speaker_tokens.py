@@ -15,6 +15,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from tuning.dialogue import ROLES, Dialogue
 from tuning.template_record import TemplateRecord
+from tuning.tokens.call_text import AS_LINES
 from tuning.tokens.plain_lines import PlainLines, lacked_by_lines, role_line
 from tuning.tokens.template import EncodedTurn, EndsWithMarks, TurnByTurn, num_system_turns
 from tuning.tokens.texts import TextEncoder, encode_behind
@@ -189,6 +190,7 @@ class SpeakerTokens(EndsWithMarks):
 
     name = "speakers"
     asks_all = True
+    calls = AS_LINES
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take a tokenizer that ``add_dialogue_tokens`` has extended."""

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue, Turn
+from tuning.tokens.call_text import CallText
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,10 @@ class Template(Protocol):
     """Whether a role is written as such, and not as one more speaker."""
     asks_all: bool
     """Whether anyone can be asked for a turn, and not the assistant alone."""
+
+    @property
+    def calls(self) -> CallText | None:
+        """The form in which an assistant calls tools; None where it cannot be read back."""
 
     def read(self, dialogue: Dialogue) -> Reading:
         """Read a dialogue, whose tags depend on who else speaks in it."""
