@@ -40,7 +40,10 @@ def metrics() -> dict[str, Any]:
 def sample(text: str = EVIL) -> SideBySide:
     scored = ScoredText((text[:3], text[3:]), (0.5, 9.0))
     return SideBySide(
-        text, (Turn(text, text),), text, {"base": scored, "tuned": scored, "people": scored}
+        text,
+        (Turn(text, text),),
+        Turn(text, text),
+        {"base": scored, "tuned": scored, "people": scored},
     )
 
 
@@ -157,8 +160,22 @@ def test_pieces_are_shaded_by_surprise() -> None:
 
 def test_an_empty_response_says_so() -> None:
     empty = ScoredText((), ())
-    one = SideBySide("1", (), "a", {"base": empty, "tuned": empty, "people": empty})
+    one = SideBySide("1", (), Turn("a", ""), {"base": empty, "tuned": empty, "people": empty})
     assert Reader(page(one)).text.count("(says nothing)") == 3
+
+
+def test_roles_have_their_names_and_people_numbers() -> None:
+    said = ScoredText(("hi",), (1.0,))
+    turns = (
+        Turn("system", "s", "system"),
+        Turn("ann", "u", "user"),
+        Turn("assistant", "a", "assistant"),
+        Turn("bob", "v", "user"),
+    )
+    answer = Turn("assistant", "b", "assistant")
+    one = SideBySide("1", turns, answer, {"base": said, "tuned": said, "people": said})
+    names = re.findall(r'<p class="turn".*?<b>(.+?)</b>', page(one, name="x"))
+    assert names == ["system", "speaker 1", "assistant", "speaker 2", "assistant"]
 
 
 @pytest.mark.parametrize(
