@@ -211,18 +211,22 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
             ]
             controls.append(system)
 
-        def answer(text: str, *values: Any) -> Iterator[list[list[Message]]]:
+        def answer(text: str, *values: Any) -> Iterator[list[Any]]:
+            said = values[: len(chats)]
             try:
-                yield from talk(partners, text, values[: len(chats)], *values[len(chats) :])
+                for new in talk(partners, text, said, *values[len(chats) :]):
+                    yield [*new, ""]
             except UserError as error:
-                raise gradio.Error(html.escape(str(error)), duration=None) from None
+                gradio.Warning(html.escape(str(error)), duration=None)
+                yield [*said, text]
 
-        def go_on_alone(*values: Any) -> Iterator[list[list[Message]]]:
-            yield from answer("", *values)
+        def go_on_alone(*values: Any) -> Iterator[list[Any]]:
+            for *new, _ in answer("", *values):
+                yield new
 
         inputs = [*chats, *controls]
         for event in (send.click, text.submit):
-            event(answer, [text, *inputs], chats).success(lambda: "", None, text)
+            event(answer, [text, *inputs], [*chats, text])
         go_on.click(go_on_alone, inputs, chats)
         clear.click(lambda: [[] for _ in chats], None, chats)
     return page

@@ -15,6 +15,7 @@ from tuning.report.headlines import HEADLINES
 from tuning.report.quality import Measures
 from tuning.report.report_page import SideBySide, report_page, shade
 from tuning.results.measured import ScoredText
+from tuning.results.samples import Sample, samples_as_markdown
 
 EVIL = "<script>alert('x')</script></title></p> & \"quoted\" http://example.org"
 
@@ -176,6 +177,10 @@ def test_roles_have_their_names_and_people_numbers() -> None:
     one = SideBySide("1", turns, answer, {"base": said, "tuned": said, "people": said})
     names = re.findall(r'<p class="turn".*?<b>(.+?)</b>', page(one, name="x"))
     assert names == ["system", "speaker 1", "assistant", "speaker 2", "assistant"]
+    written = Turn("assistant", "c")  # by a model that knows speakers
+    text = samples_as_markdown([Sample("1", turns, (written,), (answer,))])
+    names = re.findall(r"^- (.+): `[suavcb]`$", text, re.MULTILINE)
+    assert names == ["system", "speaker 1", "assistant", "speaker 2", "assistant", "assistant"]
 
 
 @pytest.mark.parametrize(

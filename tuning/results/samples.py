@@ -26,8 +26,9 @@ class Sample:
 
 def shown_names(turns: Sequence[Turn]) -> dict[str, str]:
     """Return what to call each speaker: roles by their names, people by number, as they appear."""
-    speakers = dict.fromkeys(turn.speaker for turn in turns if turn.speaker != turn.role)
-    numbers = {name: f"speaker {number}" for number, name in enumerate(speakers, start=1)}
+    roles = {turn.speaker for turn in turns if turn.speaker == turn.role}  # a reply may have none
+    people = (turn.speaker for turn in turns if turn.speaker not in roles)
+    numbers = {name: f"speaker {n}" for n, name in enumerate(dict.fromkeys(people), start=1)}
     return {turn.speaker: numbers.get(turn.speaker, turn.speaker) for turn in turns}
 
 
