@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,6 +218,19 @@ def encoded(
     settings = encoding_params(**{"template": "auto", "loss_on": "auto", **changes})
     ledger = encode(prepared, base, out, settings, 0, has_roles=True, skips_invalid=skips)
     return ledger, out
+
+
+def test_last_is_the_last_answer_where_a_user_has_the_last_word(base: Path, tmp_path: Path) -> None:
+    dialogues = [
+        replace(one, turns=(*one.turns, turn("user", "Thanks!"))) if number % 2 else one
+        for number, one in enumerate(DIALOGUES)
+    ]
+    ledger, folder = encoded(tmp_path, base, dialogues, loss_on="last")
+    assert ledger["num_turns"]["trained"] == {"assistant": len(dialogues)}
+    windows = read_windows(folder)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    trained = tokenizer.decode(windows.input_ids[windows.is_target].tolist())
+    assert trained.count("the sea<|im_end|>") == trained.count("<|im_end|>") == len(dialogues)
 
 
 def test_windows_hold_prompts_and_answers_as_they_are_served(base: Path, tmp_path: Path) -> None:
