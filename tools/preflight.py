@@ -27,6 +27,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from hydra.errors import HydraException
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tuning.run.errors import UserError
 from tuning.run.params import PARAMS_FILE, Params, load_params
@@ -176,12 +177,17 @@ def _last_encode() -> tuple[dict[str, Any], dict[str, Any]] | None:
     metrics, lock = Path(next(iter(own_stages()["encode"]["metrics"][0]))), Path("dvc.lock")
     if not (metrics.exists() and lock.exists()):
         return None
-    stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+    try:
+        stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+    except (YAMLError, KeyError, TypeError):  # a merge's conflict: dvc says what it wants
+        return None
     content = metrics.read_bytes()
-    ledger = json.loads(content)
     written = {"path": str(metrics), "md5": hashlib.md5(content, usedforsecurity=False).hexdigest()}
     outs = stages.get("encode", {}).get("outs", [])
-    if "max_length_enough" not in ledger or not any(written.items() <= out.items() for out in outs):
+    if not any(written.items() <= out.items() for out in outs):
+        return None
+    ledger = json.loads(content)
+    if "max_length_enough" not in ledger:  # an older encode's
         return None
     values: dict[str, Any] = {}
     for name in TO_ENCODE:

@@ -133,6 +133,9 @@ def test_windows_that_are_long_enough_or_another_runs_ledger_say_nothing(project
     encoded(project)
     (project / "metrics/encode.json").write_text(json.dumps(ENCODED | {"max_length_enough": 9}))
     assert list(check_windows([])) == []
+    encoded(project)
+    (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n")
+    assert list(check_windows([])) == []
 
 
 def test_untracked_code_is_named_and_ignored_files_are_not(project: Path) -> None:
