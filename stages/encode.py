@@ -21,7 +21,7 @@ from tuning.encoding.totals import (
     BUCKETS,
     NOT_ENCODABLE,
     Totals,
-    report_cut,
+    cut_message,
     report_not_encodable,
     report_what_is_trained,
 )
@@ -160,10 +160,10 @@ def encode(
         if not num_trained:
             raise_nothing_trained(prepared, encoding.loss_on, source)
     report_what_is_trained(template.name, found)
-    report_cut(found, encoding.max_length)
-    return found.ledger(encoding.max_length) | {
-        "num_speaker_tokens": num_speakers if template.asks_all else 0
-    }
+    ledger = found.ledger(encoding.max_length)
+    if message := cut_message(ledger, encoding.max_length):
+        print(f"encode: {message}")
+    return ledger | {"num_speaker_tokens": num_speakers if template.asks_all else 0}
 
 
 def pieces(prepared: Path) -> Iterator[tuple[str, LineRange]]:

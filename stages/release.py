@@ -8,14 +8,18 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from tuning.dialogue import read_dialogues
+from tuning.release.example import choose_example
 from tuning.release.model_card import Facts, model_card
 from tuning.release.receipt import RECEIPT, make_receipt
+from tuning.results.measured import read_measured
 from tuning.run.files import new_folder, write_json, write_text
 from tuning.run.inputs import Inputs
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.sources.pinned import source_of_data, source_of_model
 from tuning.template_record import read_record
+from tuning.tokens.templates import template_of
 
 CARD = "README.md"
 
@@ -31,23 +35,32 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="encode's metrics, JSON")
     parser.add_argument("--training", type=Path, required=True, help="training's metrics, JSON")
     parser.add_argument("--scores", type=Path, required=True, help="the evaluation, JSON")
+    parser.add_argument("--tuned", type=Path, required=True, help="the tuned model's scores, JSON")
     parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
     params = declared_params("release")
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
     data = Path(params["data"]["path"])
-    paths = [data, args.prepared, args.base, args.lock, *metrics]
+    paths = [data, args.prepared, args.base, args.lock, args.tuned, *metrics]
     inputs = Inputs([*paths, args.trained], partial(declared_params, "release"))
     ledger, tokens, training, scores, generation = (
         json.loads(path.read_text(encoding="utf-8")) for path in metrics
     )
-    template = read_record(args.trained)
-    assert template is not None, "train writes it"
+    record = read_record(args.trained)
+    assert record is not None, "train writes it"
+    example = choose_example(
+        read_dialogues(args.prepared / "val.jsonl"),
+        read_measured(args.tuned).written.greedy,
+        template_of(args.trained),
+        loss_on=params["encoding"]["loss_on"],
+        region=params["data"]["phone_region"],
+    )
     facts = Facts(
         base=source_of_model(params["model"]["name"], params["model"]["revision"]),
         corpus=source_of_data(data, params["data"]["hub"]),
-        usage=template.usage,
+        example=example,
+        usage=record.usage,
         params=params,
         scores=scores,
         generation=generation,

@@ -17,13 +17,13 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from tuning.dialogue import Dialogue, Turn
+from tuning.dialogue import ROLES, Dialogue, Turn
 from tuning.report.report_page import TITLES
 from tuning.run.errors import UserError
 from tuning.run.process import run_stage
 from tuning.scoring.measures import load_model
 from tuning.tokens.chat_template import ChatTemplate
-from tuning.tokens.template import NotEncodableError, Template
+from tuning.tokens.template import NotEncodableError, Template, TurnInPlace
 from tuning.tokens.templates import template_of
 from tuning.writing.decoding import Request, Sampling, write_replies
 
@@ -58,18 +58,10 @@ class Partner:
             max_new_tokens: Longest answer, in tokens.
             system: Stands before the chat, where the model knows roles.
 
-        Returns:
-            The turn, or in brackets why the model cannot be asked for it.
+        Raises:
+            UserError: the model cannot be asked for it.
         """
-        turns = [Turn("system", system, "system")] if system and self.has_roles else []
-        turns += (self._turn(message["role"], text_in(message)) for message in chat)
-        number = len(turns)
-        reading = self.template.read(Dialogue("chat", (*turns, self._turn(role, ""))))
-        try:
-            reading.renderings([*[False] * number, True])
-        except NotEncodableError as error:
-            return f"(it cannot be asked: {error})"
-        place = reading.after(range(number), number)
+        place = self.place(chat, role, system)
         request = Request(
             tuple(place.context),
             len(place.context),
@@ -85,6 +77,37 @@ class Partner:
             batch_size=1,
         )
         return self.template.text_of(replies[0][0].ids) if replies[0] else "(the chat is too long)"
+
+    def place(
+        self, chat: Sequence[Message], role: Literal["user", "assistant"], system: str = ""
+    ) -> TurnInPlace:
+        """Return what the model reads before it writes the next turn, as for ``answer``.
+
+        Raises:
+            UserError: its template does not take the chat.
+        """
+        turns = [Turn("system", system, "system")] if system and self.has_roles else []
+        turns += (self._turn(message["role"], text_in(message)) for message in chat)
+        number = len(turns)
+        reading = self.template.read(Dialogue("chat", (*turns, self._turn(role, ""))))
+        try:
+            reading.renderings([*[False] * number, True])
+        except NotEncodableError as error:
+            raise UserError(
+                f"The model cannot be asked: {error}. Write it otherwise, or start anew."
+            ) from None
+        return reading.after(range(number), number)
+
+    @property
+    def takes_system(self) -> bool:
+        """Whether the model reads a system text."""
+        turns = (Turn(role, f"{role} text", role) for role in ROLES[:3])  # but for a tool's answer
+        dialogue = Dialogue("chat", tuple(turns))
+        try:
+            self.template.read(dialogue).renderings([False, False, True])
+        except NotEncodableError:
+            return False
+        return self.has_roles and "system text" not in self.template.lacks(dialogue)
 
     def _turn(self, role: Literal["user", "assistant"], text: str) -> Turn:
         return Turn(role, text, role if self.has_roles else None)
@@ -127,6 +150,9 @@ def talk(
     """Yield the chats after the user's turn, and again after each answer.
 
     Without a text the models write the user's turn too, each in its own chat.
+
+    Raises:
+        UserError: one of them cannot be asked; nothing was said then.
     """
     sampling = Sampling(temperature, top_p, int(seed))
     longest = int(max_new_tokens)
@@ -134,6 +160,9 @@ def talk(
     if not text.strip() and not all(new):
         yield new  # nobody has said anything yet
         return
+    said = [{"role": "user", "content": html.escape(text.strip())}] if text.strip() else []
+    for chat, partner in zip(new, partners.values(), strict=True):
+        partner.place([*chat, *said], "assistant" if said else "user", system)
     for chat, partner in zip(new, partners.values(), strict=True):
         turn = text.strip() or partner.answer(chat, "user", sampling, longest, system)
         chat.append({"role": "user", "content": html.escape(turn)})
@@ -165,7 +194,7 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
             ]
         tuned = partners["tuned"]
         system = gradio.Textbox(
-            label="System", placeholder="Stands before the chat", visible=tuned.has_roles
+            label="System", placeholder="Stands before the chat", visible=tuned.takes_system
         )
         text = gradio.Textbox(label="You", placeholder="Say something, and press Enter", lines=1)
         with gradio.Row():
@@ -182,15 +211,22 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
             ]
             controls.append(system)
 
-        def answer(text: str, *values: Any) -> Iterator[list[list[Message]]]:
-            yield from talk(partners, text, values[: len(chats)], *values[len(chats) :])
+        def answer(text: str, *values: Any) -> Iterator[list[Any]]:
+            said = values[: len(chats)]
+            try:
+                for new in talk(partners, text, said, *values[len(chats) :]):
+                    yield [*new, ""]
+            except UserError as error:
+                gradio.Warning(html.escape(str(error)), duration=None)
+                yield [*said, text]
 
-        def go_on_alone(*values: Any) -> Iterator[list[list[Message]]]:
-            yield from answer("", *values)
+        def go_on_alone(*values: Any) -> Iterator[list[Any]]:
+            for *new, _ in answer("", *values):
+                yield new
 
         inputs = [*chats, *controls]
         for event in (send.click, text.submit):
-            event(answer, [text, *inputs], chats).then(lambda: "", None, text)
+            event(answer, [text, *inputs], [*chats, text])
         go_on.click(go_on_alone, inputs, chats)
         clear.click(lambda: [[] for _ in chats], None, chats)
     return page

@@ -7,21 +7,27 @@ the rest.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from hydra.errors import HydraException
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tuning.run.errors import UserError
 from tuning.run.params import PARAMS_FILE, Params, load_params
@@ -35,6 +41,10 @@ MODELS_PER_CHECKPOINT = 3
 """Weights and AdamW's two moments."""
 CODE = (".py", ".yaml", ".lock", ".toml", ".dvc")
 NUM_NAMED = 5
+TO_ENCODE = ("fetch", "prep", "encode")
+"""encode and the stages before it."""
+CUTTING = {"encoding.max_length", "encoding.min_context"}
+"""Parameters that say how windows are cut, and not what is read in them."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,10 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="the base model's folder, for the disk's sake")
     args = parser.parse_args()
     params = load_params()
-    findings = [
-        *check_params(args.set_param),
+    findings = [*check_params(args.set_param)]
+    if not any(finding.kind == "error" for finding in findings):
+        findings += check_windows(args.set_param)
+    findings += [
         *check_files(params.data.path),
         *check_device(params),
         *check_packages(params),
@@ -88,10 +100,12 @@ def check_params(overrides: Sequence[str]) -> Iterator[Finding]:
         yield Finding("error", f"-S: no stage reads {file}; wanted keys of {PARAMS_FILE}.")
     said: set[str] = set()
     for sweep in sweeps:
-        fault = _fault_of(sweep.get(PARAMS_FILE.name, []))
-        if fault and fault not in said:
-            said.add(fault)
-            yield Finding("error", fault)
+        try:
+            _params_with(sweep.get(PARAMS_FILE.name, []))
+        except UserError as error:
+            if str(error) not in said:
+                said.add(str(error))
+                yield Finding("error", str(error))
     declared = {name for stage in own_stages().values() for name in stage.get("params", [])}
     for override in by_file.get(PARAMS_FILE.name, []):
         key = override.partition("=")[0].lstrip("+~")
@@ -99,25 +113,103 @@ def check_params(overrides: Sequence[str]) -> Iterator[Finding]:
             yield Finding("warning", f"-S {key}: it changes no result, so no stage runs for it.")
 
 
-def _fault_of(overrides: Sequence[str]) -> str | None:
-    """Return the stages' message about params.yaml with these values, if they refuse it."""
+def _params_with(overrides: Sequence[str]) -> Params:
+    """Return the parameters of params.yaml with these values.
+
+    Raises:
+        UserError: the stages would refuse them, with their message.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / PARAMS_FILE.name
         shutil.copyfile(PARAMS_FILE, copy)
         try:
             # Adds what is not there, at which dvc stops: the stages' reader knows what was meant.
             apply_overrides(copy, [f"++{each.lstrip('+')}" for each in overrides])
-            load_params(copy)
+            return load_params(copy)
         except InvalidArgumentError as error:
-            return f"-S {' '.join(overrides)}: {str(error.__cause__ or error).splitlines()[0]}"
+            cause = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"-S {' '.join(overrides)}: {cause}") from None
         except UserError as error:
-            return str(error).replace(str(copy), f"-S {' '.join(overrides)}: {PARAMS_FILE}")
-    return None
+            where = f"-S {' '.join(overrides)}: {PARAMS_FILE}" if overrides else str(PARAMS_FILE)
+            raise UserError(str(error).replace(str(copy), where)) from None
 
 
 def _overlap(key: str, name: str) -> bool:
     """Return whether one is the other, or a section that holds it."""
     return f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
+
+
+def check_windows(overrides: Sequence[str]) -> Iterator[Finding]:
+    """Find windows that cut off what stands before the targets, as the last encode counted it.
+
+    That holds for the parameters that it ran with, and in part for others that differ only in how
+    windows are cut.
+    """
+    from tuning.encoding.totals import cut_message
+
+    if (found := _last_encode()) is None:
+        return
+    values, ledger = found
+    enough = ledger["max_length_enough"]
+    said: set[str] = set()
+    for sweep in get_hydra_sweeps(to_path_overrides(overrides)):
+        params = _params_with(sweep.get(PARAMS_FILE.name, []))
+        length, text = params.encoding.max_length, ""
+        changed = _changed(values, params)
+        if not changed:
+            text = cut_message(ledger, length)
+        elif changed <= CUTTING and length < enough:
+            text = (
+                f"more than 2 % of the target tokens are in dialogues of more than {length:,} "
+                "tokens, which are cut; encode counts those that do not see the whole turn before "
+                f"them. encoding.max_length: {enough} would read all but 2 % of them in one window"
+            )
+        if text and text not in said:
+            said.add(text)
+            yield Finding("warning", f"{text}, by the last encode.")
+
+
+def _last_encode() -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the parameters that encode and the stages before it last ran with, and its ledger.
+
+    None where encode has not run, or the ledger is not the one that it left then.
+    """
+    metrics, lock = Path(next(iter(own_stages()["encode"]["metrics"][0]))), Path("dvc.lock")
+    if not (metrics.exists() and lock.exists()):
+        return None
+    try:
+        stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+    except (YAMLError, KeyError, TypeError):  # a merge's conflict: dvc says what it wants
+        return None
+    content = metrics.read_bytes()
+    written = {"path": str(metrics), "md5": hashlib.md5(content, usedforsecurity=False).hexdigest()}
+    outs = stages.get("encode", {}).get("outs", [])
+    if not any(written.items() <= out.items() for out in outs):
+        return None
+    ledger = json.loads(content)
+    if "max_length_enough" not in ledger:  # an older encode's
+        return None
+    values: dict[str, Any] = {}
+    for name in TO_ENCODE:
+        values |= stages.get(name, {}).get("params", {}).get(PARAMS_FILE.name, {})
+    return values, ledger
+
+
+def _changed(values: Mapping[str, Any], params: Params) -> set[str]:
+    """Return the keys whose values are others now; of ``encoding`` by themselves."""
+    now = params.model_dump()
+    changed = {
+        name for name, value in values.items() if value != reduce(getitem, name.split("."), now)
+    }
+    if "encoding" in changed:
+        changed.remove("encoding")
+        sections = (values["encoding"], now["encoding"])
+        changed |= {
+            f"encoding.{key}"
+            for key in sections[0].keys() | sections[1].keys()
+            if sections[0].get(key) != sections[1].get(key)
+        }
+    return changed
 
 
 def check_files(data: str) -> Iterator[Finding]:

@@ -101,12 +101,12 @@ def unknown_id_message(dialogue_id: str, ids: list[str], prepared: Path) -> str:
 
 
 def as_text(dialogue: ShownDialogue, *, colour: bool = False) -> str:
-    """Return the dialogue for a terminal: all of its tokens, one turn (or line of it) per line."""
+    """Return the dialogue for a terminal: all of its tokens, each line of one kind and turn."""
     lines = [
         f"{dialogue.dialogue_id}: {dialogue.title}",
         dialogue.counts,
         f"+ trained  . context  = held out  - dropped  {_BORDER} between tokens  ↵ line end; "
-        "speaker tokens are never trained",
+        "the token that begins a turn is never trained",
     ]
     for number, window in enumerate(dialogue.windows, start=1):
         lines.append("")
@@ -123,15 +123,20 @@ def as_text(dialogue: ShownDialogue, *, colour: bool = False) -> str:
 def _turn_lines(tag: str, tokens: Sequence[ShownToken], colour: bool) -> list[str]:
     """Return ``+ <|speaker1|>│Hello│!│<|endofturn|>``, with a new line after each ``↵``.
 
-    The sign is of the last token: a chat template's header is context before a trained answer.
+    Another begins where the kind changes, as behind a chat template's header, which is context
+    before a trained answer.
     """
-    mark = _MARKS[tokens[-1].kind if tokens else "context"]
-    lines = [f"{mark} {_painted(tag, 'speaker', colour)}"]
+    margin = _painted(tag, "speaker", colour)
+    if not tokens:
+        return [f"{_MARKS['context']} {margin}"]
+    lines: list[str] = []
+    before: ShownToken | None = None
     for token in tokens:
+        if before is None or before.text.endswith("\n") or before.kind != token.kind:
+            lines.append(f"{_MARKS[token.kind]} {' ' * len(tag) if lines else margin}")
         text = "".join(shown for shown, _ in visible(token.text))
         lines[-1] += _BORDER + _painted(text, token.kind, colour)
-        if token.text.endswith("\n"):
-            lines.append(f"{mark} {' ' * len(tag)}")
+        before = token
     return lines
 
 

@@ -104,13 +104,15 @@ def trained_turns(turns: Sequence[Turn], loss_on: str | Sequence[str]) -> list[b
 
     Args:
         turns: A dialogue's turns.
-        loss_on: ``auto`` (the assistant's where turns have roles, else all), ``all``, ``last``, the
-            name of a speaker or role, or several of these.
+        loss_on: ``auto`` (the assistant's where turns have roles, else all), ``all``, ``last`` (of
+            those that ``auto`` trains), the name of a speaker or role, or several of these.
     """
     wanted = {loss_on} if isinstance(loss_on, str) else set(loss_on)
+    has_roles = any(turn.role for turn in turns)
     if "auto" in wanted:
-        wanted.add("assistant" if any(turn.role for turn in turns) else "all")
-    last = len(turns) - 1
+        wanted.add("assistant" if has_roles else "all")
+    answers = (n for n, turn in enumerate(turns) if turn.role == "assistant" or not has_roles)
+    last = max(answers, default=-1)
     return [
         turn.weight > 0
         and turn.role not in ("system", "tool")

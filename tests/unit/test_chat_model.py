@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +18,10 @@ from tests.chat_models import CHATML, MERGES_SYSTEM, THINKS, make_chat_base
 from tests.corpora import encoding_params
 from tests.scored_models import uniform_model
 from tests.tiny_model import enlarged
-from tools.chat import load_partners
+from tools.chat import Partner, load_partners, talk
+from tools.show import as_text
 from tuning.dialogue import ROLES, Dialogue, Turn, to_line
-from tuning.encoding.preview import show_dialogue
+from tuning.encoding.preview import show_dialogue, visible
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import choose_places
 from tuning.evaluation_set.plan import Plan
@@ -271,6 +273,19 @@ def encoded(
     return ledger, out
 
 
+def test_last_is_the_last_answer_where_a_user_has_the_last_word(base: Path, tmp_path: Path) -> None:
+    dialogues = [
+        replace(one, turns=(*one.turns, turn("user", "Thanks!"))) if number % 2 else one
+        for number, one in enumerate(DIALOGUES)
+    ]
+    ledger, folder = encoded(tmp_path, base, dialogues, loss_on="last")
+    assert ledger["num_turns"]["trained"] == {"assistant": len(dialogues)}
+    windows = read_windows(folder)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    trained = tokenizer.decode(windows.input_ids[windows.is_target].tolist())
+    assert trained.count("the sea<|im_end|>") == trained.count("<|im_end|>") == len(dialogues)
+
+
 def test_windows_hold_prompts_and_answers_as_they_are_served(base: Path, tmp_path: Path) -> None:
     ledger, folder = encoded(tmp_path, base, DIALOGUES)
     windows = read_windows(folder)
@@ -398,10 +413,33 @@ def test_the_published_model_stops_where_its_template_does(base: Path, tmp_path:
         partner.answer(chat, "assistant", GREEDY, 5, "Be brief.") for partner in partners.values()
     ]
     assert answers[0] == answers[1]
-    chat.append({"role": "user", "content": "And?"})
-    said = partners["tuned"].answer(chat, "assistant", GREEDY, 5)
-    is_strict = "alternate" in (base / "chat_template.jinja").read_text()
-    assert said.startswith("(it cannot be asked: ") == is_strict
+    assert partners["tuned"].takes_system
+    refused = ["Hello<|im_end|>"]
+    if "alternate" in (base / "chat_template.jinja").read_text():
+        chat.append({"role": "user", "content": "And?"})
+        refused = ["Hello!"]
+    for text in refused:
+        told = talk(partners, text, [chat, chat], 0.9, 0.95, 5, 3)
+        with pytest.raises(UserError, match=r"^The model cannot be asked: turn .* start anew\.$"):
+            next(told)  # before anything is said
+
+
+def test_the_chat_page_asks_for_a_system_text_where_the_template_takes_one(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    for number, (template, takes) in enumerate(
+        [
+            (CHATML, True),
+            (MERGES_SYSTEM, True),
+            ("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}", False),
+            ("{% set messages = messages | rejectattr('role', 'equalto', 'system') %}", False),
+        ]
+    ):
+        written = template if takes else template + CHATML
+        base = make_base(tiny_base, tmp_path / str(number), written)
+        reads = template_of(base, choice="chat", has_roles=True)
+        model = AutoModelForCausalLM.from_pretrained(base)
+        assert Partner(model, reads, reads.has_roles).takes_system == takes
 
 
 def test_the_preview_shows_the_templates_own_form(base: Path, template: Template) -> None:
@@ -472,3 +510,32 @@ def test_the_template_that_comes_along_writes_chatml(tiny_base: Path, tmp_path: 
         for one in (template_of(plain, choice=choice), template_of(with_own, choice="chat"))
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("fate", ["val", "test", "duplicate"])
+def test_what_is_not_trained_is_shown_in_the_templates_own_form_too(
+    template: Template, fate: str
+) -> None:
+    settings: dict[str, Any] = {"max_length": 1024, "min_context": 8, "loss_on": "auto"}
+    trained = show_dialogue(DIALOGUES[0], "train", template, **settings)
+    shown = show_dialogue(DIALOGUES[0], fate, template, **settings)
+    assert [[token.text for token in window.tokens] for window in shown.windows] == [
+        [token.text for token in window.tokens] for window in trained.windows
+    ]
+    kinds = {token.kind for window in shown.windows for token in window.tokens}
+    assert kinds == {"speaker", "dropped" if fate == "duplicate" else "held_out"}
+
+
+def test_in_the_terminal_each_line_is_marked_as_what_it_holds(template: Template) -> None:
+    shown = show_dialogue(
+        DIALOGUES[0], "train", template, max_length=1024, min_context=8, loss_on="auto"
+    )
+    marked: dict[str, list[str]] = {}
+    for line in as_text(shown).splitlines()[3:]:
+        mark, border, rest = line.partition("│")
+        if border and mark[1] == " ":
+            marked.setdefault(mark[0], []).extend(rest.split("│"))
+    tokens = [token for window in shown.windows for token in window.tokens]
+    for mark, kind in (("+", "trained"), (".", "context")):
+        texts = (token.text for token in tokens if token.kind == kind)
+        assert marked[mark] == ["".join(one for one, _ in visible(text)) for text in texts]

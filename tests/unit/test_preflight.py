@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tools.preflight import (
     Finding,
@@ -15,6 +19,7 @@ from tools.preflight import (
     check_files,
     check_packages,
     check_params,
+    check_windows,
     float32_bytes,
 )
 from tuning.run.params import load_params
@@ -69,6 +74,68 @@ def test_a_key_that_runs_no_stage_is_named(project: Path) -> None:
     values = ["runtime.checkpoint_minutes=3", "score.profile=smoke"]
     text = "-S runtime.checkpoint_minutes: it changes no result, so no stage runs for it."
     assert list(check_params(values)) == [Finding("warning", text)]
+
+
+ENCODED = {
+    "max_length_enough": 3000,
+    "num_targets_turn_before_cut": 5,
+    "num_targets_turn_before_lost": 25,
+    "num_tokens": {"trained": 1000},
+}
+
+
+def encoded(project: Path, **change: Any) -> None:
+    """Leave what an encode with the parameters of now would leave."""
+    metrics = project / "metrics/encode.json"
+    metrics.parent.mkdir(exist_ok=True)
+    metrics.write_text(json.dumps(ENCODED | change))
+    values = load_params().model_dump()
+    params = {
+        "fetch": {"data.hub": values["data"]["hub"], "model": values["model"]},
+        "prep": {"data": values["data"]},
+        "encode": {"data.on_invalid": "error", "encoding": values["encoding"]},
+    }
+    md5 = hashlib.md5(metrics.read_bytes(), usedforsecurity=False).hexdigest()
+    outs = [{"path": "metrics/encode.json", "hash": "md5", "md5": md5}]
+    stages = {name: {"params": {"params.yaml": one}, "outs": outs} for name, one in params.items()}
+    with (project / "dvc.lock").open("w") as file:
+        YAML().dump({"schema": "2.0", "stages": stages}, file)
+
+
+@pytest.mark.parametrize(
+    ("values", "messages"),
+    [
+        ([], ["3% of the target tokens do not see the whole turn before them in windows of 512 "]),
+        (["train.epochs=1", "seed=1,2"], ["3% of the target tokens do not see"]),
+        (["encoding.max_length=256,3000"], ["more than 2 % of the target tokens are in dialogues"]),
+        (["encoding.max_length=512,2999"], ["3% of", "more than 2,999 tokens"]),
+        (["encoding.max_length=3000"], []),
+        (["encoding.min_context=8"], ["more than 512 tokens"]),
+        (["encoding.loss_on=all"], []),
+        (["data.min_turns=3", "encoding.max_length=256"], []),
+        (["model.name=elsewhere"], []),
+    ],
+)
+def test_windows_too_short_for_the_turn_before_are_said_as_encode_counted_them(
+    project: Path, values: list[str], messages: list[str]
+) -> None:
+    assert list(check_windows(values)) == [], "nothing is encoded yet"
+    encoded(project)
+    findings = list(check_windows(values))
+    assert [finding.kind for finding in findings] == ["warning"] * len(messages)
+    for finding, message in zip(findings, messages, strict=True):
+        assert message in finding.text and "encoding.max_length: 3000 would" in finding.text
+
+
+def test_windows_that_are_long_enough_or_another_runs_ledger_say_nothing(project: Path) -> None:
+    encoded(project, num_targets_turn_before_lost=15)
+    assert list(check_windows([])) == []
+    encoded(project)
+    (project / "metrics/encode.json").write_text(json.dumps(ENCODED | {"max_length_enough": 9}))
+    assert list(check_windows([])) == []
+    encoded(project)
+    (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n")
+    assert list(check_windows([])) == []
 
 
 def test_untracked_code_is_named_and_ignored_files_are_not(project: Path) -> None:

@@ -195,6 +195,24 @@ def test_what_is_not_shown_is_counted(template: SpeakerTokens) -> None:
     assert f"… {len(shown.windows) - MAX_SHOWN_WINDOWS} more window" in html
 
 
+def test_the_first_trained_token_is_shown_however_long_the_text_before_it(
+    template: SpeakerTokens,
+) -> None:
+    long = Turn("ann", "A captain 🎉 who looks for a whale. " * 9)
+    shown = show(
+        template,
+        Dialogue("x", (long, Turn("bob", "fine"))),
+        "train",
+        max_length=4096,
+        loss_on="last",
+    )
+    page = Page(html := as_html([shown], {}))
+    assert "trained" in {kind for _, kind, _, _ in page.boxes}
+    hidden = [int(number) for number in re.findall(r"… (\d+) more tokens", html)]
+    assert sum(hidden) + sum(num for _, _, num, _ in page.boxes) == shown.num_tokens
+    assert page.boxes[0][0] == "<|speaker1|>", "and so is the beginning"
+
+
 texts = st.one_of(
     st.sampled_from([*UTTERANCES, "\ufffd\ufffd"]),
     st.text(st.characters(codec="utf-8"), max_size=30),

@@ -15,6 +15,7 @@ from tuning.report.headlines import HEADLINES
 from tuning.report.quality import Measures
 from tuning.report.report_page import SideBySide, report_page, shade
 from tuning.results.measured import ScoredText
+from tuning.results.samples import Sample, samples_as_markdown
 
 EVIL = "<script>alert('x')</script></title></p> & \"quoted\" http://example.org"
 
@@ -41,7 +42,10 @@ def metrics() -> dict[str, Any]:
 def sample(text: str = EVIL) -> SideBySide:
     scored = ScoredText((text[:3], text[3:]), (0.5, 9.0))
     return SideBySide(
-        text, (Turn(text, text),), text, {"base": scored, "tuned": scored, "people": scored}
+        text,
+        (Turn(text, text),),
+        Turn(text, text),
+        {"base": scored, "tuned": scored, "people": scored},
     )
 
 
@@ -158,8 +162,26 @@ def test_pieces_are_shaded_by_surprise() -> None:
 
 def test_an_empty_response_says_so() -> None:
     empty = ScoredText((), ())
-    one = SideBySide("1", (), "a", {"base": empty, "tuned": empty, "people": empty})
+    one = SideBySide("1", (), Turn("a", ""), {"base": empty, "tuned": empty, "people": empty})
     assert Reader(page(one)).text.count("(says nothing)") == 3
+
+
+def test_roles_have_their_names_and_people_numbers() -> None:
+    said = ScoredText(("hi",), (1.0,))
+    turns = (
+        Turn("system", "s", "system"),
+        Turn("ann", "u", "user"),
+        Turn("assistant", "a", "assistant"),
+        Turn("bob", "v", "user"),
+    )
+    answer = Turn("assistant", "b", "assistant")
+    one = SideBySide("1", turns, answer, {"base": said, "tuned": said, "people": said})
+    names = re.findall(r'<p class="turn".*?<b>(.+?)</b>', page(one, name="x"))
+    assert names == ["system", "speaker 1", "assistant", "speaker 2", "assistant"]
+    written = Turn("assistant", "c")  # by a model that knows speakers
+    text = samples_as_markdown([Sample("1", turns, (written,), (answer,))])
+    names = re.findall(r"^- (.+): `[suavcb]`$", text, re.MULTILINE)
+    assert names == ["system", "speaker 1", "assistant", "speaker 2", "assistant", "assistant"]
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_a_weight_may_be_any_share_and_a_records_own_is_times_its_messages() -> 
 )
 def test_a_system_text_and_a_tools_answer_are_never_trained(loss_on: str | list[str]) -> None:
     turns = [system("s"), user("q"), assistant("a"), tool("t"), Turn("Mira", "m", "system")]
-    wanted = [False, loss_on == "all", loss_on == "all", False, False]
+    wanted = [False, loss_on == "all", loss_on == "all" or "last" in loss_on, False, False]
     assert trained_turns(turns, loss_on) == wanted
 
 
@@ -235,6 +235,26 @@ def test_the_turns_of_a_role_or_of_a_speaker_are_trained() -> None:
     assert trained_turns(turns, "user") == [True, False, False]
     assert trained_turns(turns, "last") == [False, False, True]
     assert trained_turns([assistant("1"), assistant("2", weight=0.0)], "last") == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("turns", "number"),
+    [
+        pytest.param([Turn("ann", "1"), Turn("bob", "2"), Turn("ann", "3")], 2, id="people"),
+        pytest.param([user("1"), assistant("2"), user("3")], 1, id="a user's turn behind"),
+        pytest.param([user("1"), assistant("2"), tool("3")], 1, id="a tool's answer behind"),
+        pytest.param([assistant("1"), Turn("ann", "2")], 0, id="a role and a person"),
+        pytest.param([user("1"), assistant("2"), assistant("3")], 2, id="two answers"),
+        pytest.param([user("1"), user("2")], None, id="no assistant"),
+        pytest.param([assistant("1"), assistant("2", weight=0.0)], None, id="context"),
+        pytest.param([Turn("ann", "1"), Turn("ann", "2", weight=0.0)], None, id="people's context"),
+        pytest.param([], None, id="nothing"),
+    ],
+)
+def test_last_is_the_assistants_last_turn_where_there_are_roles_and_else_the_last(
+    turns: list[Turn], number: int | None
+) -> None:
+    assert trained_turns(turns, "last") == [index == number for index in range(len(turns))]
 
 
 @pytest.mark.parametrize("value", [0.31, "2.5", 7, float("nan")])
@@ -291,8 +311,8 @@ def test_auto_trains_the_assistant_where_there_are_roles_and_else_everybody(
         (["all"], [True, True, True, True]),
         (["Luna"], [False, False, True, False]),
         (["Luna", "user"], [True, False, True, True]),
-        (["nobody", "last"], [False, False, False, True]),
-        (["last", "assistant"], [False, True, True, True]),
+        (["nobody", "last"], [False, False, True, False]),
+        (["last", "Mira"], [True, False, True, False]),
         (["auto", "Mira"], [True, True, True, False]),
         (["nobody"], [False] * 4),
         ([], [False] * 4),

@@ -141,6 +141,11 @@ def _last_placeholders(dialogue: Dialogue) -> Counter[str]:
     return last
 
 
+def has_any(dialogue: Dialogue, region: str | None) -> bool:
+    """Tell whether a dialogue holds private data, or placeholders in the place of some."""
+    return bool(find_in(dialogue, region) or _last_placeholders(dialogue))
+
+
 def replace_in(dialogue: Dialogue, findings: Iterable[Finding]) -> Dialogue:
     """Put a placeholder such as ``<EMAIL_1>`` in the place of each finding."""
     names: dict[str, str] = {}

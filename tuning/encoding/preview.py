@@ -1,7 +1,8 @@
 """A dialogue as the tokens that the model sees, for a person to look at.
 
 A training dialogue is shown window by window, made by the same functions as what is trained. One
-that is held out or dropped is shown as one run of tokens, since none of it is trained.
+that is held out or dropped is not cut: it is shown as its template writes it, or turn by turn where
+that does not take it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tuning.dialogue import Dialogue, trained_turns
 from tuning.encoding.cutting import Window, num_left_out, windows_of
 from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES, bucket
-from tuning.tokens.template import NotEncodableError, Template
+from tuning.tokens.template import NotEncodableError, Rendering, Template
 from tuning.tokens.texts import encode_texts, gives_back, token_texts
 
 Kind = Literal["speaker", "trained", "context", "held_out", "dropped"]
@@ -117,22 +118,25 @@ def show_dialogue(
         min_context: Tokens that a later window repeats at least.
         loss_on: Which turns are trained, where the dialogue's source does not say so.
     """
-    reading = template.read(dialogue) if fate in ("train", "val") else None
+    # A dropped dialogue may have more speakers than there are tags for.
+    reading = template.read(dialogue) if fate in SIDES or not template.asks_all else None
+    renderings: list[Rendering] = []
     try:
         trained = trained_turns(dialogue.turns, dialogue.loss_on or loss_on)
         renderings = reading.renderings(trained) if reading else []
     except NotEncodableError:
-        fate = "not_encodable"
+        fate = "not_encodable" if fate in ("train", "val") else fate
     if fate in ("train", "val") and not gives_back(template.tokenizer, dialogue):
         fate = "not_encodable"
     if fate != "train" or reading is None:
         kind: Kind = "held_out" if fate in SIDES else "dropped"
-        window = _show_whole(dialogue, template, kind)
+        whole = [_show_window(each, template, kind) for each in renderings]
+        whole = whole or [_show_turns(dialogue, template, kind)]
         return ShownDialogue(
             dialogue_id=dialogue.dialogue_id,
             bucket=bucket(fate),
-            windows=(window,),
-            num_tokens=window.num_tokens,
+            windows=tuple(whole),
+            num_tokens=sum(window.num_tokens for window in whole),
         )
     shown: list[ShownWindow] = []
     num_truncated = 0
@@ -158,8 +162,8 @@ def visible(text: str) -> Iterator[tuple[str, bool]]:
             yield {"\n": "↵", "\t": "⇥"}.get(character) or ascii(character)[1:-1], True
 
 
-def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWindow:
-    """All turns; a dropped dialogue may have more speakers than the template has tags for."""
+def _show_turns(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWindow:
+    """All turns, of a dialogue that the template may not take: with names where it has no tags."""
     tags = template.spelled_tags(dialogue)
     tokens: list[ShownToken] = []
     contents = encode_texts(template.tokenizer, [turn.text for turn in dialogue.turns])
@@ -170,14 +174,16 @@ def _show_whole(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWind
     return ShownWindow(tuple(tokens))
 
 
-def _show_window(window: Window, template: Template) -> ShownWindow:
-    """Its tokens: marks of the template one by one, and what stands between them as text."""
+def _show_window(
+    window: Window | Rendering, template: Template, only: Kind | None = None
+) -> ShownWindow:
+    """Its tokens, maybe all of one kind: the template's marks one by one, the rest as text."""
     tokens: list[ShownToken] = []
     runs = zip(window.input_ids, window.is_target, strict=True)
     for (is_mark, is_target), run in groupby(
         runs, key=lambda one: (template.is_mark(one[0]), one[1])
     ):
-        kind: Kind = "trained" if is_target else "context"
+        kind: Kind = only or ("trained" if is_target else "context")
         ids = [token_id for token_id, _ in run]
         if not is_mark:
             tokens += _content(ids, kind, template)

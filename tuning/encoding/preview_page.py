@@ -11,11 +11,11 @@ from tuning.pages.environment import render
 
 TEMPLATE = Path(__file__).with_name("preview.html.jinja")
 MAX_SHOWN_TOKENS = 120
-"""Boxes per window; the rest is counted."""
+"""Boxes per window: its first ones, and where the first trained one is far behind, also those near
+it; the rest is counted."""
 MAX_SHOWN_WINDOWS = 2
 
 _LEGEND = (
-    (ShownToken("<|speaker1|>", "speaker", 1, True), "who speaks next: read, never trained"),
     (ShownToken(" trained", "trained"), "the loss is on this token"),
     (ShownToken(" context", "context"), "read, not trained: as turns that a later window repeats"),
     (ShownToken(" held out", "held_out"), "validation or test: never in training"),
@@ -46,13 +46,16 @@ def as_html(dialogues: Sequence[ShownDialogue], ledgers: Mapping[str, Mapping[st
         dialogues: Shown in this order; long ones are cut, and the page says by how much.
         ledgers: What is counted (``tokens``) -> bucket -> how many.
     """
+    tokens = (token for shown in dialogues for window in shown.windows for token in window.tokens)
+    tag = next((token for token in tokens if token.kind == "speaker"), None)
+    begins = [] if tag is None else [(tag, "begins a turn: read, never trained")]
     return render(
         TEMPLATE,
         ledgers={unit: shown_buckets(ledger) for unit, ledger in ledgers.items()},
-        legend=_LEGEND,
+        legend=[*begins, *_LEGEND],
         dialogues=dialogues,
         max_windows=MAX_SHOWN_WINDOWS,
-        beginning=beginning,
+        shown_parts=shown_parts,
         visible=visible,
     )
 
@@ -72,9 +75,23 @@ def shown_buckets(ledger: Mapping[str, int]) -> list[ShownBucket]:
     ]
 
 
-def beginning(window: ShownWindow) -> ShownWindow:
-    """Return as much of a window as is shown."""
-    return ShownWindow(window.tokens[:MAX_SHOWN_TOKENS])
+def shown_parts(window: ShownWindow) -> list[tuple[ShownWindow, int]]:
+    """Return what is shown of a window, each part with the number of tokens left out behind it."""
+    tokens, half = window.tokens, MAX_SHOWN_TOKENS // 2
+    trained = (number for number, token in enumerate(tokens) if token.kind == "trained")
+    first = next(trained, 0)
+    ranges = [range(MAX_SHOWN_TOKENS)]
+    if first >= MAX_SHOWN_TOKENS:  # behind a long system text, say
+        start = first - half // 2
+        ranges = [range(half), range(start, start + half)]
+    ends = [*(each.start for each in ranges[1:]), len(tokens)]
+    return [
+        (
+            ShownWindow(tokens[each.start : each.stop]),
+            sum(token.num_tokens for token in tokens[each.stop : end]),
+        )
+        for each, end in zip(ranges, ends, strict=True)
+    ]
 
 
 def _bucket_class(name: str) -> str:

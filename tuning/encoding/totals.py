@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,14 @@ class Totals:
             if is_trained == trained
         }
 
+    def max_length_enough(self) -> int:
+        """Return the least tokens of a window with which nearly all targets are in one window."""
+        sizes = np.array(self.sizes, np.int64).reshape(-1, 2)
+        longest_first = sizes[np.argsort(-sizes[:, 0], kind="stable")]
+        beyond = np.cumsum(longest_first[:, 1]) - longest_first[:, 1]  # targets of longer ones
+        enough = beyond <= MAX_TURN_BEFORE_CUT * int(sizes[:, 1].sum())
+        return int(longest_first[enough, 0].min(initial=longest_first[:1, 0].max(initial=0)))
+
     def ledger(self, max_length: int) -> dict[str, Any]:
         """Return every token in one bucket, and the shape of the training windows."""
         lengths = np.concatenate(self.lengths)
@@ -98,6 +107,8 @@ class Totals:
                 "context": self.turns(trained=False),
             },
             **{name: self.counts[name] for name in COUNTS},
+            # A window of so many tokens would read all targets but 2 % with all that is before them
+            "max_length_enough": self.max_length_enough(),
             "num_not_encodable": {
                 "train": self.num_not_encodable["train"],
                 "validation": self.num_not_encodable["val"],
@@ -116,20 +127,25 @@ def report_what_is_trained(template: str, found: Totals) -> None:
     print(f"encode: template {template}; trained are turns of: {trained}{others}")
 
 
-def report_cut(found: Totals, max_length: int) -> None:
-    """Say if many targets do not see all of the turn before them, and what would mend it."""
-    sizes = np.array(found.sizes, np.int64).reshape(-1, 2)
-    cut, lost = (found.counts[f"num_targets_turn_before_{how}"] for how in ("cut", "lost"))
-    num_targets = int(sizes[:, 1].sum())
+def cut_message(ledger: Mapping[str, Any], max_length: int) -> str:
+    """Say if many targets do not see all of the turn before them, and what would mend it.
+
+    Args:
+        ledger: What ``Totals.ledger`` returned for windows of that length.
+        max_length: Tokens that a window may have.
+
+    Returns:
+        Nothing where they are few.
+    """
+    cut, lost = (ledger[f"num_targets_turn_before_{how}"] for how in ("cut", "lost"))
+    num_targets = ledger["num_tokens"]["trained"]
     if cut + lost <= MAX_TURN_BEFORE_CUT * num_targets:
-        return
-    longest_first = sizes[np.argsort(-sizes[:, 0], kind="stable")]
-    beyond = np.cumsum(longest_first[:, 1]) - longest_first[:, 1]  # targets of longer ones
-    enough = int(longest_first[beyond <= MAX_TURN_BEFORE_CUT * num_targets, 0].min())
-    print(
-        f"encode: {(cut + lost) / num_targets:.0%} of the target tokens do not see the whole turn "
-        f"before them in windows of {max_length:,} tokens ({lost / num_targets:.0%} see nothing of "
-        f"it); encoding.max_length: {enough} would read all but 2 % of them in one window"
+        return ""
+    return (
+        f"{(cut + lost) / num_targets:.0%} of the target tokens do not see the whole turn before "
+        f"them in windows of {max_length:,} tokens ({lost / num_targets:.0%} see nothing of it); "
+        f"encoding.max_length: {ledger['max_length_enough']} would read all but 2 % of them in one "
+        "window"
     )
 
 

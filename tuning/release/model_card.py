@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pprint import pformat
+from textwrap import indent
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from tuning.release.example import Example
+from tuning.release.served_chat import ServedChat
 from tuning.report.call_shares import call_rows
 from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, HeadlineRow, headline_rows
+from tuning.report.report_page import seen
 from tuning.sources.pinned import Source
 
 _USE = """```python
@@ -22,13 +27,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-chat = [{"role": "user", "content": "Hi! How was your weekend?"}]
+{chat}
 inputs = tokenizer.apply_chat_template(
-    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    {arguments}add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
 written = model.generate(**inputs, max_new_tokens=60, do_sample=True, temperature=0.7, top_p=0.9)
 print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""
+_HELLO = ServedChat(messages=[{"role": "user", "content": "Hi! How was your weekend?"}])
+"""Where no validation dialogue can be shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,8 @@ class Facts:
     """The base model's origin and licence."""
     corpus: Source
     """The dialogues' origin and licence."""
+    example: Example | None
+    """A chat of the validation dialogues, if one can be shown."""
     usage: str
     """Instructions for writing chats for the model, in the words of its template."""
     params: Mapping[str, Any]
@@ -72,7 +81,7 @@ def model_card(facts: Facts) -> str:
 
 `folder` is the folder of this file.
 
-{_USE}
+{use_section(facts.example)}
 
 {facts.usage.strip()}
 
@@ -102,6 +111,37 @@ length.
 `receipt.json` holds the SHA-256 of every file of this folder, of the data, base weights, code and
 parameters that it was made from. In the project, `make verify` takes them all again.
 """
+
+
+def use_section(example: Example | None) -> str:
+    """Return a program that asks the model, and below it what data and model answer there."""
+    chat = example.chat if example else _HELLO
+    values = _assigned("chat", chat.messages)
+    arguments = ["chat"]
+    if chat.tools:
+        values += "\n" + _assigned("tools", chat.tools)
+        arguments.append("tools=tools")
+    arguments += (f"{name}={value!r}" for name, value in chat.settings.items())
+    use = _USE.format(chat=values, arguments="".join(f"{one}, " for one in arguments))
+    if example is None:
+        return use
+    use += "\n\nThe chat is a validation dialogue's. There, the data goes on with:\n\n"
+    use += _said(example.answer)
+    if example.written is not None:
+        use += "\n\nand the model, where it takes the likeliest tokens, with:\n\n"
+        use += _said(example.written)
+    return use
+
+
+def _assigned(name: str, values: Sequence[Mapping[str, Any]]) -> str:
+    """A statement that makes a list of values, one after another."""
+    rows = (f"{pformat(value, width=92, sort_dicts=False)}," for value in values)
+    return f"{name} = [\n{indent(chr(10).join(rows), '    ')}\n]"
+
+
+def _said(text: str) -> str:
+    """A text as a block of Markdown."""
+    return indent(seen(text) or "(nothing)", "    ")
 
 
 def _num_dialogues(facts: Facts, side: str) -> int:

@@ -15,6 +15,7 @@ from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.report.quality import Measures
 from tuning.report.sources import source_rows
 from tuning.results.measured import ScoredText
+from tuning.results.samples import shown_names
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 NATS_OF_FULL_SHADE = 8.0
@@ -32,15 +33,15 @@ class SideBySide:
 
     dialogue_id: str
     context: tuple[Turn, ...]
-    speaker: str
-    """The one who answers."""
+    answer: Turn
+    """A person's turn there."""
     responses: Mapping[str, ScoredText]
     """Responses by ``base``, ``tuned`` and ``people``."""
 
     @property
-    def speakers(self) -> list[str]:
-        """Everyone in it, each once, in the order in which they first speak."""
-        return list(dict.fromkeys([*(turn.speaker for turn in self.context), self.speaker]))
+    def names(self) -> dict[str, str]:
+        """What each speaker is called."""
+        return shown_names([*self.context, self.answer])
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def side_by_side(plan: Plan, measured: Mapping[str, Measured]) -> list[SideBySid
         SideBySide(
             dialogue_id=plan.dialogues[place.dialogue].dialogue_id,
             context=plan.dialogues[place.dialogue].turns[: place.turn],
-            speaker=plan.dialogues[place.dialogue].turns[place.turn].speaker,
+            answer=plan.dialogues[place.dialogue].turns[place.turn],
             responses={
                 **{name: one.written.shown[number] for name, one in measured.items()},
                 "people": measured["tuned"].people[number],

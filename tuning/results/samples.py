@@ -24,6 +24,14 @@ class Sample:
         return replace(self, reply=self.reply[:num_turns], human=self.human[:num_turns])
 
 
+def shown_names(turns: Sequence[Turn]) -> dict[str, str]:
+    """Return what to call each speaker: roles by their names, people by number, as they appear."""
+    roles = {turn.speaker for turn in turns if turn.speaker == turn.role}  # a reply may have none
+    people = (turn.speaker for turn in turns if turn.speaker not in roles)
+    numbers = {name: f"speaker {n}" for n, name in enumerate(dict.fromkeys(people), start=1)}
+    return {turn.speaker: numbers.get(turn.speaker, turn.speaker) for turn in turns}
+
+
 def samples_as_rows(samples: Sequence[Sample]) -> list[list[str]]:
     """Samples as a table of texts, ``SAMPLE_COLUMNS``, for the tracker."""
 
@@ -37,12 +45,7 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
     """A page with each prompt, the model's continuation, and the human one."""
     lines = ["# Validation dialogues, continued by the fine-tuned model", ""]
     for sample in samples:
-        shown = (*sample.prompt, *sample.human, *sample.reply)
-        roles = {turn.speaker for turn in shown if turn.speaker == turn.role}
-        names = {
-            speaker: speaker if speaker in roles else f"speaker {number}"
-            for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in shown), start=1)
-        }
+        names = shown_names([*sample.prompt, *sample.human, *sample.reply])
         lines += [f"## {sample.dialogue_id}", ""]
         for title, turns in (
             ("Prompt", sample.prompt),

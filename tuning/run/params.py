@@ -159,7 +159,8 @@ class EncodingParams(Section):
     """Variables of the base model's own chat template, such as ``{enable_thinking: false}``."""
     loss_on: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]]
     """Turns whose tokens are trained, and scored: ``auto`` (the assistant's where turns have roles,
-    else all), ``all``, ``last``, the name of a speaker or role, or a list of these."""
+    else all), ``all``, ``last`` (the assistant's last where turns have roles, else the last), the
+    name of a speaker or role, or a list of these."""
 
 
 class ModelParams(Section):
