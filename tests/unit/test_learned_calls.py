@@ -215,5 +215,6 @@ def card(metrics: dict[str, Any], generation: dict[str, Any]) -> str:
         ledger=committed("prep"),
         tokens=committed("encode"),
         training=committed("train"),
+        example=None,
     )
     return model_card(facts)
