@@ -210,12 +210,12 @@ def compare(engine: Engine, model: Path, template: Template, prompts: list[Promp
         for one, found in zip(prompts, fed, strict=True):
             if found == one.ids:
                 continue
-            place = _difference(template.tokenizer, one, found)
+            place = _place(template.tokenizer, one, found)
             if why := _lack(engine, template, one, found):
                 not_equal[why] += 1
                 firsts.setdefault(why, place)
             else:
-                differences.append(place)
+                differences.append(f"{place}: {found}" if isinstance(found, str) else place)
     return Compared(
         engine=engine,
         num_equal=len(prompts) - not_equal.total() - len(differences),
@@ -244,10 +244,10 @@ def _lack(engine: Engine, template: Template, prompt: Prompt, found: list[int] |
     return "it cuts the text into other tokens"
 
 
-def _difference(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, found: list[int] | str) -> str:
+def _place(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, found: list[int] | str) -> str:
     where = f"The first: dialogue {prompt.dialogue_id}, turn {prompt.turn}"
     if isinstance(found, str):
-        return f"{where}: {found}"
+        return where
     pairs = enumerate(zip_longest(found, prompt.ids), start=1)
     place, both = next((place, both) for place, both in pairs if both[0] != both[1])
     fed, trained = (
