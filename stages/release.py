@@ -11,6 +11,7 @@ from pathlib import Path
 from tuning.dialogue import read_dialogues
 from tuning.release.example import choose_example
 from tuning.release.model_card import Facts, model_card
+from tuning.release.parity import check_parity, parity, template_of_training
 from tuning.release.receipt import RECEIPT, make_receipt
 from tuning.results.measured import read_measured
 from tuning.run.files import new_folder, write_json, write_text
@@ -25,9 +26,10 @@ CARD = "README.md"
 
 
 def main() -> None:
-    """Copy the model, write the card, then the receipt over both."""
+    """Copy the model, ask engines what they are fed, write the card, then the receipt over all."""
     parser = argparse.ArgumentParser(prog="python -m stages.release", description=__doc__)
     parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
+    parser.add_argument("--validation", type=Path, required=True, help="dialogues, JSONL")
     parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
     parser.add_argument("--trained", type=Path, required=True, help="training's folder")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
@@ -72,9 +74,18 @@ def main() -> None:
     with new_folder(args.model) as folder:
         for file in sorted(args.trained.iterdir()):
             shutil.copyfile(file, folder / file.name)
-        write_text(folder / CARD, model_card(facts))
-        write_json(folder / RECEIPT, make_receipt(folder, paths, params, run))
+        prompts = parity(
+            folder,
+            template_of_training(args.base, args.trained),
+            args.validation,
+            loss_on=params["encoding"]["loss_on"],
+        )
+        check_parity(prompts, args.trained)
+        write_text(folder / CARD, model_card(facts, str(prompts)))
+        receipt = make_receipt(folder, paths, params, run, prompts.record())
+        write_json(folder / RECEIPT, receipt)
         inputs.check_unchanged()
+    print("\n".join(f"release: {line}" for line in (str(prompts), *prompts.lacks)))
     print(f"release: {args.model} is complete; what it is and what it can do: {args.model / CARD}")
 
 

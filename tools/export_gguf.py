@@ -15,21 +15,13 @@ from typing import Any
 import gguf
 import numpy as np
 from safetensors.numpy import load_file
-from transformers import PreTrainedTokenizerFast
 
+from tuning.release.gguf_tokenizer import OTHERWISE, add_tokenizer
 from tuning.run.errors import UserError
 from tuning.run.process import run_stage
 from tuning.tokens.tokenizer import load_tokenizer
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}
-
-PRE_TOKENIZERS = {
-    "gpt-2": [{"type": "ByteLevel"}],
-    "smollm": [{"type": "Digits"}, {"type": "ByteLevel"}],
-}
-"""llama.cpp's names for rules of cutting a text before its tokens are looked up."""
-
-OTHERWISE = "llama.cpp's convert_hf_to_gguf.py may take it"
 
 
 def main() -> None:
@@ -65,7 +57,9 @@ def export(model: Path, file: Path) -> None:
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[kind]])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_settings(writer, config)
-    _add_tokenizer(writer, load_tokenizer(model), model, config)
+    add_tokenizer(writer, load_tokenizer(model), model, num_rows=config["vocab_size"])
+    writer.add_eos_token_id(config["eos_token_id"])  # generation ends at the end of a turn
+    writer.add_pad_token_id(config["pad_token_id"])
     _add_weights(writer, model, config)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -93,47 +87,6 @@ def _add_settings(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // num_heads)
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-
-
-def _add_tokenizer(
-    writer: gguf.GGUFWriter,
-    tokenizer: PreTrainedTokenizerFast,
-    model: Path,
-    config: dict[str, Any],
-) -> None:
-    """Tokens by id; generation ends at the end of a turn."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules = content["pre_tokenizer"] or {}
-    rules = rules["pretokenizers"] if rules.get("type") == "Sequence" else [rules]
-    names = [
-        name
-        for name, wanted in PRE_TOKENIZERS.items()
-        if [rule.get("type") for rule in rules] == [rule["type"] for rule in wanted]
-    ]
-    is_plain = not rules[-1].get("add_prefix_space") and rules[-1].get("use_regex")
-    if content["model"]["type"] != "BPE" or content["normalizer"] or not (names and is_plain):
-        raise UserError(f"{model}: its tokenizer is not of GPT-2's kind; {OTHERWISE}.")
-    added = tokenizer.added_tokens_decoder
-    by_id = {id_: token for token, id_ in tokenizer.get_vocab().items()}
-    tokens, types = [], []
-    for id_ in range(config["vocab_size"]):
-        if id_ not in by_id:  # a row that no text uses
-            tokens.append(f"[PAD{id_}]")
-            types.append(gguf.TokenType.UNUSED)
-            continue
-        tokens.append(by_id[id_])
-        special = id_ in added and added[id_].special
-        ordinary = gguf.TokenType.USER_DEFINED if id_ in added else gguf.TokenType.NORMAL
-        types.append(gguf.TokenType.CONTROL if special else ordinary)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(names[0])
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
-    writer.add_eos_token_id(config["eos_token_id"])
-    writer.add_pad_token_id(config["pad_token_id"])
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(str(tokenizer.chat_template))
 
 
 def _add_weights(writer: gguf.GGUFWriter, model: Path, config: dict[str, Any]) -> None:

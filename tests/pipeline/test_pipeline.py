@@ -254,7 +254,12 @@ def test_the_model_is_used_as_its_card_and_the_documentation_say(repository: Rep
 
 def test_the_receipt_holds_until_something_is_touched(repository: Repository) -> None:
     verify = ("python", "-m", "tools.verify", "models/finetuned")
-    assert "is what its receipt says" in repository.run(*verify).stdout
+    said = repository.run(*verify).stdout
+    assert "is what its receipt says" in said
+    prompts = repository.json("models/finetuned/receipt.json")["prompts"]
+    num_prompts, engine = prompts["num_prompts"], prompts["engines"]["transformers serve"]
+    assert engine["num_equal"] == num_prompts > 0
+    assert f"transformers serve {engine['version']} {num_prompts} of {num_prompts}" in said
     touched = {
         "models/finetuned/model.safetensors": "model file model.safetensors: was ",
         "models/finetuned/chat_template.jinja": "model file chat_template.jinja: was ",
@@ -270,14 +275,18 @@ def test_the_receipt_holds_until_something_is_touched(repository: Repository) ->
             file.write_bytes(before + b"# another line\n")
         result = repository.run(*verify, check=False)
         assert result.returncode == 1
-        first, last = result.stdout.splitlines()
+        compared, first, *more, last = result.stdout.splitlines()
+        assert compared.startswith("verify: prompts "), compared
         assert first.startswith(message), first
-        assert last == "verify: 1 entry of the receipt of models/finetuned does not hold here."
+        if name.endswith(".jinja"):  # and so of the prompts
+            assert more[0].startswith("prompts as transformers serve "), more
+        else:
+            assert last == "verify: 1 entry of the receipt of models/finetuned does not hold here."
         file.write_bytes(before)
     (repository.path / "models/finetuned/extra.bin").write_bytes(b"")
     repository.change("train", weight_decay=0.5)
     result = repository.run(*verify, check=False)
-    assert result.stdout.splitlines()[:2] == [
+    assert result.stdout.splitlines()[1:3] == [
         "model file extra.bin: not in the receipt",
         "parameter train.weight_decay: was 0.0, is 0.5",
     ]

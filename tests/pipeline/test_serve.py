@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -30,8 +31,9 @@ from tests.windows import write_windows
 from tuning.dialogue import Dialogue, Turn
 from tuning.encoding.cutting import cut_windows
 from tuning.language_model.device import Device
+from tuning.release.transformers_serve import feed
 from tuning.tokens.speaker_tokens import END_OF_TURN
-from tuning.tokens.templates import prepare_tokenizer
+from tuning.tokens.templates import prepare_tokenizer, template_of
 from tuning.tokens.tokenizer import special_ids
 from tuning.training.loss import PackedLoss
 from tuning.training.publishing import publish
@@ -62,7 +64,7 @@ def teach(folder: Path) -> None:
     """Train ``folder / MODEL`` until it knows ``TALKS``."""
     base, extended, windows = (folder / name for name in ("base", "tokenizer", "windows"))
     make_tiny_llama(base, [text for talk in TALKS for text in talk])
-    template = prepare_tokenizer(base, extended, 2)
+    template = prepare_tokenizer(base, extended, 3)
     windows.mkdir()
     dialogues = [Dialogue(talk[0], tuple(map(Turn, SPEAKERS, talk))) for talk in TALKS]
     trained = [True] * len(SPEAKERS)
@@ -190,6 +192,28 @@ def test_what_is_streamed_is_what_generate_writes(
     assert "".join(chunks) == tokenizer.decode(written[:-1]) == talk[num_said]
     assert last.choices[0].finish_reason == "stop"
     assert last.usage is not None and last.usage.completion_tokens == len(written)
+
+
+def test_the_server_is_fed_the_tokens_that_we_say(served: Served) -> None:
+    """For a chat with a system text; and what it answers is what follows them."""
+    chat: list[Any] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": TALKS[1][0]},
+    ]
+    turns = tuple(Turn(message["role"], message["content"]) for message in chat)
+    asked = Dialogue("", (*turns, Turn("assistant", "")))
+    ids = template_of(served.folder / MODEL).read(asked).after([0, 1], 2).prompt
+    assert feed(served.folder / MODEL, [{"messages": chat}]) == [ids]
+    with OpenAI(base_url=f"http://localhost:{served.port}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=chat, temperature=0, max_tokens=8
+        )
+    assert answer.usage is not None and answer.usage.prompt_tokens == len(ids)
+    model: Any = AutoModelForCausalLM.from_pretrained(served.folder / MODEL)
+    sequence = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8)[0].tolist()
+    tokenizer: Any = AutoTokenizer.from_pretrained(served.folder / MODEL)
+    written = tokenizer.decode(sequence[len(ids) :], skip_special_tokens=True)
+    assert written and answer.choices[0].message.content == written
 
 
 def test_transformers_chat_answers_a_line_and_exits(served: Served) -> None:

@@ -21,7 +21,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(name)
     folder = Path("model")
-    receipt = make_receipt(folder, [Path("data"), Path("lock")], PARAMS, {"device": "cpu"})
+    receipt = make_receipt(
+        folder, [Path("data"), Path("lock")], PARAMS, {"device": "cpu"}, {"num_prompts": 2}
+    )
     (folder / RECEIPT).write_text(json.dumps(receipt))
     return folder
 
@@ -33,6 +35,7 @@ def test_it_names_files_inputs_code_and_parameters(model: Path) -> None:
     assert "tuning/training/trainer.py" in receipt["code"]
     assert receipt["params"] == {"seed": 1, "train.lora.rank": None, "train.learning_rate": 1e-4}
     assert receipt["run"] == {"device": "cpu"}
+    assert receipt["prompts"] == {"num_prompts": 2}
     assert differences(model, PARAMS) == []
 
 
@@ -61,8 +64,8 @@ def test_each_difference_is_a_line(model: Path) -> None:
     [
         (None, "is not there: that folder was not made by this pipeline"),
         ("{", "is no receipt: "),
-        ("[]", "is no receipt of version 1"),
-        ('{"version": 2}', "is no receipt of version 1"),
+        ("[]", "is no receipt of version 2"),
+        ('{"version": 1}', "is no receipt of version 2"),
     ],
 )
 def test_without_a_receipt_there_is_one_message(

@@ -64,8 +64,8 @@ class Facts:
     """``metrics/train.json``."""
 
 
-def model_card(facts: Facts) -> str:
-    """Return the card, section by section."""
+def model_card(facts: Facts, prompts: str) -> str:
+    """Return the card, section by section; ``prompts`` is a line on what engines are fed."""
     num_trained = _num_dialogues(facts, "train")
     return f"""---
 {_metadata(facts.base, facts.corpus, facts.scores)}
@@ -109,7 +109,9 @@ length.
 ## Receipt
 
 `receipt.json` holds the SHA-256 of every file of this folder, of the data, base weights, code and
-parameters that it was made from. In the project, `make verify` takes them all again.
+parameters that it was made from, and what engines make of the messages before trained turns, token
+for token against training: {prompts}.
+In the project, `make verify` takes and compares all of it again.
 """
 
 

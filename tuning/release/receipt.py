@@ -16,11 +16,15 @@ from tuning.run.files import flattened, sha256_of
 from tuning.run.pipeline import CODE, CODE_SUFFIXES, ROOT
 
 RECEIPT = "receipt.json"
-VERSION = 1
+VERSION = 2
 
 
 def make_receipt(
-    model: Path, inputs: Iterable[Path], params: Mapping[str, Any], run: Mapping[str, Any]
+    model: Path,
+    inputs: Iterable[Path],
+    params: Mapping[str, Any],
+    run: Mapping[str, Any],
+    prompts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The receipt of a model folder that is otherwise complete.
 
@@ -29,6 +33,7 @@ def make_receipt(
         inputs: Files, and folders with all files below them, relative to the project.
         params: Nested sections of parameters.
         run: Facts of the machine and the libraries, as far as they can change a result.
+        prompts: What engines are fed, against what was trained.
     """
     return {
         "version": VERSION,
@@ -37,6 +42,7 @@ def make_receipt(
         "code": code_hashes(),
         "params": flattened(params, "."),
         "run": dict(run),
+        "prompts": dict(prompts),
     }
 
 
@@ -46,13 +52,13 @@ def differences(model: Path, params: Mapping[str, Any]) -> list[str]:
     Raises:
         UserError: the folder has no receipt, or one that cannot be read.
     """
-    receipt = _read(model / RECEIPT)
+    receipt = read_receipt(model)
     found = {name: sha256_of(Path(name)) for name in receipt["inputs"] if Path(name).is_file()}
     return [
-        *_compare("model file", receipt["files"], hashes_below(model, but=RECEIPT)),
-        *_compare("input", receipt["inputs"], found),
-        *_compare("code", receipt["code"], code_hashes()),
-        *_compare("parameter", receipt["params"], flattened(params, ".")),
+        *compare_entries("model file", receipt["files"], hashes_below(model, but=RECEIPT)),
+        *compare_entries("input", receipt["inputs"], found),
+        *compare_entries("code", receipt["code"], code_hashes()),
+        *compare_entries("parameter", receipt["params"], flattened(params, ".")),
     ]
 
 
@@ -83,7 +89,13 @@ def _hashes(path: Path) -> Iterator[tuple[str, str]]:
         yield (path / name).as_posix(), sha256
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_receipt(model: Path) -> dict[str, Any]:
+    """Return the receipt of a model folder.
+
+    Raises:
+        UserError: the folder has no receipt, or one that cannot be read.
+    """
+    path = model / RECEIPT
     try:
         receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,7 +112,9 @@ def _read(path: Path) -> dict[str, Any]:
     return receipt
 
 
-def _compare(kind: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+def compare_entries(
+    kind: str, recorded: Mapping[str, Any], found: Mapping[str, Any]
+) -> Iterator[str]:
     """Yield a line per name that is not the same on both sides."""
     for name in sorted(recorded.keys() | found.keys()):
         if name not in recorded:
