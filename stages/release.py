@@ -52,7 +52,7 @@ def main() -> None:
     record = read_record(args.trained)
     assert record is not None, "train writes it"
     example = choose_example(
-        read_dialogues(args.prepared / "val.jsonl"),
+        read_dialogues(args.validation),
         read_measured(args.tuned).written.greedy,
         template_of(args.trained),
         loss_on=params["encoding"]["loss_on"],
@@ -76,7 +76,7 @@ def main() -> None:
             shutil.copyfile(file, folder / file.name)
         prompts = parity(
             folder,
-            template_of_training(args.base, args.trained),
+            template_of_training(args.base, args.trained, params["encoding"]["template"]),
             args.validation,
             loss_on=params["encoding"]["loss_on"],
         )

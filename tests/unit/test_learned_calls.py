@@ -217,4 +217,4 @@ def card(metrics: dict[str, Any], generation: dict[str, Any]) -> str:
         training=committed("train"),
         example=None,
     )
-    return model_card(facts)
+    return model_card(facts, "none")

@@ -55,7 +55,7 @@ def compared(folder: Path, base: Path, dialogues: Sequence[Dialogue]) -> Parity:
     """What release finds of a model's folder, which is its tokenizer's here."""
     validation = folder.parent / "val.jsonl"
     validation.write_text("".join(f"{to_line(one)}\n" for one in dialogues), encoding="utf-8")
-    return parity(folder, template_of_training(base, folder), validation, loss_on="auto")
+    return parity(folder, template_of_training(base, folder, "auto"), validation, loss_on="auto")
 
 
 def chat_model(folder: Path, tiny_base: Path, template: str) -> tuple[Path, Path]:
@@ -149,7 +149,7 @@ def test_a_release_stops_where_engines_are_fed_other_ids(
         model, base = chat_model(tmp_path, tiny_base, THINKS)
     else:
         model, base = speaker_model(tmp_path, tiny_base, has_roles=True), tiny_base
-    trained = template_of_training(base, model)
+    trained = template_of_training(base, model, "auto")
     tamper(model)
     validation = tmp_path / "val.jsonl"
     validation.write_text(f"{to_line(TALK)}\n", encoding="utf-8")

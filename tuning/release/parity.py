@@ -27,7 +27,7 @@ from tuning.run.errors import UserError
 from tuning.template_record import read_record
 from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.template import Template
-from tuning.tokens.templates import make_template, template_of
+from tuning.tokens.templates import template_of
 from tuning.tokens.tokenizer import load_tokenizer
 
 
@@ -166,11 +166,17 @@ def parity(
     )
 
 
-def template_of_training(base: Path, trained: Path) -> Template:
-    """Return the template that a model was trained in: a chat template as the base model has it."""
+def template_of_training(base: Path, trained: Path, choice: str) -> Template:
+    """Return the template that a model was trained in, a chat template from where encode had it.
+
+    Args:
+        base: The base model's folder.
+        trained: The trained model's.
+        choice: ``encoding.template``.
+    """
     record = read_record(trained)
     if record is not None and record.name == ChatTemplate.name:
-        return make_template(record.name, load_tokenizer(base), record.settings)
+        return template_of(base, choice=choice, settings=record.settings, has_roles=True)
     return template_of(trained)
 
 

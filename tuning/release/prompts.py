@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuning.dialogue import Dialogue, Turn, trained_turns
-from tuning.tokens.chat_template import ChatTemplate
-from tuning.tokens.messages import Message, tools_of
+from tuning.dialogue import Dialogue, trained_turns
+from tuning.release.served_chat import chat_before
+from tuning.tokens.messages import Message
 from tuning.tokens.template import Template
 from tuning.tokens.templates import is_encodable
 from tuning.tokens.tokenizer import special_ids
@@ -70,16 +70,15 @@ def prompts_of(
     if not is_encodable(template, dialogue, loss_on=loss_on):
         return
     special = template.tokenizer.convert_ids_to_tokens(special_ids(template.tokenizer))
-    reading, tools = template.read(dialogue), tools_of(dialogue)
+    reading = template.read(dialogue)
     trained = [n for n, one in enumerate(trained_turns(dialogue.turns, loss_on)) if one]
     for number in trained[:NUM_TURNS]:
-        messages = _messages(template, dialogue, number)
-        if not messages:
+        chat = chat_before(template, dialogue, number)
+        if chat is None or not chat.messages:
             continue
-        body: dict[str, Any] = {"messages": messages}
-        if isinstance(template, ChatTemplate):
-            body |= {"tools": tools} if tools else {}
-            body |= {"chat_template_kwargs": template.settings} if template.settings else {}
+        body: dict[str, Any] = {"messages": list(map(_as_sent, chat.messages))}
+        body |= {"tools": chat.tools} if chat.tools else {}
+        body |= {"chat_template_kwargs": chat.settings} if chat.settings else {}
         yield Prompt(
             dialogue_id=dialogue.dialogue_id,
             turn=number + 1,
@@ -89,31 +88,6 @@ def prompts_of(
                 one in turn.text for turn in dialogue.turns[:number] for one in special
             ),
         )
-
-
-def _messages(template: Template, dialogue: Dialogue, number: int) -> list[Message] | None:
-    """Return what a client sends to be answered with a turn; None if it cannot ask for it."""
-    asked, turns = dialogue.turns[number], dialogue.turns[:number]
-    if isinstance(template, ChatTemplate):
-        return list(map(_as_sent, template.messages(dialogue)[:number]))
-    if template.has_roles:
-        if asked.role != "assistant":
-            return None  # whoever is asked by name, the assistant answers
-        return [
-            _said(turn, turn.role or "user", is_named=turn.speaker != turn.role) for turn in turns
-        ]
-    others = list(dict.fromkeys(t.speaker for t in turns if t.speaker != asked.speaker))
-    return [
-        _said(turn, "assistant", is_named=False)
-        if turn.speaker == asked.speaker
-        else _said(turn, "user", is_named=turn.speaker != others[0])
-        for turn in turns
-    ]
-
-
-def _said(turn: Turn, role: str, *, is_named: bool) -> Message:
-    named = {"name": turn.speaker} if is_named else {}
-    return {"role": role, "content": turn.text} | named
 
 
 def _as_sent(message: Message) -> Message:

@@ -25,6 +25,22 @@ class ServedChat:
     """Variables of the template."""
 
 
+def chat_before(template: Template, dialogue: Dialogue, number: int) -> ServedChat | None:
+    """Return what a client sends to have turn ``number`` written; None if it cannot ask for it."""
+    asked, turns = dialogue.turns[number], dialogue.turns[:number]
+    if isinstance(template, ChatTemplate):
+        return ServedChat(
+            messages=template.messages(dialogue)[:number],
+            tools=tools_of(dialogue),
+            settings=template.settings,
+        )
+    if template.has_roles:
+        if asked.role != "assistant":
+            return None  # whoever is asked by name, the assistant answers
+        return ServedChat(messages=[_of_role(turn) for turn in turns])
+    return ServedChat(messages=_of_people(turns, asked.speaker))
+
+
 def served_chat(template: Template, dialogue: Dialogue, number: int) -> ServedChat | None:
     """Return what asks for turn ``number`` by the very ids that were trained before it.
 
@@ -32,14 +48,9 @@ def served_chat(template: Template, dialogue: Dialogue, number: int) -> ServedCh
         None where the tokenizer's own chat template cannot be asked for that turn: it refuses the
         messages, would have another speaker answer, or reads a text as a special token.
     """
-    if isinstance(template, ChatTemplate):
-        chat = ServedChat(
-            messages=template.messages(dialogue)[:number],
-            tools=tools_of(dialogue),
-            settings=template.settings,
-        )
-    else:
-        chat = ServedChat(messages=_as_speakers(dialogue.turns, number, template.has_roles))
+    chat = chat_before(template, dialogue, number)
+    if chat is None or not chat.messages:
+        return None
     tokenizer = template.tokenizer
     try:
         text = SandboxedTemplate(tokenizer, chat.settings)(chat.messages, chat.tools, asks=True)
@@ -49,19 +60,23 @@ def served_chat(template: Template, dialogue: Dialogue, number: int) -> ServedCh
     return chat if ServedText(tokenizer).whole(text) == prompt else None
 
 
-def _as_speakers(turns: Sequence[Turn], number: int, has_roles: bool) -> list[Message]:
-    """Two people are user and assistant, who answers; more have numbers for names."""
-    people = dict.fromkeys(turn.speaker for turn in turns[: number + 1] if turn.role is None)
-    numbers = {name: f"speaker {count}" for count, name in enumerate(people, start=1)}
-    answers = turns[number].speaker
+def _of_role(turn: Turn) -> Message:
+    message: Message = {"role": turn.role or "user", "content": turn.text}
+    return message | ({"name": turn.speaker} if turn.speaker != turn.role else {})
+
+
+def _of_people(turns: Sequence[Turn], answers: str) -> list[Message]:
+    """The one who answers is the assistant, the first other the user; more have numbers for names.
+
+    Names are people's own, and a chat template tells them apart by any.
+    """
+    others = [name for name in dict.fromkeys(turn.speaker for turn in turns) if name != answers]
     messages: list[Message] = []
-    for turn in turns[:number]:
-        message: Message = {"role": turn.role or "user", "content": turn.text}
-        if turn.role is None and len(people) <= 2 and not has_roles:
-            message["role"] = "assistant" if turn.speaker == answers else "user"
-        elif turn.role is None:
-            message["name"] = numbers[turn.speaker]
-        elif turn.speaker != turn.role:
-            message["name"] = turn.speaker
+    for turn in turns:
+        message: Message = {"role": "user", "content": turn.text}
+        if turn.speaker == answers:
+            message["role"] = "assistant"
+        elif place := others.index(turn.speaker):
+            message["name"] = f"user {place + 1}"
         messages.append(message)
     return messages

@@ -9,6 +9,8 @@ from typing import Any
 from transformers import AutoProcessor
 from transformers.cli.serving.utils import BaseHandler, Modality
 
+from tuning.run.errors import first_line
+
 
 def feed(folder: Path, bodies: Sequence[Mapping[str, Any]]) -> list[list[int] | str] | str:
     """Return the ids that a model is fed for each body, or why there are none; or for none of them.
@@ -18,7 +20,7 @@ def feed(folder: Path, bodies: Sequence[Mapping[str, Any]]) -> list[list[int] | 
     try:
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        why = _first_line(error).partition(". ")[0].replace(str(folder), "the folder")
+        why = first_line(error).partition(". ")[0].replace(str(folder), "the folder")
         return f"it cannot load the model ({why})"
     return [_tokens(processor, body) for body in bodies]
 
@@ -50,10 +52,6 @@ def _tokens(processor: Any, body: Mapping[str, Any]) -> list[int] | str:
             **body.get("chat_template_kwargs", {}),
         )
     except Exception as error:  # whatever a template does wrong
-        return f"it refuses the messages ({_first_line(error)})"
+        return f"it refuses the messages ({first_line(error)})"
     ids: list[int] = inputs["input_ids"]
     return ids
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
