@@ -1,8 +1,8 @@
 """Does llama.cpp write what transformers writes? Greedy answers to the first turns of dialogues.
 
-``python -m benchmarks.llama_cpp MODEL FILE.gguf VALIDATION``, with ``benchmarks/requirements.txt``;
-FILE is the export of MODEL. transformers runs in float32 on the matrices that the file holds, in
-float16; llama.cpp rounds what it multiplies them by to float16 as well, so near ties may differ.
+``python -m benchmarks.llama_cpp MODEL FILE.gguf VALIDATION``; FILE is the export of MODEL.
+transformers runs in float32 on the matrices that the file holds, in float16; llama.cpp rounds what
+it multiplies them by to float16 as well, so near ties may differ.
 """
 
 from __future__ import annotations

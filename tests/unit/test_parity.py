@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chat_models import CALLS_AS_TEXT, CLOCK, HABITS, THINKS, TOOLS_AS_JSON, make_chat_base
+from tests.chat_models import (
+    CALLS_AS_TEXT,
+    CHATML,
+    CLOCK,
+    HABITS,
+    THINKS,
+    TOOLS_AS_JSON,
+    make_chat_base,
+)
 from tools.verify import different_prompts
 from tuning.dialogue import Dialogue, ToolCall, Turn, to_line
 from tuning.release.parity import Parity, check_parity, parity, template_of_training
@@ -19,6 +28,7 @@ from tuning.run.files import sha256_of
 from tuning.tokens.templates import prepare_tokenizer, template_of
 
 SERVE = "transformers serve"
+LLAMA_CPP = "llama.cpp"
 
 
 def turn(role: Any, text: str, **more: Any) -> Turn:
@@ -27,7 +37,9 @@ def turn(role: Any, text: str, **more: Any) -> Turn:
 
 ASKED = (turn("user", "whats up?"), turn("assistant", "im good"))
 CALL = ToolCall("sea", '{"place": "Ærø"}', "call00001")
-TOOLS = '[{"name": "sea", "description": "The sea now"}]'
+TOOLS = json.dumps(
+    [{"name": "sea", "description": "Now", "parameters": {"type": "object", "properties": {}}}]
+)
 TALK = Dialogue("a talk", (*ASKED, turn("user", "And you?"), turn("assistant", "Fine.")))
 SYSTEM = Dialogue("a system text", (turn("system", "Be brief."), *ASKED))
 THOUGHT = Dialogue(
@@ -87,6 +99,48 @@ def test_a_chat_model_is_served_as_it_was_trained(
         assert served.num_equal == len(found.prompts) - 1
     else:
         assert served.num_equal == len(found.prompts)
+
+
+BEGINS_BY_NAME = "{{ bos_token }}" + CHATML
+
+
+@pytest.mark.parametrize(
+    "template", [BEGINS_BY_NAME, *(one for one in HABITS.values() if one != CLOCK)]
+)
+def test_llama_cpp_reads_a_chat_template_alike(
+    tmp_path: Path, tiny_base: Path, template: str
+) -> None:
+    model, base = chat_model(tmp_path, tiny_base, template)
+    found = compared(model, base, ASSISTANT)
+    assert found.record()["engines"][LLAMA_CPP]["not_equal"] == {}
+    assert found.compared[1].num_equal == len(found.prompts) >= 5
+
+
+def test_llama_cpp_reads_our_own_chat_template_alike(tmp_path: Path, tiny_base: Path) -> None:
+    """With names, too: three people, of whom two are users."""
+    people = compared(speaker_model(tmp_path, tiny_base), tiny_base, PEOPLE)
+    assert people.compared[1].num_equal == len(people.prompts) == 6
+
+
+def test_what_llama_cpp_makes_otherwise_is_named_and_stops_nothing(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    model, base = chat_model(tmp_path, tiny_base, TOOLS_AS_JSON)
+    no_parameters = replace(CALLED, tools='[{"name": "sea"}]')
+    found = compared(model, base, [no_parameters, SYSTEM])
+    assert found.compared[1].not_equal == {"it writes another text": 2}
+    assert found.compared[1].num_equal == 1
+    (line,) = found.lacks
+    assert line.startswith("llama.cpp: it writes another text. The first: dialogue a call, turn 2,")
+    check_parity(found, model)
+
+
+def test_what_llama_cpp_does_not_load_is_named(tmp_path: Path, tiny_base: Path) -> None:
+    """Mistral NeMo's template, for one."""
+    lacked = "{% set plain = messages | selectattr('tool_calls', 'undefined') | list %}"
+    model, base = chat_model(tmp_path, tiny_base, lacked + CHATML)
+    (why,) = compared(model, base, [TALK]).compared[1].not_equal
+    assert why.startswith("it does not take the template (") and "tool_calls" in why
 
 
 def test_calls_and_tools_are_asked_for_as_clients_send_them(

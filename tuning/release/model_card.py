@@ -109,8 +109,11 @@ length.
 ## Receipt
 
 `receipt.json` holds the SHA-256 of every file of this folder, of the data, base weights, code and
-parameters that it was made from, and what engines make of the messages before trained turns, token
-for token against training: {prompts}.
+parameters that it was made from. Engines were asked, too, what they make of the messages before
+trained turns; token for token as in training are, of the
+
+- {prompts}.
+
 In the project, `make verify` takes and compares all of it again.
 """
 

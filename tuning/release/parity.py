@@ -186,7 +186,7 @@ def check_parity(found: Parity, trained: Path) -> None:
         raise UserError(
             "\n".join(found.differences) + f"\nWhat is served would not be what was trained: look "
             f"at tokenizer and chat template in {trained}, get them again with dvc checkout "
-            f"{trained}, or train anew with dvc repro -f train."
+            f"--force {trained}, or train anew with dvc repro -f train."
         )
 
 
