@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from tests.scored_models import uniform_model
 from tests.tiny_model import enlarged
 from tools.chat import Partner, load_partners, talk
 from tools.show import as_text
-from tuning.dialogue import ROLES, Dialogue, Turn, to_line
+from tuning.dialogue import ROLES, Dialogue, ToolCall, Turn, to_line
 from tuning.encoding.preview import show_dialogue, visible
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import choose_places
@@ -539,3 +540,34 @@ def test_in_the_terminal_each_line_is_marked_as_what_it_holds(template: Template
     for mark, kind in (("+", "trained"), (".", "context")):
         texts = (token.text for token in tokens if token.kind == kind)
         assert marked[mark] == ["".join(one for one, _ in visible(text)) for text in texts]
+
+
+def test_the_template_that_comes_along_writes_tools_and_calls_that_can_be_read_back(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Below a system text with the tools, behind the turn's words, and whole in what is trained."""
+    calls = (ToolCall("weather", '{"city": "Rome", "days": [1, 2]}'), ToolCall("time", "{}"))
+    said = Dialogue(
+        "d",
+        (
+            turn("system", "Be brief."),
+            turn("user", "What is it like?"),
+            turn("assistant", "I look.", tool_calls=calls),
+            turn("tool", "12 degrees"),
+            turn("assistant", "It is mild."),
+        ),
+        tools='[{"name": "weather"}]',
+    )
+    choice = str(Path(__file__).parents[2] / "templates/chatml.jinja")
+    template = template_of(make_chat_base(tiny_base, tmp_path / "base", None), choice=choice)
+    assert template.lacks(said) == []
+    (found,) = template.read(said).renderings([one.role == "assistant" for one in said.turns])
+    targets = [*compress(found.input_ids, found.is_target)]
+    first = targets[: targets.index(template.end[0])]
+    text = template.text_of(first)
+    assert text.startswith("I look.\n")
+    assert template.calls is not None
+    assert template.calls.read(text) == [
+        ("weather", {"city": "Rome", "days": [1, 2]}),
+        ("time", {}),
+    ]
