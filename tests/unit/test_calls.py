@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from tests.chat_models import CALL_FORMS, make_chat_base
@@ -14,6 +15,8 @@ from tuning.dialogue import Dialogue, ToolCall, Turn
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import Place, Response, choose_call_places
 from tuning.evaluation_set.plan import Plan
+from tuning.report.call_shares import call_metrics, call_rows
+from tuning.results.bootstrap import draw_counts
 from tuning.scoring.calls import call_findings, judge_call, same_value
 from tuning.scoring.measure import Subject
 from tuning.tokens.call_text import AS_LINES, CallText
@@ -265,3 +268,32 @@ def test_calls_are_counted_by_dialogue(templates: dict[str, ChatTemplate]) -> No
         "num_word_places": [0, 1, 0, 0, 0],
         "m_needless_calls": [0, 1, 0, 0, 0],
     }
+
+
+@pytest.mark.parametrize(
+    ("num_dialogues", "verdicts"),
+    [
+        (40, ["no verdict", "no verdict", "differ", "no verdict", "no difference shown"]),
+        (29, ["too few dialogues (under 30)"] * 5),
+    ],
+)
+def test_shares_have_intervals_and_right_and_needless_calls_a_verdict(
+    num_dialogues: int, verdicts: list[str]
+) -> None:
+    """In every second dialogue there are two places; the base is never right."""
+    places = 1 + np.arange(num_dialogues) % 2
+    names = ("well_formed_calls", "right_call_names", "right_calls", "cut_calls", "needless_calls")
+    table = {"num_call_places": places, "num_word_places": places}
+    table |= {f"base_{name}": np.zeros_like(places) for name in names}
+    table |= {f"tuned_{name}": np.ones_like(places) for name in names}
+    table["tuned_needless_calls"] = np.zeros_like(places)
+    counts = draw_counts(np.random.default_rng(1), num_dialogues, num_resamples=200)
+    found = call_metrics(table, counts)
+    assert found["set"] == {
+        "num_dialogues": num_dialogues,
+        "num_call_places": places.sum(),
+        "num_word_places": places.sum(),
+    }
+    assert found["tuned"]["right_calls"] == num_dialogues / places.sum()
+    assert found["tuned"]["right_calls_low"] < found["tuned"]["right_calls"]
+    assert [row.meaning for row in call_rows({"calls": found})] == verdicts

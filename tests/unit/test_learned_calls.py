@@ -191,8 +191,12 @@ def test_people_read_the_shares_in_the_report_and_on_the_card(learned: Path) -> 
     page = report_page(found.metrics, found.generation, found.writing, [], [])
     text = card(found.metrics, found.generation)
     assert "in 5 places where the data's assistant calls tools" in text
+    table = page.partition("Calls of tools")[2].partition("</table>")[0]
+    assert table.count('<th scope="col">') * len(CALL_SHARES) == len(CALL_SHARES) + table.count(
+        "<td"
+    )
     for share in CALL_SHARES:
-        assert share.title in page
+        assert share.title in table
         value = found.generation["calls"]["tuned"][share.name]
         assert re.search(rf"\n\| {share.title} \| [^|]+ \| {value:.3f} \(", text)
 

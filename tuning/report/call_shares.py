@@ -10,7 +10,12 @@ from tuning.results.dialogue_table import FloatArray, Table
 
 
 def _share(
-    name: str, title: str, *, of: str = "num_call_places", higher_is_better: bool = True
+    name: str,
+    title: str,
+    *,
+    of: str = "num_call_places",
+    higher_is_better: bool = True,
+    is_judged: bool = False,
 ) -> Headline:
     return Headline(
         name=name,
@@ -21,17 +26,25 @@ def _share(
         higher_is_better=higher_is_better,
         one_tokenizer_only=False,
         decimals=3,
+        is_judged=is_judged,
     )
 
 
 CALL_SHARES: Final = (
     _share("well_formed_calls", "calls: well-formed"),
     _share("right_call_names", "calls: right names"),
-    _share("right_calls", "calls: right arguments, too"),
+    _share("right_calls", "calls: right arguments, too", is_judged=True),
     _share("cut_calls", "calls: cut", higher_is_better=False),
-    _share("needless_calls", "calls: needless", of="num_word_places", higher_is_better=False),
+    _share(
+        "needless_calls",
+        "calls: needless",
+        of="num_word_places",
+        higher_is_better=False,
+        is_judged=True,
+    ),
 )
-"""Of the places where the data's assistant calls tools; the last, of those where it speaks."""
+"""Of the places where the data's assistant calls tools; the last, of those where it speaks. Right
+calls and needless ones are judged: the others are parts of what makes a call right or wrong."""
 
 
 def call_metrics(table: Table, counts: FloatArray) -> dict[str, Any]:
