@@ -34,8 +34,8 @@ in the order in which they first speak; a message's `name`, if it has one, stand
 More speakers in one chat are refused by its chat template.
 """
 _END = """
-Generation ends at `<|endofturn|>`. Text that spells a special token (`<|endofturn|>`,
-`<|speaker1|>`) becomes that token in a chat template: remove it from what users type.
+Generation ends at `<|endofturn|>`. Text that spells a special token, such as this one, becomes that
+token in a chat template: remove it from what users type.
 """
 
 _CHAT_TEMPLATE = """\
