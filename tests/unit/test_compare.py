@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -575,3 +577,120 @@ def test_the_draws_are_fixed(command: Command) -> None:
     a, b = read_evaluations(["first"]), read_evaluations(["second"])
     expected = as_text(compare(a, b, num_resamples=NUM_RESAMPLES, seed=SEED))
     assert command("first", "second") == expected
+
+
+# A stranger's branch
+
+
+@pytest.fixture
+def clone(project: Path, tmp_path: Path) -> Path:
+    """A clone without a cache, for branches that are made and never checked out again."""
+    git(tmp_path, "clone", "--quiet", str(project), "clone")
+    folder = tmp_path / "clone"
+    git(folder, "config", "user.email", "test@localhost")
+    git(folder, "config", "user.name", "test")
+    return folder
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def add_branch(clone: Path, files: dict[str, str]) -> None:
+    """A branch ``theirs`` of ``second`` with these files; the one of before is checked out."""
+    git(clone, "checkout", "--quiet", "-b", "theirs", "second")
+    for name, text in files.items():
+        write_text(clone / name, text)
+    git(clone, "add", "--force", *files)
+    git(clone, "commit", "--quiet", "--message", "theirs")
+    git(clone, "checkout", "--quiet", "main")
+
+
+def run_compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    names = ("DVC_", "GIT_", "AWS_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(names)}
+    return subprocess.run(
+        [sys.executable, "-m", "tools.compare", *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_the_configuration_of_a_revision_is_not_obeyed(
+    clone: Path, tmp_path: Path, scheme: str
+) -> None:
+    """DVC fetched what it named: a branch could send keys to a server, and run a program."""
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.path} {self.headers.get('Authorization')}")
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        settings = {
+            "http": f"url = {address}/data\n",
+            "s3": f"url = s3://theirs/data\nendpointurl = {address}\nconfigpath = {clone}/aws\n",
+        }
+        write_text(clone / "aws", f"[default]\ncredential_process = touch {tmp_path}/was-run\n")
+        remote = f"[core]\nremote = theirs\n['remote \"theirs\"']\n{settings[scheme]}"
+        add_branch(clone, {".dvc/config": remote})
+        result = run_compare(clone, "second", "theirs", "--html", str(tmp_path / "page.html"))
+        server.shutdown()
+    assert result.returncode == 0, result.stderr
+    assert asked == []
+    assert not (tmp_path / "was-run").exists()
+    assert "cache has none of second" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def bomb(item: str) -> str:
+    """YAML that becomes 9^20 values where its aliases are followed; ``item`` lists some."""
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n}: &a{n} {item % ', '.join([f'*a{n - 1}'] * 9)}" for n in range(1, 20)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("text", [bomb("[%s]"), bomb("{<<: [%s]}")], ids=["lists", "merged keys"])
+def test_a_bomb_of_aliases_in_a_revision_takes_no_time(clone: Path, text: str) -> None:
+    lock = (clone / "dvc.lock").read_text(encoding="utf-8")
+    add_branch(clone, {"dvc.yaml": text + PIPELINE, "dvc.lock": text + lock})
+    result = run_compare(clone, "second", "theirs")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("dvc.yaml", "[" * 200_000, "dvc.yaml of theirs has no stage named eval"),
+        ("dvc.yaml", "stages: {eval: {cmd: [a, b]}}", "dvc.yaml of theirs has no stage named eval"),
+        ("dvc.yaml", 'stages: {eval: {cmd: "\'"}}', "dvc.yaml of theirs has no stage named eval"),
+        ("dvc.yaml", PIPELINE.replace("results/eval", "../eval"), r"theirs has no ../eval.json"),
+        ("dvc.yaml", PIPELINE.replace("results/eval", "/etc/eval"), r"has no /etc/eval.json"),
+        ("results/eval.json", "[" * 200_000, "eval.json of theirs is no evaluation"),
+        ("results/eval.json", '{"set": ["text_sha256"], "tuned": {}}', "is no evaluation"),
+        (
+            "results/eval.json",
+            '{"set": {"text_sha256": ""}, "tuned": {"template": [[]]}}',
+            "is no evaluation",
+        ),
+        ("results/dialogues.csv", f"dialogue_id\n{'x' * 200_000}", "cannot be read: not CSV"),
+    ],
+)
+def test_what_a_revision_holds_is_at_worst_one_message(
+    clone: Path, name: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_branch(clone, {name: text})
+    monkeypatch.chdir(clone)
+    with pytest.raises(UserError, match=message):
+        read_evaluations(["theirs"])
