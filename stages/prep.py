@@ -36,6 +36,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import DataParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.visible import as_name, visible
 
 MAX_NAMED = 20
 """Keys and kinds that are named in one line; the ledger has them all."""
@@ -120,8 +121,8 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
             | describe(catalogue, selection)
             | {
                 "num_invalid": dict(catalogue.invalid),
-                "num_passed_over": dict(catalogue.passed_over),
-                "num_unused_keys": dict(catalogue.unused),
+                "num_passed_over": {as_name(n): c for n, c in catalogue.passed_over.items()},
+                "num_unused_keys": {as_name(n): c for n, c in catalogue.unused.items()},
                 "num_renamed": len(selection.renamed),
                 "num_repeated_dialogues": int((selection.copies - 1).clip(0).sum()),
                 "sources": of_sources,
@@ -147,7 +148,7 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     on_break = breaks.append if data.on_invalid == "skip" else None
     with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
         if passed_over:
-            progress.write(f"prep: passed over in {path}: {named(passed_over)}")
+            progress.write(visible(f"prep: passed over in {path}: {named(passed_over)}"))
         for file, source in files:
             name = str(file.relative_to(path)) if file != path else ""
             beside: list[str] = []
@@ -173,15 +174,17 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
                     raise
                 if data.on_invalid == "error":
                     raise UserError(f"{error} {PASS_OVER}") from None
-                progress.write(f"prep: passed over, since data.on_invalid is skip: {error}")
+                why = visible(str(error), keep="\n")
+                progress.write(f"prep: passed over, since data.on_invalid is skip: {why}")
                 num_unread += num_bytes_of(file)
                 continue
             of_source = f" of {source.name}" if source.name else ""
-            progress.write(f"prep: {file}: {num_records:,} records{of_source}")
+            progress.write(visible(f"prep: {file}: {num_records:,} records{of_source}"))
             if beside:
-                progress.write(f"prep: {file}: beside the records, not used: {named(beside)}")
+                shown = visible(f"{file}: beside the records, not used: {named(beside)}")
+                progress.write(f"prep: {shown}")
             for found in breaks[num_breaks:]:
-                progress.write(break_message(found))
+                progress.write(visible(break_message(found)))
     if not catalogue.num_records.total():
         raise UserError(f"{path} holds no dialogue: all of its files were passed over.")
     return num_unread + sum(found.num_bytes for found in breaks)
@@ -217,7 +220,7 @@ def report_faults(path: Path, data: DataParams, catalogue: Catalogue) -> None:
     if data.on_invalid == "error":
         raise UserError(message)
     print(
-        f"prep: {message.rpartition(chr(10))[0]}\n"
+        f"prep: {visible(message.rpartition(chr(10))[0], keep=chr(10))}\n"
         f"prep: dropped into {INVALID}, since data.on_invalid is skip",
         file=sys.stderr,
     )
@@ -231,13 +234,13 @@ def print_pieces(catalogue: Catalogue, selection: Selection) -> None:
         stems, is_train, lambda n: catalogue.dialogue(kept[n]).dialogue_id, catalogue.groupings
     )
     if found:
-        print(f"prep: {found}")
+        print(f"prep: {visible(found)}")
 
 
 def print_what_is_not_used(catalogue: Catalogue) -> None:
     """Name what stands in the data and is not used, each once, with a count."""
     for what, counts in (("passed over", catalogue.passed_over), ("not used", catalogue.unused)):
-        named = [f"{name} ({count:,})" for name, count in counts.most_common(MAX_NAMED)]
+        named = [f"{as_name(name)} ({count:,})" for name, count in counts.most_common(MAX_NAMED)]
         if named:
             more = f", … {len(counts) - MAX_NAMED} more" if len(counts) > MAX_NAMED else ""
             print(f"prep: {what}: {', '.join(named)}{more}")

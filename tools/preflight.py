@@ -33,6 +33,7 @@ from tuning.run.errors import UserError
 from tuning.run.params import PARAMS_FILE, Params, load_params
 from tuning.run.pipeline import own_stages
 from tuning.run.process import run_stage
+from tuning.run.visible import visible
 from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
 
 MODELS_WRITTEN = 3
@@ -81,7 +82,7 @@ def main() -> None:
     if args.base is not None:
         findings += check_disk(args.base, params)
     for finding in findings:
-        print(f"{finding.kind}: {finding.text}")
+        print(f"{finding.kind}: {visible(finding.text, keep=chr(10))}")
     if not findings:
         print("preflight: nothing is in the way.")
     sys.exit(any(finding.kind == "error" for finding in findings))

@@ -20,6 +20,7 @@ from dvc.scm import Git, SCMError
 
 from tuning.run.errors import UserError
 from tuning.run.process import run_stage
+from tuning.run.visible import visible
 
 _RUN_REFS = tuple(f"refs/exps/exec/EXEC_{name}" for name in ("BASELINE", "BRANCH", "MERGE"))
 """A run removes these when it ends, but leaves EXEC_HEAD; EXEC_APPLY is what was applied last."""
@@ -117,7 +118,7 @@ class Repair:
         self.num_found += 1
         if action is not None and not self.dry_run:
             action(*words)
-        print(f"{found}: {'would have ' if self.dry_run else ''}{done}.", flush=True)
+        print(f"{visible(found)}: {'would have ' if self.dry_run else ''}{done}.", flush=True)
 
     def name(self, path: Path) -> str:
         """Return a path as the user knows it."""

@@ -17,13 +17,13 @@ from tuning.encoding.preview import (
     ShownDialogue,
     ShownToken,
     show_dialogue,
-    visible,
 )
 from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES
 from tuning.run.errors import UserError
 from tuning.run.params import load_params
 from tuning.run.process import run_stage
+from tuning.run.visible import as_name, visible, visible_characters
 from tuning.tokens.templates import template_of
 
 PARTS = (*SIDES, "dropped")
@@ -72,10 +72,11 @@ def find(dialogue_id: str, prepared: Path) -> tuple[Dialogue, str]:
     if not prepared.is_dir():
         raise UserError(f"{prepared} not found; prep writes it: run dvc repro first.")
     spelled = json.dumps(dialogue_id, ensure_ascii=False).encode()
+    is_cut = "…" in dialogue_id  # as tables and pages show ids that are no plain names
     for part, line in lines(prepared):
-        if spelled in line:  # most lines need not be parsed
+        if is_cut or spelled in line:  # most lines need not be parsed
             dialogue = from_line(line)
-            if dialogue.dialogue_id == dialogue_id:
+            if dialogue_id in (dialogue.dialogue_id, as_name(dialogue.dialogue_id)):
                 return dialogue, json.loads(line)["reason"] if part == "dropped" else part
     ids = [from_line(line).dialogue_id for _, line in islice(lines(prepared), NUM_COMPARED)]
     raise UserError(unknown_id_message(dialogue_id, ids, prepared))
@@ -95,9 +96,10 @@ def unknown_id_message(dialogue_id: str, ids: list[str], prepared: Path) -> str:
     """Name ids that contain it, else those that are spelled much like it."""
     close = [name for name in ids if dialogue_id and dialogue_id in name][:3]
     close = close or get_close_matches(dialogue_id, ids, n=3)
-    first = f"The first one's is {ids[0]!r}." if ids else "It holds none at all."
-    named = f"Did you mean {' or '.join(map(repr, close))}?" if close else first
-    return f"{prepared} holds no dialogue with the id {dialogue_id!r}. {named}"
+    close, ids = ([repr(as_name(name)) for name in some] for some in (close, ids[:1]))
+    first = f"The first one's is {ids[0]}." if ids else "It holds none at all."
+    named = f"Did you mean {' or '.join(close)}?" if close else first
+    return f"{prepared} holds no dialogue with the id {as_name(dialogue_id)!r}. {named}"
 
 
 def as_text(dialogue: ShownDialogue, *, colour: bool = False) -> str:
@@ -116,7 +118,7 @@ def as_text(dialogue: ShownDialogue, *, colour: bool = False) -> str:
                 f"{counted(window.num_tokens, 'token')}, {window.num_trained:,} trained"
             )
         for tag, tokens in window.turns:
-            lines += _turn_lines(tag.text if tag else "", tokens, colour)
+            lines += _turn_lines(visible(tag.text) if tag else "", tokens, colour)
     return "\n".join(lines) + "\n"
 
 
@@ -134,7 +136,7 @@ def _turn_lines(tag: str, tokens: Sequence[ShownToken], colour: bool) -> list[st
     for token in tokens:
         if before is None or before.text.endswith("\n") or before.kind != token.kind:
             lines.append(f"{_MARKS[token.kind]} {' ' * len(tag) if lines else margin}")
-        text = "".join(shown for shown, _ in visible(token.text))
+        text = "".join(shown for shown, _ in visible_characters(token.text))
         lines[-1] += _BORDER + _painted(text, token.kind, colour)
         before = token
     return lines

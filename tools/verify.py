@@ -13,6 +13,7 @@ from tuning.release.receipt import compare_entries, differences, read_receipt
 from tuning.run.files import sha256_of
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.visible import visible
 from tuning.tokens.templates import template_of
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     found = differences(model, declared_params("release"))
     found += different_prompts(model, read_receipt(model))
     if found:
-        print("\n".join(found))
+        print("\n".join(map(visible, found)))
         many = f"{len(found)} entries" if len(found) > 1 else "1 entry"
         verb = "do" if len(found) > 1 else "does"
         print(f"verify: {many} of the receipt of {model} {verb} not hold here.")

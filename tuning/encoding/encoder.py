@@ -33,6 +33,7 @@ from tuning.encoding.cutting import (
 from tuning.reading.accounts import bucket
 from tuning.reading.pieces import LineRange
 from tuning.run.errors import UserError
+from tuning.run.visible import as_name
 from tuning.tokens.sandbox import Setting
 from tuning.tokens.template import NotEncodableError, Reading, Rendering
 from tuning.tokens.templates import make_template
@@ -123,7 +124,7 @@ class Encoder:
                 trained = self._trained(dialogue)
                 renderings = reading.renderings(trained)
             except NotEncodableError as error:
-                found.not_encodable.append(f"dialogue {dialogue.dialogue_id!r}: {error}")
+                found.not_encodable.append(f"dialogue {as_name(dialogue.dialogue_id)!r}: {error}")
                 num_tokens = self._template.num_tokens(dialogue)
                 found.num_tokens[bucket("not_encodable")] += num_tokens
                 continue
@@ -138,9 +139,10 @@ class Encoder:
                 for some, rendering in zip(windows, renderings, strict=True):
                     check_windows(some, rendering, max_length=self._max_length)
             except ContractError as error:
+                name = as_name(dialogue.dialogue_id)
                 raise UserError(
-                    f"dialogue {dialogue.dialogue_id!r}: {error}. Nothing was written, since it "
-                    f"would be {'trained' if part == 'train' else 'scored'} wrongly."
+                    f"dialogue {name!r}: {error}. Nothing was written, since it would be "
+                    f"{'trained' if part == 'train' else 'scored'} wrongly."
                 ) from None
             own = [*chain.from_iterable(windows)]
             shares = [turn.weight for turn in compress(dialogue.turns, trained)]

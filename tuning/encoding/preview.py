@@ -16,6 +16,7 @@ from tuning.dialogue import Dialogue, trained_turns
 from tuning.encoding.cutting import Window, num_left_out, windows_of
 from tuning.pages.words import counted
 from tuning.reading.accounts import SIDES, bucket
+from tuning.run.visible import as_name
 from tuning.tokens.template import NotEncodableError, Rendering, Template
 from tuning.tokens.texts import encode_texts, gives_back, token_texts
 
@@ -68,6 +69,7 @@ class ShownDialogue:
     """A dialogue and what became of it."""
 
     dialogue_id: str
+    """As a name that may stand on a page."""
     bucket: str
     """Its bucket in the ledgers: ``train``, ``validation``, ``test`` or ``dropped_…``."""
     windows: tuple[ShownWindow, ...]
@@ -133,7 +135,7 @@ def show_dialogue(
         whole = [_show_window(each, template, kind) for each in renderings]
         whole = whole or [_show_turns(dialogue, template, kind)]
         return ShownDialogue(
-            dialogue_id=dialogue.dialogue_id,
+            dialogue_id=as_name(dialogue.dialogue_id),
             bucket=bucket(fate),
             windows=tuple(whole),
             num_tokens=sum(window.num_tokens for window in whole),
@@ -145,21 +147,12 @@ def show_dialogue(
         shown += (_show_window(window, template) for window in windows)
         num_truncated += num_left_out(rendering, windows)
     return ShownDialogue(
-        dialogue_id=dialogue.dialogue_id,
+        dialogue_id=as_name(dialogue.dialogue_id),
         bucket=bucket(fate),
         windows=tuple(shown),
         num_tokens=sum(len(rendering.input_ids) for rendering in renderings),
         num_truncated=num_truncated,
     )
-
-
-def visible(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield what to print for each character, and whether it stands in for an unseen one."""
-    for character in text:
-        if character.isprintable():
-            yield character, False
-        else:
-            yield {"\n": "↵", "\t": "⇥"}.get(character) or ascii(character)[1:-1], True
 
 
 def _show_turns(dialogue: Dialogue, template: Template, kind: Kind) -> ShownWindow:

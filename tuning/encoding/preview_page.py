@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuning.encoding.preview import ShownDialogue, ShownToken, ShownWindow, visible
+from tuning.encoding.preview import ShownDialogue, ShownToken, ShownWindow
 from tuning.pages.environment import render
+from tuning.run.visible import visible_characters
 
 TEMPLATE = Path(__file__).with_name("preview.html.jinja")
 MAX_SHOWN_TOKENS = 120
@@ -56,7 +57,7 @@ def as_html(dialogues: Sequence[ShownDialogue], ledgers: Mapping[str, Mapping[st
         dialogues=dialogues,
         max_windows=MAX_SHOWN_WINDOWS,
         shown_parts=shown_parts,
-        visible=visible,
+        visible=visible_characters,
     )
 
 

@@ -15,6 +15,7 @@ from tuning.encoding.encoder import EncodedPiece
 from tuning.packing import pack
 from tuning.reading.accounts import percentiles
 from tuning.run.errors import UserError
+from tuning.run.visible import visible
 
 IntArray = npt.NDArray[np.int64]
 
@@ -158,8 +159,8 @@ def report_not_encodable(base: Path, found: Totals, *, skips: bool) -> None:
     cause = f"tokenizer or template of {base} do not take {counts} as they are"
     if skips and is_any_left:
         print(
-            f"encode: left out, since data.on_invalid is skip: {cause}, such as {lost[0]} (all: "
-            f"{NOT_ENCODABLE} beside the windows)"
+            f"encode: left out, since data.on_invalid is skip: {cause}, such as "
+            f"{visible(lost[0])} (all: {NOT_ENCODABLE} beside the windows)"
         )
         return
     rest = [f"… and {total - len(lost):,} more"] if total > len(lost) else []

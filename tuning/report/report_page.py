@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tuning.report.quality import Measures
 from tuning.report.sources import source_rows
 from tuning.results.measured import ScoredText
 from tuning.results.samples import shown_names
+from tuning.run.visible import JOINER, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 NATS_OF_FULL_SHADE = 8.0
@@ -32,6 +34,7 @@ class SideBySide:
     """A context, and what base model, fine-tuned model and a person said next."""
 
     dialogue_id: str
+    """As a name that may stand on a page."""
     context: tuple[Turn, ...]
     answer: Turn
     """A person's turn there."""
@@ -84,7 +87,7 @@ def report_page(
         samples=samples,
         titles=TITLES,
         parts=parts,
-        seen=seen,
+        seen=partial(visible, keep=f"\n{JOINER}"),
         shade=shade,
     )
 
@@ -92,14 +95,6 @@ def report_page(
 def shade(nats: float) -> float:
     """Return the opacity of a piece's background."""
     return FULL_SHADE * min(max(nats, 0.0) / NATS_OF_FULL_SHADE, 1.0)
-
-
-def seen(text: str) -> str:
-    """Return the text with what cannot be seen, or would turn the text around, spelled out.
-
-    White space may stand in lines; U+200D joins the parts of an emoji.
-    """
-    return "".join(c if c.isprintable() or c in "\n\u200d" else ascii(c)[1:-1] for c in text)
 
 
 def parts(text: ScoredText) -> Iterator[tuple[str, float]]:

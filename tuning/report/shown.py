@@ -12,6 +12,7 @@ from tuning.report.evaluation import Evaluation
 from tuning.report.report_page import SideBySide
 from tuning.results.bootstrap import Estimate
 from tuning.results.measured import Measured
+from tuning.run.visible import as_name
 
 
 def curve_rows(
@@ -53,7 +54,7 @@ def side_by_side(plan: Plan, measured: Mapping[str, Measured]) -> list[SideBySid
     """Put both models' words beside a person's, these as the fine-tuned model reads them."""
     return [
         SideBySide(
-            dialogue_id=plan.dialogues[place.dialogue].dialogue_id,
+            dialogue_id=as_name(plan.dialogues[place.dialogue].dialogue_id),
             context=plan.dialogues[place.dialogue].turns[: place.turn],
             answer=plan.dialogues[place.dialogue].turns[place.turn],
             responses={

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tuning.run.visible import as_name
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Column = FloatArray | IntArray
@@ -36,9 +38,9 @@ def count_per_dialogue(dialogue: IntArray, values: IntArray, num_dialogues: int)
 def as_rows(
     dialogue_ids: Iterable[str], table: Table
 ) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Header and one row per dialogue; counts stay integers."""
+    """Header and one row per dialogue, by its name; counts stay integers."""
     columns = (column.tolist() for column in table.values())
-    return [ID, *table], list(zip(dialogue_ids, *columns, strict=True))
+    return [ID, *table], list(zip(map(as_name, dialogue_ids), *columns, strict=True))
 
 
 def from_csv(text: str) -> tuple[list[str], dict[str, NDArray[np.float64]]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tuning.dialogue import Turn
+from tuning.run.visible import JOINER, as_name, visible
 
 SAMPLE_COLUMNS = ("dialogue_id", "prompt", "model", "people")
 
@@ -38,7 +39,7 @@ def samples_as_rows(samples: Sequence[Sample]) -> list[list[str]]:
     def text(turns: tuple[Turn, ...]) -> str:
         return "\n".join(f"{turn.speaker}: {turn.text}" for turn in turns)
 
-    return [[s.dialogue_id, text(s.prompt), text(s.reply), text(s.human)] for s in samples]
+    return [[as_name(s.dialogue_id), text(s.prompt), text(s.reply), text(s.human)] for s in samples]
 
 
 def samples_as_markdown(samples: Sequence[Sample]) -> str:
@@ -46,7 +47,7 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
     lines = ["# Validation dialogues, continued by the fine-tuned model", ""]
     for sample in samples:
         names = shown_names([*sample.prompt, *sample.human, *sample.reply])
-        lines += [f"## {sample.dialogue_id}", ""]
+        lines += [f"## {as_name(sample.dialogue_id)}", ""]
         for title, turns in (
             ("Prompt", sample.prompt),
             ("Model", sample.reply),
@@ -54,7 +55,8 @@ def samples_as_markdown(samples: Sequence[Sample]) -> str:
         ):
             lines += [f"**{title}**", ""]
             for turn in turns:
-                text = " / ".join(turn.text.splitlines()) or "(says nothing)"
+                text = " / ".join(turn.text.splitlines())
+                text = visible(text, keep=JOINER) or "(says nothing)"
                 lines.append(f"- {names[turn.speaker]}: `{text.replace('`', chr(39))}`")
             lines.append("")
     return "\n".join(lines)

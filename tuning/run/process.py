@@ -13,6 +13,10 @@ from typing import NoReturn
 
 from tuning import PARENT
 from tuning.run.errors import UserError
+from tuning.run.visible import visible
+
+MAX_LINE = 4_000
+"""Characters of a line of a message that are shown."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -35,14 +39,14 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"\n{name}: {error}", file=sys.stderr)
+        print(f"\n{name}: {_shown(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; run the same command again to continue.", file=sys.stderr)
         _leave(128 + signal.SIGINT)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"\n{name}: {error.strerror or error}{where}", file=sys.stderr)
+        print(f"\n{name}: {_shown(f'{error.strerror or error}{where}')}", file=sys.stderr)
         sys.exit(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # all is done, whatever libraries still wait for
         signal.signal(number, lambda *_: _leave(0))
@@ -52,6 +56,12 @@ def die_with_parent() -> None:
     """Ask Linux to kill this process when dvc dies: an orphan would write beside the next run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _shown(message: str) -> str:
+    """Return a message as a terminal may show it, whatever names and data stand in it."""
+    lines = visible(message, keep="\n").split("\n")
+    return "\n".join(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in lines)
 
 
 def _exit_on_signal(number: int, _frame: object) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.run.files import sha256_of
+from tuning.run.visible import as_name
 from tuning.sources.hub import HUB_ID
 
 
@@ -64,7 +65,7 @@ def source_of_model(name: str, revision: str | None) -> Source:
         )
     if revision is not None and HUB_ID.fullmatch(name):
         return Source(title=name, detail=f" at commit {revision}", hub_ids=(name,))
-    return Source(title=Path(name).name)
+    return Source(title=as_name(Path(name).name))
 
 
 def source_of_data(path: Path, hub: Mapping[str, Mapping[str, str]]) -> Source:
@@ -77,12 +78,12 @@ def source_of_data(path: Path, hub: Mapping[str, Mapping[str, str]]) -> Source:
     if path.is_file() and sha256_of(path) == CHITCHAT.sha256:
         return Source(title="the BYU chit-chat corpus", licence="MIT", language="en")
     if not hub:
-        return Source(title=path.name)
+        return Source(title=as_name(path.name))
     named = {f"{one['name']} at commit {one['revision']}": one["name"] for one in hub.values()}
     title = " and ".join(named)
     # Their folders have the names in data.hub.
     is_all = hub.keys() & {*path.parts} or {file.name for file in path.iterdir()} <= hub.keys()
     return Source(
-        title=title if is_all else f"files of {path.name}, among them {title}",
+        title=title if is_all else f"files of {as_name(path.name)}, among them {title}",
         hub_ids=tuple(dict.fromkeys(named.values())),
     )
