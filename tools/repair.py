@@ -9,11 +9,12 @@ import logging
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dvc.exceptions import NotDvcRepoError
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.scm import Git, SCMError
@@ -43,28 +44,50 @@ def main() -> None:
         repo = None
     if repo is None or not isinstance(repo.scm, Git):
         raise UserError(f"{Path.cwd()} is in no git and DVC repository; run this in a clone.")
-    for pid, command in processes(Path(repo.root_dir), "dvc"):
+    held = [pid for path in rwlocks(Path(repo.tmp_dir)) for pid in _held(path).values()]
+    locked = {int(pid) for pid in held if pid.isdecimal()}
+    for pid, command in processes(Path(repo.root_dir), "dvc", locked):
         raise UserError(f"dvc is at work here (process {pid}: {command}); wait for it or stop it.")
     try:
         with repo, repo.lock:
-            num_found = Repair(repo, dry_run=args.dry_run).everything()
+            repair = Repair(repo, dry_run=args.dry_run)
+            repair.everything()
     except LockError:
         raise UserError(f"a dvc holds {repo.tmp_dir}/lock; wait for it or stop it.") from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"git {error.cmd[3]} failed: {error.stderr.strip()}") from None
-    if not num_found:
+    if repair.num_failed:
+        raise UserError(
+            "not all is mended; the lines above say what is not, and why. Mend that by hand (a "
+            "folder below .dvc/tmp/exps is a copy: look for what you need in it, then remove it) "
+            "and run this again."
+        )
+    if not repair.num_found:
         print("repair: found nothing to mend.")
 
 
-def processes(root: Path, program: str) -> Iterator[tuple[int, str]]:
-    """Yield number and command of each process of a program in this repository or a copy of it."""
+def rwlocks(tmp: Path) -> list[Path]:
+    """Files in which dvc says which process uses what: its own, and those of the copies."""
+    exps = tmp / "exps"
+    copies = (exps.glob(f"{place}tmp*/.dvc/tmp/rwlock") for place in ("", "standalone/"))
+    return [tmp / "rwlock", exps / "rwlock", *chain.from_iterable(copies)]
+
+
+def processes(root: Path, program: str, locked: Container[int] = ()) -> Iterator[tuple[int, str]]:
+    """Yield number and command of each process that works in this repository or a copy of it.
+
+    Args:
+        root: The repository.
+        program: Its name is that of the process, or a word of an interpreter's command.
+        locked: Numbers of processes that count whatever they are called.
+    """
     psutil = importlib.import_module("psutil")  # dvc needs it; it has no types
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            names = [Path(word).stem for word in words[:3]]
-            interpreted = names[:1] and names[0].startswith("python")  # not: vim dvc.yaml
-            if program not in (names if interpreted else names[:1]):
+            names = [Path(word).name for word in words]
+            interpreted = names[:1] and names[0].startswith("python")  # not: tail -f dvc
+            if program not in (names if interpreted else names[:1]) and process.pid not in locked:
                 continue
             folder = Path(process.cwd())
         except (psutil.Error, OSError):  # it has ended, or is another user's
@@ -85,6 +108,7 @@ class Repair:
         self.exps = self.tmp / "exps"
         self.dry_run = dry_run
         self.num_found = 0
+        self.num_failed = 0
         refs = self.git("for-each-ref", "--format=%(refname)", *_RUN_REFS, "refs/exps/temp")
         self.refs = refs.split()
         self.rwlocks = {path: _held(path) for path in (self.tmp / "rwlock", self.exps / "rwlock")}
@@ -92,15 +116,20 @@ class Repair:
         if "workspace" in self.rwlocks[self.exps / "rwlock"]:
             self.time_of_stashing = int((self.exps / "rwlock").stat().st_mtime)
 
-    def everything(self) -> int:
-        """Mend everything; return how much was found."""
-        self.git_locks()
-        self.arguments()
-        self.head()
-        self.edits_in_gits_stash()
-        self.copies_of_files()
-        self.queue_tasks()
-        self.folders()
+    def everything(self) -> None:
+        """Mend everything; what cannot be mended is said, and keeps nothing else from it."""
+        for step in (
+            self.git_locks,
+            self.arguments,
+            self.head,
+            self.edits_in_gits_stash,
+            self.copies_of_files,
+            self.queue_tasks,
+            self.folders,
+        ):
+            self.attempt(f"what is to be done for {step.__name__.replace('_', ' ')}", step)
+        if self.num_failed:
+            return  # the evidence is needed once more
         for ref in self.refs:
             delete = ("update-ref", "--no-deref", "-d", ref)
             self.mend(f"{ref} is a killed run's", "removed it", self.git, *delete)
@@ -109,15 +138,31 @@ class Repair:
                 processes = ", ".join(sorted(set(held.values())))
                 found = f"{self.name(path)} is held by what has ended (process {processes})"
                 self.mend(found, "removed it", path.unlink)
-        return self.num_found
+
+    def attempt(self, what: str, action: Callable[..., object], *words: str) -> bool:
+        """Do it and return True; or say why it fails."""
+        try:
+            action(*words)
+        except (
+            DvcException,
+            SCMError,
+            OSError,
+            ValueError,
+            subprocess.CalledProcessError,
+        ) as error:
+            self.num_failed += 1
+            why = getattr(error, "stderr", None) or str(error)
+            print(f"{visible(what)}: not mended: {visible(why.strip())}", flush=True)
+            return False
+        return True
 
     def mend(
         self, found: str, done: str, action: Callable[..., object] | None = None, *words: str
     ) -> None:
         """Mend one thing that was found, and say so in a line."""
         self.num_found += 1
-        if action is not None and not self.dry_run:
-            action(*words)
+        if action is not None and not self.dry_run and not self.attempt(found, action, *words):
+            return
         print(f"{visible(found)}: {'would have ' if self.dry_run else ''}{done}.", flush=True)
 
     def name(self, path: Path) -> str:
@@ -264,18 +309,24 @@ class Repair:
     def folders(self) -> None:
         """Remove copies of the repository in which experiments ran; fetch what they committed."""
         for folder in (*self.exps.glob("tmp*"), *self.exps.glob("standalone/tmp*")):
-            refs = ""
-            if (folder / ".git").is_dir():
-                refs = self.git("for-each-ref", "--format=%(refname)", "refs/exps", folder=folder)
-            for ref in refs.split():
-                known = self.git_says("show-ref", "--verify", "--quiet", ref)
-                if ref.split("/")[2] not in _NO_EXPERIMENTS and not known:
-                    found = f"experiment {ref.rpartition('/')[2]} had ended when dvc was killed"
-                    fetch = ("fetch", "--quiet", "--no-write-fetch-head", str(folder))
-                    self.mend(found, "collected it", self.git, *fetch, f"{ref}:{ref}")
-            self._remove(folder)
+            num_failed = self.num_failed
+            self.attempt(f"{self.name(folder)} cannot be read", self._collect, str(folder))
+            if self.num_failed == num_failed:
+                self._remove(folder)
         if (self.exps / "run/workspace").exists():
             self._remove(self.exps / "run/workspace")
+
+    def _collect(self, folder: str) -> None:
+        refs = ""
+        if (Path(folder) / ".git").is_dir():
+            command = ("for-each-ref", "--format=%(refname)", "refs/exps")
+            refs = self.git(*command, folder=Path(folder))
+        for ref in refs.split():
+            known = self.git_says("show-ref", "--verify", "--quiet", ref)
+            if ref.split("/")[2] not in _NO_EXPERIMENTS and not known:
+                found = f"experiment {ref.rpartition('/')[2]} had ended when dvc was killed"
+                fetch = ("fetch", "--quiet", "--no-write-fetch-head", folder)
+                self.mend(found, "collected it", self.git, *fetch, f"{ref}:{ref}")
 
     def _remove(self, folder: Path) -> None:
         found = f"{self.name(folder)} is a killed run's"

@@ -47,6 +47,7 @@ REPAIR = (
     "tuning/run/__init__.py",
     "tuning/run/errors.py",
     "tuning/run/process.py",
+    "tuning/run/visible.py",
 )
 """The command and all that it imports."""
 EDITS = {"changed.txt": "changed\n", "staged.txt": "staged\n", "untracked.txt": "mine\n"}
@@ -366,6 +367,63 @@ def test_nothing_is_done_while_dvc_runs(clone: Cheap) -> None:
         assert dvc.wait(timeout=60) == 0
     with clone.start("tail", "-f", "dvc.yaml"):
         assert clone.repair() == NOTHING
+
+
+LOCKED = """
+import json, os, sys, time
+os.makedirs(".dvc/tmp", exist_ok=True)
+held = {"write": {"out": {"pid": os.getpid(), "cmd": "mine"}}, "read": {}}
+open(sys.argv[1], "w").write(json.dumps(held))
+open("started", "w").write(str(os.getpid()))
+time.sleep(60)
+"""
+"""A script of one's own that uses dvc as a library."""
+
+
+@pytest.mark.parametrize("options", [("-u", "-m"), ("-X", "dev", "-W", "ignore", "-um")])
+def test_a_living_experiment_keeps_its_folder_however_it_was_started(
+    clone: Cheap, options: tuple[str, ...]
+) -> None:
+    command = ("python", *options, "dvc", "exp", "run", "--temp", "--set-param", "n=5")
+    with clone.start(*command) as dvc:
+        clone.wait_for(clone.stage)
+        result = clone.run("python", "-m", "tools.repair", check=False)
+        assert result.returncode == 1
+        assert f"repair: dvc is at work here (process {dvc.pid}: " in result.stderr
+        assert list(clone.path.glob(".dvc/tmp/exps/standalone/tmp*"))
+        (clone.path / "go").touch()
+        assert dvc.wait(timeout=60) == 0
+
+
+def test_what_holds_dvcs_locks_is_at_work_whatever_it_is_called(clone: Cheap) -> None:
+    with clone.start("python", "-c", LOCKED, ".dvc/tmp/rwlock") as script:
+        clone.wait_for(clone.stage)
+        result = clone.run("python", "-m", "tools.repair", check=False)
+        assert f"repair: dvc is at work here (process {script.pid}: " in result.stderr
+        script.kill()
+    assert "is held by what has ended" in clone.repair()
+
+
+def test_what_cannot_be_mended_keeps_nothing_else_from_it(clone: Cheap) -> None:
+    """And the evidence stays, by which the next repair mends the rest."""
+    clone.edit()
+    clone.kill_in_the_stage("dvc", "exp", "run", "--set-param", "n=5")
+    broken = clone.path / ".dvc/tmp/exps/tmp-broken"
+    whole = broken.with_name("tmp-whole")
+    broken.write_text("no folder")
+    whole.mkdir()
+    before = clone.refs()
+    result = clone.run("python", "-m", "tools.repair", check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "tmp-broken is a killed run's: not mended: [Errno 20] Not a directory" in result.stdout
+    assert "repair: not all is mended" in result.stderr
+    assert broken.exists() and not whole.exists()
+    assert clone.edits() == EDITS and clone.head() == "ref: refs/heads/main"
+    assert "EXEC_BASELINE" in before and "EXEC_BASELINE" in clone.refs()
+    broken.unlink()
+    assert "refs/exps/exec/EXEC_BASELINE is a killed run's: removed it." in clone.repair()
+    assert clone.repair() == NOTHING
+    clone.runs_again()
 
 
 def test_what_ended_well_needs_no_repair(clone: Cheap) -> None:
