@@ -47,7 +47,7 @@ def different_prompts(model: Path, receipt: dict[str, Any]) -> Iterator[str]:
         yield f"prompts: not compared, for the model's tokenizer cannot be used ({error})"
         return
     found = parity(model, template, validation, loss_on=receipt["params"]["encoding.loss_on"])
-    print("\n".join(f"verify: {line}" for line in (str(found), *found.lacks)))
+    print("\n".join(f"verify: {visible(line)}" for line in (str(found), *found.lacks)))
     yield from found.differences
     now = found.record()
     engines = now.pop("engines")

@@ -22,12 +22,13 @@ from tests.tiny_model import enlarged
 from tools.chat import Partner, load_partners, talk
 from tools.show import as_text
 from tuning.dialogue import ROLES, Dialogue, ToolCall, Turn, to_line
-from tuning.encoding.preview import show_dialogue, visible
+from tuning.encoding.preview import show_dialogue
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import choose_places
 from tuning.evaluation_set.plan import Plan
 from tuning.evaluation_set.text import cut_evaluation_set
 from tuning.run.errors import UserError
+from tuning.run.visible import visible_characters
 from tuning.scoring.context_turns import measure_context_turns
 from tuning.scoring.history import score_histories
 from tuning.scoring.measure import Subject
@@ -539,7 +540,9 @@ def test_in_the_terminal_each_line_is_marked_as_what_it_holds(template: Template
     tokens = [token for window in shown.windows for token in window.tokens]
     for mark, kind in (("+", "trained"), (".", "context")):
         texts = (token.text for token in tokens if token.kind == kind)
-        assert marked[mark] == ["".join(one for one, _ in visible(text)) for text in texts]
+        assert marked[mark] == [
+            "".join(one for one, _ in visible_characters(text)) for text in texts
+        ]
 
 
 def test_the_template_that_comes_along_writes_tools_and_calls_that_can_be_read_back(

@@ -19,7 +19,7 @@ from tuning.release.example import Example
 from tuning.release.served_chat import ServedChat
 from tuning.report.call_shares import call_rows
 from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, HeadlineRow, headline_rows
-from tuning.report.report_page import seen
+from tuning.run.visible import JOINER, visible
 from tuning.sources.pinned import Source
 
 _USE = """```python
@@ -146,7 +146,7 @@ def _assigned(name: str, values: Sequence[Mapping[str, Any]]) -> str:
 
 def _said(text: str) -> str:
     """A text as a block of Markdown."""
-    return indent(seen(text) or "(nothing)", "    ")
+    return indent(visible(text, keep=f"\n{JOINER}") or "(nothing)", "    ")
 
 
 def _num_dialogues(facts: Facts, side: str) -> int:

@@ -24,6 +24,7 @@ from tuning.release import llama_cpp, transformers_serve
 from tuning.release.gguf_tokenizer import write_vocabulary
 from tuning.release.prompts import Prompt, prompts_of, sample_of
 from tuning.run.errors import UserError
+from tuning.run.visible import as_name
 from tuning.template_record import read_record
 from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.template import Template
@@ -251,7 +252,7 @@ def _lack(engine: Engine, template: Template, prompt: Prompt, found: list[int] |
 
 
 def _place(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, found: list[int] | str) -> str:
-    where = f"The first: dialogue {prompt.dialogue_id}, turn {prompt.turn}"
+    where = f"The first: dialogue {as_name(prompt.dialogue_id)}, turn {prompt.turn}"
     if isinstance(found, str):
         return where
     pairs = enumerate(zip_longest(found, prompt.ids), start=1)
