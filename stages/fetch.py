@@ -22,9 +22,10 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import HubParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.sources.base_model import check_model, from_folder, from_gguf, from_hub
+from tuning.sources.base_model import from_folder, from_gguf, from_hub
 from tuning.sources.hub import HUB_ID, checked_commit
 from tuning.sources.hub_data import fetch_data_set, hub_repository
+from tuning.sources.model_check import check_model, leave_out_settings
 from tuning.sources.pinned import CHITCHAT, EMBEDDED_MODEL, SMOLLM2, PinnedFile
 
 
@@ -95,7 +96,10 @@ def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
         else:
             meant = f"\nIf {name} is meant to be a local folder: there is none of that name here."
             from_hub(name, checked_commit(revision, name, "model", meant), folder)
+        left_out = leave_out_settings(name, folder)
         check_model(name, folder)
+    for setting in left_out:
+        print(f"fetch: {setting} left out, for it says nothing of the model itself", flush=True)
 
 
 def fetch_file(pinned: PinnedFile, target: Path) -> None:

@@ -38,7 +38,7 @@ from tuning.training.lora import add_adapters
 from tuning.training.loss import PackedLoss, decoder_blocks
 from tuning.training.processes import Processes, shard
 from tuning.training.progress import Timing
-from tuning.training.publishing import publish
+from tuning.training.publishing import check_publishing, publish
 from tuning.training.rows import PackedRows
 from tuning.training.start import load_for_training
 from tuning.training.torchrun import run_in_processes
@@ -186,6 +186,7 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
                 "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
             )
     model = load_for_training(base, tokenizer, params.encoding.max_length)
+    check_publishing(model, tokenizer)
     is_sharded = params.runtime.shard_model and processes.size > 1
     if not is_sharded:  # else each process moves its part
         nn.Module.to(model, device.kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,25 @@ def test_a_layer_that_reads_past_the_mask_is_found(
 def test_a_model_without_the_library_s_attention_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gemma2 models .*no scaled_dot_product_attention"):
         load_plain_model(saved(tmp_path, "gemma2"))
+
+
+def rewrite(folder: Path, **settings: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | settings), encoding="utf-8")
+    return folder
+
+
+def test_the_attention_is_ours_whatever_the_configuration_says(tmp_path: Path) -> None:
+    model = load_plain_model(
+        rewrite(saved(tmp_path, "llama"), _attn_implementation="someone/kernel")
+    )
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_is_built_and_does_not_run_is_refused(tmp_path: Path) -> None:
+    folder = rewrite(saved(tmp_path, "mixtral"), num_experts_per_tok=99)
+    with pytest.raises(UserError, match="cannot run this model .*out of range"):
+        load_plain_model(folder)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Real ``python -m stages.train`` processes, by the command that dvc.yaml has, in 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -141,6 +142,16 @@ def long_rows(project: Path) -> None:
     change(project, max_length=100_000)
 
 
+def rewrite(file: str, **settings: Any) -> Callable[[Path], None]:
+    """Change a base model's settings."""
+
+    def change_settings(project: Path) -> None:
+        path = project / "models/base" / file
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | settings), encoding="utf-8")
+
+    return change_settings
+
+
 @dataclass(frozen=True)
 class Case:
     """A project that is changed, a trainer that is limited, and what is said."""
@@ -179,6 +190,15 @@ CASES = {
         "train: out of memory. Lower encoding.max_length",
         limits="ulimit -v 4000000",  # of 1024 bytes
     ),
+    "a base whose way to generate transformers refuses to save": Case(
+        rewrite("generation_config.json", do_sample=False, temperature=0.6, top_p=0.9),
+        "",
+        succeeds=True,
+    ),
+    "a base whose configuration transformers cannot save": Case(
+        rewrite("config.json", validate=3),
+        "train: model.name: what is trained could not be saved",
+    ),
     "rows longer than the model's positions": Case(
         lambda project: change(project, max_length=1025),
         "train: encoding.max_length: a token of this model sees only 1024 tokens; set it to 1024",
@@ -208,6 +228,23 @@ def test_each_failure_is_one_message(outcomes: dict[str, Outcome], name: str) ->
     assert "Traceback" not in outcome.output
     assert outcome.code == (0 if case.succeeds else 1), outcome.output
     assert bool(outcome.published()) == case.succeeds
+
+
+def test_what_could_not_be_saved_is_told_before_the_first_step(
+    outcomes: dict[str, Outcome],
+) -> None:
+    outcome = outcomes["a base whose configuration transformers cannot save"]
+    assert "target tokens in" not in outcome.output
+    assert not checkpoints(outcome.project)
+
+
+def test_the_base_s_way_to_generate_is_published_as_it_is(outcomes: dict[str, Outcome]) -> None:
+    usual = outcomes["nothing wrong"].published()
+    published = outcomes["a base whose way to generate transformers refuses to save"].published()
+    name = "models/trained/generation_config.json"
+    own = {"do_sample": False, "temperature": 0.6, "top_p": 0.9}
+    assert json.loads(published.pop(name)) == json.loads(usual.pop(name)) | own
+    assert published == usual
 
 
 def test_what_fails_without_harm_changes_no_byte(outcomes: dict[str, Outcome]) -> None:

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
 
 LENGTHS = (7, 11)
 """Tokens of the two texts."""
@@ -33,22 +33,31 @@ def load_plain_model(folder: Path, *, device_map: str | None = None) -> PreTrain
         device_map: Where its weights go; the CPU by default.
 
     Raises:
-        UserError: not every token sees just what a mask shows it.
+        UserError: the model cannot be run, or not every token sees just what a mask shows it.
     """
     try:
+        # Read first, for in a call that reads it the configuration's own word on attention wins.
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32,
             attn_implementation="sdpa",
             local_files_only=True,
             device_map=device_map,
         )
-    except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise
-        fault = "transformers has no scaled_dot_product_attention for them"
-        raise _refusal(folder, fault) from error
-    if not keeps_apart(model):
+        is_fit = keeps_apart(model)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a configuration can make of Python
+        if "scaled_dot_product_attention" in str(error):
+            fault = "transformers has no scaled_dot_product_attention for them"
+            raise _refusal(folder, fault) from error
+        raise UserError(
+            f"model.name: transformers cannot run this model ({type(error).__name__}: "
+            f"{first_line(error)}). Download or save it again, or name another."
+        ) from error
+    if not is_fit:
         raise _refusal(folder, "some of their layers mix what a mask keeps apart")
     return model
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from tuning.run.errors import UserError, first_line
 from tuning.run.files import new_folder
 from tuning.template_record import read_record
 
@@ -29,20 +33,59 @@ def publish(
         target: The folder to write.
         weights: Written in place of the model's own, of which a process may hold only a part.
     """
+    with new_folder(target) as folder:
+        _save(model, tokenizer_folder, folder, weights)
+        for file in sorted(tokenizer_folder.iterdir()):
+            shutil.copyfile(file, folder / file.name)
+        for file in folder.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors writes 0600
+
+
+def check_publishing(model: PreTrainedModel, tokenizer_folder: Path) -> None:
+    """Save all but the weights for a trial, so that no training ends with what cannot be saved.
+
+    Raises:
+        UserError: transformers refuses to write the model's settings.
+    """
+    try:
+        with torch.device("meta"):
+            empty = type(model)(deepcopy(model.config))
+        empty.generation_config = deepcopy(model.generation_config)
+        with TemporaryDirectory() as folder:
+            _save(empty, tokenizer_folder, Path(folder), {})
+    except OSError:
+        raise
+    except Exception as error:  # whatever a configuration can make of Python
+        raise UserError(
+            "model.name: what is trained could not be saved, for transformers cannot write this "
+            f"model's configuration ({type(error).__name__}: {first_line(error)}). Mend its "
+            "config.json and generation_config.json, or name another model."
+        ) from error
+
+
+def _save(
+    model: PreTrainedModel,
+    tokenizer_folder: Path,
+    folder: Path,
+    weights: Mapping[str, Tensor] | None,
+) -> None:
+    """Write weights and configurations; for what is not said here see ``publish``."""
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"
     model.set_attn_implementation("sdpa")
     model.config.use_cache = True
     model.config._name_or_path = ""
-    for config in (model.config, model.generation_config):
+    generation = model.generation_config
+    for config in (model.config, generation):
         if config is not None:
             config.eos_token_id = record.stop_ids[0]
             config.pad_token_id = record.pad_id
-    if model.generation_config is not None:
-        model.generation_config.eos_token_id = record.stop_ids
-    with new_folder(target) as folder:
-        model.save_pretrained(folder, state_dict=dict(weights) if weights else None)
-        for file in sorted(tokenizer_folder.iterdir()):
-            shutil.copyfile(file, folder / file.name)
-        for file in folder.glob("*.safetensors"):
-            file.chmod(0o644)  # safetensors writes 0600
+    if generation is not None:
+        generation.eos_token_id = record.stop_ids
+        # save_pretrained refuses what does nothing, such as many a base's temperature without
+        # sampling; written below, it stays as the base has it.
+        model.generation_config = GenerationConfig()
+    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
+    if generation is not None:
+        path = folder / "generation_config.json"
+        generation.to_json_file(path, keys_to_pop=["compile_config"])  # as transformers does
