@@ -32,6 +32,9 @@ Message = dict[str, Any]
 what was said is escaped in it."""
 
 
+OWN_HOSTS = (b"127.0.0.1", b"localhost")
+
+
 @dataclass(frozen=True)
 class Partner:
     """A model that answers, in its own template."""
@@ -232,6 +235,32 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
     return page
 
 
+class OwnPageAlone:
+    """Around the page's app: answers the page itself, and takes no files.
+
+    Any site that is open in the same browser can send requests to this machine, and one whose name
+    leads here (DNS rebinding) can read the answers. Ports may differ, as through a tunnel.
+    """
+
+    def __init__(self, app: Any) -> None:
+        """Wrap an ASGI app."""
+        self.app = app
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """Hand the request on, or answer 403."""
+        headers = dict(scope.get("headers", ()))
+        host = headers.get(b"host", b"")
+        is_own = host.partition(b":")[0] in OWN_HOSTS and (
+            headers.get(b"origin") in (None, b"http://" + host)
+        )
+        takes_files = scope.get("path", "").rstrip("/").endswith("/upload")
+        if scope["type"] == "lifespan" or (is_own and not takes_files):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"not for other sites or files"})
+
+
 def import_gradio() -> Any:
     """Import the package, which the project's lock does not hold."""
     try:
@@ -254,7 +283,12 @@ def main() -> None:
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     print(f"chat: http://127.0.0.1:{args.port}; Ctrl-C ends it", flush=True)
     page.launch(
-        server_name="127.0.0.1", server_port=args.port, share=False, quiet=True, theme=theme
+        server_name="127.0.0.1",
+        server_port=args.port,
+        share=False,
+        quiet=True,
+        theme=theme,
+        app_kwargs={"middleware": [(OwnPageAlone, (), {})]},
     )
 
 

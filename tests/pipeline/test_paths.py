@@ -69,4 +69,11 @@ def test_make_hands_on_what_was_typed(tmp_path: Path, value: str) -> None:
     assert said("show", f"ID={value}")[-2:] == ["--", value]
     assert said("preflight", f"S={value}")[-1 - len(value.split()) :] == ["-S", *value.split()]
     assert said("preflight")[-1] == "models/base"
+    subprocess.run(
+        ["make", "--just-print", "test"],
+        cwd=tmp_path,
+        env=os.environ | {"THOROUGH": value},
+        capture_output=True,
+        check=True,
+    )
     assert not (tmp_path / "RUN").exists()

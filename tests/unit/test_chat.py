@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tools.chat import Message, Partner, load_partners, talk, text_in
+from tools.chat import Message, OwnPageAlone, Partner, load_partners, talk, text_in
 from tuning.dialogue import Dialogue, Turn
 from tuning.run.errors import UserError
 from tuning.tokens.templates import prepare_tokenizer
@@ -104,3 +106,35 @@ def test_a_model_that_is_not_there_is_one_message(tiny_base: Path, tmp_path: Pat
         UserError, match="is no model; get it with dvc pull, or make it: make repro"
     ):
         load_partners(tiny_base, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/", {"host": "127.0.0.1:7860"}, 200),
+        ("/", {"host": "localhost:8000", "origin": "http://localhost:8000"}, 200),
+        ("/", {"host": "theirs.example:7860"}, 403),
+        ("/", {"host": "127.0.0.1.theirs.example"}, 403),
+        ("/", {}, 403),
+        ("/", {"host": "localhost:7860", "origin": "https://theirs.example"}, 403),
+        ("/", {"host": "localhost:7860", "origin": "http://localhost:9999"}, 403),
+        ("/", {"host": "localhost:7860", "origin": "null"}, 403),
+        ("/gradio_api/upload", {"host": "localhost:7860", "origin": "http://localhost:7860"}, 403),
+        ("/gradio_api/upload/", {"host": "localhost:7860"}, 403),
+    ],
+)
+def test_the_page_answers_itself_alone_and_takes_no_files(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "headers": pairs}
+    asyncio.run(OwnPageAlone(page)(scope, None, send))
+    assert sent[0]["status"] == status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,24 @@ def test_hashes_are_of_bytes_and_weights_include_names(tmp_path: Path) -> None:
     before = weights_sha256(one)
     (one / "config.json").write_text("{}")
     assert weights_sha256(one) == before
+
+
+def test_git_takes_nothing_of_what_a_killed_process_was_writing(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    lines = [
+        "import os",
+        "from pathlib import Path",
+        "from tuning.run.files import new_folder",
+        f"with new_folder(Path({str(tmp_path)!r}, 'models', 'finetuned')) as folder:",
+        "    (folder / 'model.safetensors').write_text('weights')",
+        "    os._exit(9)",
+    ]
+    killed = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT)
+    assert killed.returncode == 9 and (tmp_path / "models/.finetuned.tmp").is_dir()
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    found = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "?? .gitignore\n"
 
 
 def run_main(body: str, *, kill_with: int | None = None) -> tuple[int, str, str]:
