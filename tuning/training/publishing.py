@@ -87,5 +87,6 @@ def _save(
         model.generation_config = GenerationConfig()
     model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     if generation is not None:
+        model.generation_config = generation
         path = folder / "generation_config.json"
         generation.to_json_file(path, keys_to_pop=["compile_config"])  # as transformers does
