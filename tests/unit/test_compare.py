@@ -684,7 +684,11 @@ def test_a_bomb_of_aliases_in_a_revision_takes_no_time(clone: Path, text: str) -
             '{"set": {"text_sha256": ""}, "tuned": {"template": [[]]}}',
             "is no evaluation",
         ),
-        ("results/dialogues.csv", f"dialogue_id\n{'x' * 200_000}", "cannot be read: not CSV"),
+        (
+            "results/dialogues.csv",
+            f"dialogue_id\n{'x' * 200_000}",
+            "dialogues.csv of theirs cannot be read",
+        ),
     ],
 )
 def test_what_a_revision_holds_is_at_worst_one_message(
