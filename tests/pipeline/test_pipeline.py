@@ -26,6 +26,7 @@ from tuning.dialogue import read_dialogues
 ROOT = Path(__file__).parents[2]
 COPIED = (
     "stages",
+    "templates",
     "tools",
     "tuning",
     "dvc.yaml",

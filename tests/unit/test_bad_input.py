@@ -424,8 +424,9 @@ FAULTY = [
                  "on the preferred answers, say where they are: data.columns: {list: \"[{role: "
                  "'user', content: prompt}, {role: 'assistant', content: chosen}]\"}",
                  id="preference"),
-    pytest.param(b'{"turns": [{"speaker": "a", "text": "x", "weight": 2}]}', "weight", "turn 1: "
-                 "'weight': wanted 1 (trained) or 0 (not), found int '2'", id="weight of 2"),
+    pytest.param(b'{"turns": [{"speaker": "a", "text": "x", "weight": -2}]}', "weight", "turn 1: "
+                 "'weight': wanted 0 (not trained), or a number from 1e-06 to 1,000,000, found int "
+                 "'-2'", id="weight of -2"),
     pytest.param(turns("a", "b\ud83d"), "not_text", "turn 2: 'text' holds a lone surrogate, which "
                  "is not text", id="lone surrogate in text"),
     pytest.param(turns("a", "\ude00\ud83d"), "not_text", "turn 2: 'text' holds a lone surrogate, "
