@@ -33,7 +33,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.tokens.templates import prepare_tokenizer, template_of
+from tuning.tokens.templates import CHOICES, prepare_tokenizer, template_of
 from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
@@ -159,7 +159,11 @@ def encode(
     for source, num_trained in found.num_trained_of.items():
         if not num_trained:
             raise_nothing_trained(prepared, encoding.loss_on, source)
-    report_what_is_trained(template.name, found)
+    if not isinstance(encoding.loss_on, str):
+        for name in sorted(set(encoding.loss_on) - found.speakers - {"auto", "all", "last"}):
+            raise_nothing_trained(prepared, name, "")
+    is_file = encoding.template not in CHOICES
+    report_what_is_trained(encoding.template if is_file else template.name, found)
     ledger = found.ledger(encoding.max_length)
     if message := cut_message(ledger, encoding.max_length):
         print(f"encode: {message}")

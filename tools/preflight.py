@@ -40,7 +40,7 @@ MODELS_WRITTEN = 3
 """Training's, DVC's copy of it, and the released one, in the size of the base model in float32."""
 MODELS_PER_CHECKPOINT = 3
 """Weights and AdamW's two moments."""
-CODE = (".py", ".yaml", ".lock", ".toml", ".dvc")
+CODE = (".py", ".yaml", ".lock", ".toml", ".dvc", ".jinja")
 NUM_NAMED = 5
 TO_ENCODE = ("fetch", "prep", "encode")
 """encode and the stages before it."""

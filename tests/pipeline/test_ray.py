@@ -209,6 +209,7 @@ def open_nothing(number: int) -> int:
     return Path("/nowhere/at/all").stat().st_size
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("function", "message"),
     [

@@ -144,7 +144,9 @@ def sound_messages(draw: st.DrawFn, who: str, text: str) -> dict[str, Any]:
         "thinking": words,
         "weight": st.sampled_from([0, 1, None, True]),
         "tool_calls": st.lists(
-            st.fixed_dictionaries({"name": words, "arguments": words.map(json.dumps)})
+            st.fixed_dictionaries(
+                {"name": words, "arguments": words.map(lambda word: json.dumps({"a": word}))}
+            )
         ),
         "note": words,
         "extra": st.none() | st.just([]) | st.dictionaries(words, words),

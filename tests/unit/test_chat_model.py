@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -499,6 +500,32 @@ def test_a_template_that_is_not_there_is_named(tiny_base: Path, tmp_path: Path) 
     base = make_chat_base(tiny_base, tmp_path / "base", CHATML)
     with pytest.raises(UserError, match=r"encoding.template: templates/no.jinja cannot be read"):
         prepare_tokenizer(base, tmp_path / "tokenizer", 0, choice="templates/no.jinja")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "templates/mine.jinja is empty"),
+        ("{% for m in messages %}", "encoding.template is templates/mine.jinja, which fails: the "),
+        (CHATML.partition("{% if add")[0], "nothing in it asks for an answer"),
+    ],
+)
+def test_a_template_in_a_file_that_cannot_be_used_is_blamed_by_its_name(
+    tiny_base: Path, tmp_path: Path, own_template: str, text: str, what: str
+) -> None:
+    Path(own_template).write_text(text)
+    base = make_chat_base(tiny_base, tmp_path / "base", CHATML)
+    with pytest.raises(UserError, match=re.escape(what)):
+        prepare_tokenizer(base, tmp_path / "tokenizer", 0, choice=own_template)
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_template(
+    tiny_base: Path, tmp_path: Path, own_template: str
+) -> None:
+    Path(own_template).write_bytes(b"\xef\xbb\xbf" + CHATML.encode())
+    base = make_chat_base(tiny_base, tmp_path / "base", None)
+    template = prepare_tokenizer(base, tmp_path / "tokenizer", 0, choice=own_template)
+    assert template.tokenizer.chat_template == CHATML
 
 
 def test_the_template_that_comes_along_writes_chatml(tiny_base: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def encoded(
     base: Path,
     files: dict[str, list[str]] | None = None,
     *,
-    loss_on: str = "all",
+    loss_on: str | list[str] = "all",
     num_speakers: int = 3,
     skips_invalid: bool = False,
 ) -> dict[str, Any]:
@@ -99,6 +99,13 @@ def test_a_name_that_nobody_has_is_an_error_that_names_those_who_are_there(
         "encoding.loss_on: 'Ann' trains no turn at all; wanted auto, all, last, a role, or one of "
         "the speakers (ann, bob, …)."
     )
+
+
+def test_a_name_among_several_that_nobody_has_is_an_error_too(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"encoding.loss_on: 'Ann' trains no turn at all"):
+        encoded(tmp_path, tiny_base, loss_on=["ann", "Ann"])
 
 
 @pytest.mark.parametrize(("most_speakers", "num_tokens"), [(1.0, 2), (2.0, 2), (3.0, 3)])

@@ -13,6 +13,7 @@ from tuning.report.headlines import HEADLINES, Headline, verdicts, with_interval
 from tuning.report.sources import of_sources, source_rows
 from tuning.results.bootstrap import Estimate, draw_counts, holm, summarise_draws
 from tuning.results.dialogue_table import as_rows, from_csv, in_order
+from tuning.run.visible import as_name
 
 BY_NAME = {headline.name: headline for headline in HEADLINES}
 Columns = dict[str, NDArray[np.float64]]
@@ -284,10 +285,11 @@ def test_a_table_comes_back_from_disk_as_it_was() -> None:
         ",".join('"' + str(cell).replace('"', '""') + '"' for cell in line) for line in lines
     )
     found_ids, found = from_csv(text)
-    assert found_ids == ids
+    assert found_ids == [*map(as_name, ids)]
+    assert found_ids[:2] + found_ids[3:] == ids[:2] + ids[3:]
     assert found.keys() == columns.keys()
     assert all((found[name] == columns[name]).all() for name in columns)
-    turned = in_order(ids, found, ids[::-1])
+    turned = in_order(found_ids, found, found_ids[::-1])
     assert all((turned[name] == columns[name][::-1]).all() for name in columns)
 
 

@@ -219,6 +219,31 @@ def test_a_weight_may_be_any_share_and_a_records_own_is_times_its_messages() -> 
     assert trained_turns(found.turns, "auto") == [False, True]
 
 
+def test_of_a_list_of_flags_each_entry_counts_or_is_a_fault() -> None:
+    said = messages(USER, ASSISTANT, USER, ASSISTANT)
+    found = read_entry({**said, "weights": [None, 0.5, "", 0]})
+    assert [turn.weight for turn in found.turns] == [1, 0.5, 1, 0]
+    for key, values in (("weight", [1, -1, 1, 0]), ("loss_mask", [0, 1, 0, 0.5])):
+        assert read_entry({**said, key: values}).fault[0] == "weight"
+    found = read_entry({**said, "ignore": ["names", "of", "something", "else"]})
+    assert [turn.weight for turn in found.turns] == [1, 1, 1, 1]
+    assert found.unused == {"ignore": 1}
+
+
+def test_weights_that_come_to_what_no_sane_weight_is_are_a_fault() -> None:
+    heavy = {**messages(USER, {**ASSISTANT, "weight": 1e6}), "loss_weight": 1e6}
+    light = {**messages(USER, {**ASSISTANT, "weight": 1e-6}), "weight": [1, 1e-3]}
+    for entry in (heavy, light):
+        reason, fault = read_entry(entry).fault
+        assert reason == "weight" and "weights that come to 1e" in fault
+
+
+def test_a_flag_of_a_part_of_a_message_is_refused() -> None:
+    part = {"type": "text", "text": "a", "weight": 0}
+    reason, fault = read_entry(messages(USER, {**ASSISTANT, "content": [part]})).fault
+    assert reason == "weight" and "'weight' of a part of its content" in fault
+
+
 @pytest.mark.parametrize(
     "loss_on", ["all", "last", "system", "tool", "Mira", ["system", "tool", "last", "Mira"]]
 )
@@ -274,10 +299,12 @@ def test_a_list_of_flags_is_one_for_each_message() -> None:
     reason, fault = read_entry({**entry, "mask": [0, 1]}).fault
     assert (reason, fault) == (
         "weight",
-        "the record: 'mask': wanted a flag for each of 4 turns, found 2",
+        "the record: 'mask': wanted a flag for each of 4 turns (a system text may lack one), found "
+        "2",
     )
     beside = read_entry({**entry, "mask": [0, 1, 0], "system": "s"})
-    assert beside.fault[1].endswith("wanted a flag for each of 5 turns, found 3")
+    assert "wanted a flag for each of 5 turns" in beside.fault[1]
+    assert beside.fault[1].endswith("found 3")
     assert read_entry({**entry, "loss": [0.3, 2]}).unused == {"loss": 1}
 
 

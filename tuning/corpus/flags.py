@@ -26,10 +26,24 @@ def weigh(turns: Sequence[DraftTurn], entry: Any, where: str) -> None:
     flags = flags_of(entry)
     weight = weight_of(entry, flags, where)
     for turn in turns:
-        turn.weight *= weight
+        _weigh_by(turn, weight, where)
     for key, value in entry.items():
         if is_flag_of_each(key, value):
             _weigh_each(turns, key, value, where)
+
+
+def _weigh_by(turn: DraftTurn, weight: float, where: str) -> None:
+    """Multiply a turn's weight: that of its record counts times its own.
+
+    Raises:
+        Invalid: the product is no sane weight.
+    """
+    turn.weight *= weight
+    if turn.weight and not is_share(turn.weight):
+        raise Invalid(
+            "weight",
+            f"{where}: weights that come to {turn.weight:g}; wanted 0, or {LEAST:g} to {MOST:,}",
+        )
 
 
 def is_flag_of_each(key: str, value: Any) -> bool:
@@ -37,8 +51,8 @@ def is_flag_of_each(key: str, value: Any) -> bool:
     return (
         isinstance(value, list)
         and spelled(key) in FLAG_KEYS
-        and bool(value)
-        and all(
+        and not any(isinstance(one, dict | list) or is_measured(key, one) for one in value)
+        and any(
             str(one).strip().casefold() in _FLAGS or (spelled(key) in WEIGHTS and is_share(one))
             for one in value
         )
@@ -55,10 +69,11 @@ def _weigh_each(turns: Sequence[DraftTurn], key: str, values: list[Any], where: 
     if begin not in (0, 1) or (begin and turns[0].role != "system"):
         raise Invalid(
             "weight",
-            f"{where}: {key!r}: wanted a flag for each of {len(turns)} turns, found {len(values)}",
+            f"{where}: {key!r}: wanted a flag for each of {len(turns)} turns (a system text may "
+            f"lack one), found {len(values)}",
         )
     for turn, value in zip(turns[begin:], values, strict=True):
-        turn.weight *= weight_of({key: value}, [key], where)
+        _weigh_by(turn, weight_of({key: value}, [key], where), where)
 
 
 def flags_of(entry: Mapping[str, Any]) -> list[str]:

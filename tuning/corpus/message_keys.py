@@ -76,6 +76,7 @@ FLAG_KEYS: Final = (
     "masked",
     "loss_mask",
     "loss_weight",
+    "weights",
     "compute_loss",
     "train_mask",
     "use_for_training",
@@ -86,7 +87,7 @@ FLAG_KEYS: Final = (
 )
 MASKS: Final = frozenset({"mask", "masked", "ignore", "skip", "hidden"})
 """Flags that are true where a message is not trained; it stays the context of others."""
-WEIGHTS: Final = frozenset({"weight", "loss_weight"})
+WEIGHTS: Final = frozenset({"weight", "weights", "loss_weight"})
 """Flags that may be any share of the loss."""
 METRICS: Final = frozenset({"loss"})
 """Flags that are as often a figure: a number that is neither 0 nor 1 is none."""

@@ -16,7 +16,7 @@ _ITEMS: Final = frozenset({"reasoning", "function_call", "function_call_output",
 
 def is_item(value: Any) -> bool:
     """Tell whether a value is an item of OpenAI's Responses that is no message."""
-    if not isinstance(value, dict) or value.get("type") not in _ITEMS - {"message"}:
+    if _kind(value) not in _ITEMS - {"message"}:
         return False
     return not value.keys().isdisjoint({"summary", "call_id"})
 
@@ -56,7 +56,7 @@ def as_messages(items: list[Any], passed_over: Counter[str]) -> list[Any]:
 def _is_compound(item: Any) -> bool:
     if not isinstance(item, dict):
         return False
-    if item.get("type") in _ITEMS and ("role" in item or is_item(item)):
+    if _kind(item) in _ITEMS and ("role" in item or is_item(item)):
         return True
     if _is_analysis(item):
         return True

@@ -55,14 +55,13 @@ def _call(call: Any, where: str, unused: Counter[str]) -> ToolCall:
     if not isinstance(function.get("name"), str):
         raise Invalid("not_text", f"{where}: wanted a call with a 'name', {found(call)}")
     arguments = next((function[key] for key in _ARGUMENTS if key in function), None)
-    if arguments in (None, ""):
+    if arguments in (None, "", []):
         arguments = {}
     beside = dict(call) | dict(function)
     unused.update(f"call.{key}"[:80] for key in beside if key not in _USED and holds(beside[key]))
     name = checked(function["name"], where)
-    if isinstance(arguments, str):
-        _check_json(arguments, f"{where}: the arguments of the call {name[:40]!r}")
-    else:
+    _check_object(arguments, f"{where}: the arguments of the call {name[:40]!r}")
+    if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     call_id = call.get("id")
     return ToolCall(
@@ -72,12 +71,18 @@ def _call(call: Any, where: str, unused: Counter[str]) -> ToolCall:
     )
 
 
-def _check_json(arguments: str, where: str) -> None:
-    """Raise ``Invalid`` if a text is none of JSON: a server could not take it for arguments."""
+def _check_object(arguments: Any, where: str) -> None:
+    """Raise ``Invalid`` if it is no JSON object: a server could not take it for arguments."""
     try:
-        decoded(arguments)
+        read = decoded(arguments) if isinstance(arguments, str) else arguments
     except Invalid as invalid:
         raise Invalid(invalid.reason, f"{where}: {invalid}") from None
+    if not isinstance(read, dict):
+        raise Invalid("not_json", f"{where}: wanted an object, {found(read)}")
+    try:
+        json.dumps(read, allow_nan=False)
+    except ValueError:
+        raise Invalid("not_json", f"{where}: not JSON: NaN or infinity") from None
 
 
 def _function(call: Any) -> Mapping[str, Any]:

@@ -67,6 +67,8 @@ class EncodedPiece:
     """Dialogues with parts that the template has no place for, by part."""
     num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """Turns by role (empty: a person's) and whether they are trained."""
+    speakers: set[str] = field(default_factory=set)
+    """Names and roles of all who speak."""
     not_encodable: list[str] = field(default_factory=list)
     """Dialogues without windows, since tokenizer or template do not take them, each with why."""
 
@@ -146,13 +148,16 @@ class Encoder:
                 ) from None
             own = [*chain.from_iterable(windows)]
             shares = [turn.weight for turn in compress(dialogue.turns, trained)]
-            if shares.count(1) < len(shares):
+            if num_other := len(shares) - shares.count(1):
+                found.counts["num_turns_of_other_weight"] += num_other
                 of_windows = weights_of(own, shares, self._template.stop_ids)
                 weights |= dict(enumerate(of_windows, start=len(every)))
             every += own
             found.counts["num_composed_turns"] += num_composed
             found.num_not_rendered.update(self._template.lacks(dialogue))
-            roles = (turn.role or "" for turn in dialogue.turns)
+            roles = [turn.role or "" for turn in dialogue.turns]
+            if not isinstance(self._loss_on, str):  # a text that nobody has trains nothing
+                found.speakers.update(dialogue.speakers, roles)
             found.num_turns.update(zip(roles, trained, strict=True))
             _account(found, dialogue, reading, renderings, windows)
         found.hold(every, weights)

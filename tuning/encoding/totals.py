@@ -27,6 +27,7 @@ COUNTS = (
     "num_targets_turn_before_cut",
     "num_targets_turn_before_lost",
     "num_composed_turns",
+    "num_turns_of_other_weight",
 )
 """What the encoder counts of training dialogues."""
 MAX_TURN_BEFORE_CUT = 0.02
@@ -51,6 +52,8 @@ class Totals:
     """Training turns by role and whether they are trained."""
     num_not_encodable: Counter[str] = field(default_factory=Counter)
     """Dialogues by part."""
+    speakers: set[str] = field(default_factory=set)
+    """Names and roles in training dialogues, where several are to be trained."""
     not_encodable: list[str] = field(default_factory=list)
     """The first of them, each with why."""
     lengths: list[IntArray] = field(default_factory=list)
@@ -68,6 +71,7 @@ class Totals:
             self.num_trained_of.update(piece.num_trained_of)
             self.num_not_rendered += piece.num_not_rendered
             self.num_turns += piece.num_turns
+            self.speakers |= piece.speakers
             self.lengths.append(piece.lengths)
             self.sizes += piece.rendering_sizes
 
@@ -125,6 +129,8 @@ def report_what_is_trained(template: str, found: Totals) -> None:
         for one in (True, False)
     )
     others = f"; context are those of: {context}" if context else ""
+    weighted = found.counts["num_turns_of_other_weight"]
+    others += f"; {weighted:,} trained turns have a weight other than 1" if weighted else ""
     print(f"encode: template {template}; trained are turns of: {trained}{others}")
 
 

@@ -150,7 +150,7 @@ class EncodingParams(Section):
     context; more, where the window has room."""
     template: (
         Literal["auto", "speakers", "chat"]
-        | Annotated[str, Field(pattern=r"^templates/[\w./-]+\.jinja$")]
+        | Annotated[str, Field(pattern=r"^templates/([\w-][\w.-]*/)*[\w-][\w.-]*\.jinja$")]
     )
     """``speakers``: a token of its own for each speaker or role; ``chat``: the base model's own
     chat template; ``auto``: that one where the data has roles and the base a template; or the

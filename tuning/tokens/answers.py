@@ -72,6 +72,12 @@ class Asking:
             raise NotEncodableError("no special token ends an answer, so no server would stop")
         self.stop_id = stop
         """The token that ends an answer."""
+        mark = next(iter(self.ids(whole[len(silent) :])), None)
+        if not self.words and mark in special:
+            raise NotEncodableError(
+                "nothing in it asks for an answer (add_generation_prompt), so a model would have "
+                f"to begin its answers with {tokenizer.convert_ids_to_tokens(mark)!r} itself"
+            )
         forms = (CallForm(), CallForm(short_ids=True), CallForm(as_text=True))
         self.form = next(filter(self._takes_calls, forms), forms[0])
         """How the template takes calls."""

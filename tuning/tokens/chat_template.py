@@ -49,14 +49,24 @@ class ChatTemplate(EndsWithMarks):
     untrained_ids: frozenset[int] = frozenset()
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, settings: Mapping[str, Setting] | None = None
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: Mapping[str, Setting] | None = None,
+        file: str = "",
     ) -> None:
         """Take the base model's own tokenizer, and variables for its template.
+
+        Args:
+            tokenizer: With the template.
+            settings: Variables.
+            file: The template's, where it is not the base model's own; for messages.
 
         Raises:
             UserError: it has no template, or one that no answer can be asked of.
         """
         if not tokenizer.chat_template:
+            if file:
+                raise UserError(f"encoding.template: {file} is empty; wanted a chat template.")
             raise UserError(
                 "encoding.template is chat, and the base model has no chat template. Set "
                 "model.name to one that has (an instruct or chat model), or encoding.template to "
@@ -65,9 +75,10 @@ class ChatTemplate(EndsWithMarks):
         try:
             self.asking = Asking(tokenizer, settings)
         except NotEncodableError as error:
+            whose = f"{file}, which" if file else "chat, and the base model's chat template"
             raise UserError(
-                f"encoding.template is chat, and the base model's chat template fails: {error}. "
-                "Set encoding.template to speakers."
+                f"encoding.template is {whose} fails: {error}. "
+                f"{'Mend it, or set' if file else 'Set'} encoding.template to speakers."
             ) from None
         self.tokenizer = tokenizer
         self.settings = self.asking.text.settings

@@ -84,16 +84,17 @@ def prepare_tokenizer(
             was asked for is not there.
     """
     tokenizer = _load_for(base, choice)
+    own = "" if choice in CHOICES else choice
     if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
-        template = ChatTemplate(tokenizer, settings)
-        whose = "its base model's own" if choice in CHOICES else "a"
+        template = ChatTemplate(tokenizer, settings, own)
+        whose = "a" if own else "its base model's own"
         record = _chat_record(template, base, whose)
         folder.mkdir(exist_ok=True)
         for file in sorted(base.iterdir()):
             if any(fnmatch(file.name, pattern) for pattern in TOKENIZER_FILES):
                 shutil.copyfile(file, folder / file.name)
-        if choice not in CHOICES:
-            _set_template(folder, choice)
+        if own:
+            _set_template(folder, own)
     elif settings:
         raise UserError(
             f"encoding.template_settings: {', '.join(settings)} would be variables of the base "
@@ -132,7 +133,7 @@ def template_of(
         return make_template(record.name, load_tokenizer(folder), record.settings)
     tokenizer = _load_for(folder, choice)
     if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
-        return ChatTemplate(tokenizer, settings)
+        return ChatTemplate(tokenizer, settings, "" if choice in CHOICES else choice)
     return PlainLines(tokenizer)
 
 
@@ -157,7 +158,7 @@ def _load_for(base: Path, choice: str) -> PreTrainedTokenizerFast:
 
 def _template_in(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"encoding.template: {path} cannot be read: {first_line(error)}. Put a chat template "
