@@ -215,6 +215,7 @@ def wait_for_the_end(clone: Clone) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 def test_killed_runs_end_with_the_same_bytes(
     prepared: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
