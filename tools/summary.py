@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tuning.pages.words import counted
 from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.report.sources import source_rows
 from tuning.run.process import run_stage
+
+WIDTH = 80
+"""Columns of a terminal."""
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
@@ -28,8 +32,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     tokens = f"{before:,}", f"{after:,}", f"{after - before:+,}"
     lines.append(_line("target tokens", *tokens, "", "", ""))
     over = counted(metrics["set"]["num_dialogues"], "dialogue")
-    lines += [f"over {over}, resampled whole; n: those with a share", WHAT_A_VERDICT_SAYS]
-    return "\n".join(lines)
+    lines.append(f"over {over}, resampled whole; n: those with a share")
+    return "\n".join([*lines, *textwrap.wrap(WHAT_A_VERDICT_SAYS, WIDTH)])
 
 
 def _line(title: str, *cells: str) -> str:
