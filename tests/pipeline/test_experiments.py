@@ -35,6 +35,7 @@ from tests.pipeline.test_pipeline import (
     stages_that_ran,
 )
 
+pytestmark = pytest.mark.thorough
 DOCUMENT = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
 SMALLER: dict[str, dict[str, Any]] = {
     "data": {"max_dialogues": 12},

@@ -147,6 +147,7 @@ def test_two_nodes_write_the_local_engines_bytes(
     assert run_both(source, tiny_base, tmp_path) == expected
 
 
+@pytest.mark.thorough
 def test_a_node_killed_in_each_stage_changes_no_byte(
     expected: dict[str, object],
     source: Path,
