@@ -319,7 +319,6 @@ def test_an_earlier_parameter_is_a_hit_in_the_run_cache(repository: Repository) 
     repository.run("git", "diff", "--exit-code", "metrics/eval.json", "metrics/eval_by_turn.csv")
 
 
-@pytest.mark.thorough
 def test_an_experiment_with_another_learning_rate(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
