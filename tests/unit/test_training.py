@@ -501,6 +501,7 @@ def test_gradient_checkpointing_changes_nothing(
     check_close(found.weights, expected.weights, 1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own workings
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no compiler")
 def test_compiled_training_has_the_same_losses(
