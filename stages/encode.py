@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tuning.dialogue import read_dialogues
+from tuning.dialogue import LOSS_ON, read_dialogues
 from tuning.encoding.encoder import Encoder
 from tuning.encoding.examples import examples
 from tuning.encoding.preview import show_dialogue
@@ -33,7 +33,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.tokens.templates import CHOICES, prepare_tokenizer, template_of
+from tuning.tokens.templates import file_of, prepare_tokenizer, template_of
 from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
@@ -160,10 +160,9 @@ def encode(
         if not num_trained:
             raise_nothing_trained(prepared, encoding.loss_on, source)
     if not isinstance(encoding.loss_on, str):
-        for name in sorted(set(encoding.loss_on) - found.speakers - {"auto", "all", "last"}):
+        for name in sorted(set(encoding.loss_on) - found.speakers - LOSS_ON):
             raise_nothing_trained(prepared, name, "")
-    is_file = encoding.template not in CHOICES
-    report_what_is_trained(encoding.template if is_file else template.name, found)
+    report_what_is_trained(file_of(encoding.template) or template.name, found)
     ledger = found.ledger(encoding.max_length)
     if message := cut_message(ledger, encoding.max_length):
         print(f"encode: {message}")

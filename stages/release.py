@@ -20,7 +20,6 @@ from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.sources.pinned import source_of_data, source_of_model
 from tuning.template_record import read_record
-from tuning.tokens.templates import template_of
 
 CARD = "README.md"
 
@@ -51,10 +50,11 @@ def main() -> None:
     )
     record = read_record(args.trained)
     assert record is not None, "train writes it"
+    template = template_of_training(args.base, args.trained, params["encoding"]["template"])
     example = choose_example(
         read_dialogues(args.validation),
         read_measured(args.tuned).written.greedy,
-        template_of(args.trained),
+        template,
         loss_on=params["encoding"]["loss_on"],
         region=params["data"]["phone_region"],
     )
@@ -76,7 +76,7 @@ def main() -> None:
             shutil.copyfile(file, folder / file.name)
         prompts = parity(
             folder,
-            template_of_training(args.base, args.trained, params["encoding"]["template"]),
+            template,
             args.validation,
             loss_on=params["encoding"]["loss_on"],
         )

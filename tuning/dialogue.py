@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
+LOSS_ON = frozenset({"auto", "all", "last"})
+"""Words of ``loss_on`` that are nobody's name."""
 
 
 @dataclass(frozen=True, slots=True)

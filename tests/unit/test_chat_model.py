@@ -144,17 +144,21 @@ def test_an_answers_nats_are_those_behind_what_a_server_feeds(
         assert scores.num_bytes[row] == len(dialogues[index].turns[number].utterance)
 
 
-def test_the_other_roles_are_no_responses_and_the_figure_has_the_roles_name(
-    template: Template, model: Any
-) -> None:
-    dialogues = evaluation_set()
-    subject = Subject(
+def subject_of(template: Template, dialogues: list[Dialogue]) -> Subject:
+    return Subject(
         name="base",
         template=template,
         num_visible=1024,
         plan=Plan(dialogues, 0, [], [], [], []),
         amounts=PROFILES["smoke"],
     )
+
+
+def test_the_other_roles_are_no_responses_and_the_figure_has_the_roles_name(
+    template: Template, model: Any
+) -> None:
+    dialogues = evaluation_set()
+    subject = subject_of(template, dialogues)
     found = score(model, measure_responses(subject), batch_size=4)
     named = [name for name in found.figures if name.startswith("bits_per_byte_")]
     assert named == ["bits_per_byte_assistant"]
@@ -166,13 +170,7 @@ def test_turns_that_are_context_are_measured_apart_where_the_template_writes_the
 ) -> None:
     """The second question of each; the first stands behind a system text, which is first."""
     dialogues = evaluation_set()
-    subject = Subject(
-        name="base",
-        template=template,
-        num_visible=1024,
-        plan=Plan(dialogues, 0, [], [], [], []),
-        amounts=PROFILES["smoke"],
-    )
+    subject = subject_of(template, dialogues)
     figures = score(model, measure_context_turns(subject), batch_size=4).figures
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     bits = num_bytes = 0.0
@@ -194,13 +192,7 @@ def test_people_who_are_not_trained_are_context_too(tiny_base: Path) -> None:
     tokenizer = load_tokenizer(tiny_base)
     add_dialogue_tokens(tokenizer, 2)
     turns = tuple(Turn("ab"[n % 2], f"number {n}", weight=n % 2) for n in range(6))
-    subject = Subject(
-        name="base",
-        template=SpeakerTokens(tokenizer),
-        num_visible=1024,
-        plan=Plan([Dialogue("d", turns)], 0, [], [], [], []),
-        amounts=PROFILES["smoke"],
-    )
+    subject = subject_of(SpeakerTokens(tokenizer), [Dialogue("d", turns)])
     found = score(uniform_model(tiny_base), measure_context_turns(subject), batch_size=4)
     texts = [turns[n].utterance for n in (2, 4)]
     num_tokens = sum(map(len, encode_texts(tokenizer, texts)))

@@ -221,37 +221,30 @@ def test_what_cannot_be_right_is_refused_at_once(name: str, source: Path, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
-def qwen(folder: Path) -> None:
-    """Tied, with norms of queries and keys, and a tokenizer smaller than the embeddings."""
+def save_kind(folder: Path, kind: str, **own: Any) -> None:
+    """Save a tiny model of a kind, with a tokenizer smaller than the embeddings."""
     make_tiny_llama(folder, TEXTS)
     config = AutoConfig.for_model(
-        "qwen3",
+        kind,
         num_hidden_layers=2,
         hidden_size=16,
         intermediate_size=32,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
         vocab_size=512,
-        tie_word_embeddings=True,
+        **own,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def qwen(folder: Path) -> None:
+    """Tied, with norms of queries and keys."""
+    save_kind(folder, "qwen3", head_dim=8, tie_word_embeddings=True)
 
 
 def mixture(folder: Path) -> None:
     """Its experts are files' single tensors, which transformers merges."""
-    make_tiny_llama(folder, TEXTS)
-    config = AutoConfig.for_model(
-        "mixtral",
-        num_hidden_layers=2,
-        hidden_size=16,
-        intermediate_size=32,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=3,
-        vocab_size=512,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    save_kind(folder, "mixtral", num_local_experts=3)
 
 
 def with_buffers(folder: Path) -> None:

@@ -52,10 +52,7 @@ def is_flag_of_each(key: str, value: Any) -> bool:
         isinstance(value, list)
         and spelled(key) in FLAG_KEYS
         and not any(isinstance(one, dict | list) or is_measured(key, one) for one in value)
-        and any(
-            str(one).strip().casefold() in _FLAGS or (spelled(key) in WEIGHTS and is_share(one))
-            for one in value
-        )
+        and any(_weight_in(key, one) is not None for one in value)
     )
 
 
@@ -108,18 +105,23 @@ def weight_of(item: Mapping[str, Any], flags: Sequence[str], where: str) -> floa
         value = item[key]
         if value is None or value == "":
             continue
-        flag = _FLAGS.get(str(value).strip().casefold())
-        if flag is None and spelled(key) in WEIGHTS and is_share(value):
-            weight *= float(value)
-            continue
-        is_mask = spelled(key) in MASKS
-        if flag is None:
+        own = _weight_in(key, value)
+        if own is None:
+            is_mask = spelled(key) in MASKS
             meaning = "1 (not trained) or 0 (trained)" if is_mask else "1 (trained) or 0 (not)"
             if spelled(key) in WEIGHTS:
                 meaning = f"0 (not trained), or a number from {LEAST:g} to {MOST:,}"
             raise Invalid("weight", f"{where}: {key!r}: wanted {meaning}, {found(value)}")
-        weight *= flag != is_mask
+        weight *= own
     return weight
+
+
+def _weight_in(key: str, value: Any) -> float | None:
+    """Return what a flag's value comes to: 0, 1 or a share; None if it says nothing of the kind."""
+    flag = _FLAGS.get(str(value).strip().casefold())
+    if flag is not None:
+        return float(flag != (spelled(key) in MASKS))
+    return float(value) if spelled(key) in WEIGHTS and is_share(value) else None
 
 
 def is_share(value: Any) -> bool:

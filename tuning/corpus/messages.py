@@ -325,7 +325,7 @@ def _lines(value: Any, where: str, *, may_lack: bool = False) -> list[str]:
         is_untyped = isinstance(part, dict) and named is None and "text" in part  # Gemini's
         if not is_untyped and named not in ("text", "input_text", "output_text"):
             raise Invalid("not_text", f"{where}: wanted parts of type 'text', {found(named)}")
-        if flags := flags_of(part) if isinstance(part, dict) else []:
+        if isinstance(part, dict) and (flags := flags_of(part)):
             raise Invalid(
                 "weight",
                 f"{where}: {flags[0]!r} of a part of its content; wanted it beside the content: a "

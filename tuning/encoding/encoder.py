@@ -42,7 +42,27 @@ from tuning.tokens.tokenizer import read_all_as_text
 
 
 @dataclass(kw_only=True)
-class EncodedPiece:
+class Counts:
+    """What is counted of the dialogues of a piece, or of all."""
+
+    num_tokens: Counter[str] = field(default_factory=Counter)
+    """Tokens of all dialogues, tags and ends included, by bucket; each in one."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What is counted besides, by its name in ``metrics/encode.json``."""
+    num_trained_of: Counter[str] = field(default_factory=Counter)
+    """Trained tokens by source, of the training dialogues' sources; one may have none."""
+    num_not_rendered: Counter[str] = field(default_factory=Counter)
+    """Dialogues with parts that the template has no place for, by part."""
+    num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Turns by role (empty: a person's) and whether they are trained."""
+    speakers: set[str] = field(default_factory=set)
+    """Names and roles of all who speak, where several are to be trained."""
+    not_encodable: list[str] = field(default_factory=list)
+    """Dialogues without windows, since tokenizer or template do not take them, each with why."""
+
+
+@dataclass(kw_only=True)
+class EncodedPiece(Counts):
     """Windows of one piece, one after another, and counts."""
 
     part: str
@@ -57,20 +77,6 @@ class EncodedPiece:
     """``[W]``, summing to N."""
     rendering_sizes: list[tuple[int, int]] = field(default_factory=list)
     """``[R]`` Tokens and targets of each rendering."""
-    num_tokens: Counter[str] = field(default_factory=Counter)
-    """Tokens of the piece's dialogues, tags and ends included, by bucket; each in one."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """What is counted besides, by its name in ``metrics/encode.json``."""
-    num_trained_of: Counter[str] = field(default_factory=Counter)
-    """Trained tokens by source, of the training dialogues' sources."""
-    num_not_rendered: Counter[str] = field(default_factory=Counter)
-    """Dialogues with parts that the template has no place for, by part."""
-    num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    """Turns by role (empty: a person's) and whether they are trained."""
-    speakers: set[str] = field(default_factory=set)
-    """Names and roles of all who speak."""
-    not_encodable: list[str] = field(default_factory=list)
-    """Dialogues without windows, since tokenizer or template do not take them, each with why."""
 
     def hold(self, windows: Sequence[Window], weights: Mapping[int, Sequence[float]]) -> None:
         """Take the windows, as arrays, and the weights of those windows that have any."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tuning.encoding.encoder import EncodedPiece
+from tuning.encoding.encoder import Counts, EncodedPiece
 from tuning.packing import pack
 from tuning.reading.accounts import percentiles
 from tuning.run.errors import UserError
@@ -39,23 +39,15 @@ NOT_ENCODABLE = "not_encodable.jsonl"
 """The file beside the windows that has a JSON string for each dialogue that is left out."""
 
 
-@dataclass
-class Totals:
-    """What all pieces come to."""
+@dataclass(kw_only=True)
+class Totals(Counts):
+    """What all pieces come to.
 
-    num_tokens: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-    num_trained_of: Counter[str] = field(default_factory=Counter)
-    """Target tokens by source; one may have none."""
-    num_not_rendered: Counter[str] = field(default_factory=Counter)
-    num_turns: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    """Training turns by role and whether they are trained."""
+    Tokens are of all parts, and all else of training; the first ``MAX_NAMED`` not encodable stay.
+    """
+
     num_not_encodable: Counter[str] = field(default_factory=Counter)
     """Dialogues by part."""
-    speakers: set[str] = field(default_factory=set)
-    """Names and roles in training dialogues, where several are to be trained."""
-    not_encodable: list[str] = field(default_factory=list)
-    """The first of them, each with why."""
     lengths: list[IntArray] = field(default_factory=list)
     """Tokens of the training windows."""
     sizes: list[tuple[int, int]] = field(default_factory=list)

@@ -17,7 +17,7 @@ from tuning.evaluation_set.places import Place, Response
 from tuning.results.dialogue_table import Column, count_per_dialogue
 from tuning.scoring.measure import Findings, Subject
 from tuning.tokens.call_text import CallText
-from tuning.writing.decoding import Reply
+from tuning.writing.decoding import Reply, only_reply
 
 
 def call_findings(
@@ -43,7 +43,7 @@ def call_findings(
 
     called = []
     for place, turns in zip(plan.call_places, replies, strict=True):
-        reply = turns[0] if turns else Reply((), (), "cut")
+        reply = only_reply(turns)
         text = template.text_of(reply.ids)
         called.append(judge_call(form, text, turn_at(place), is_cut=reply.ending == "cut"))
     # Where people speak, or a call is wanted, none is needless.

@@ -21,7 +21,14 @@ from tuning.scoring.perplexity import content_of
 from tuning.tokens.template import Template
 from tuning.tokens.texts import token_texts
 from tuning.writing.continuing import plan_continuations, samples_of
-from tuning.writing.decoding import GREEDY, Reply, Request, Sampling, write_replies
+from tuning.writing.decoding import (
+    GREEDY,
+    Reply,
+    Request,
+    Sampling,
+    only_reply,
+    write_replies,
+)
 from tuning.writing.packed_weights import pack_weights
 
 ROWS_PER_DIALOGUE = 8
@@ -109,7 +116,7 @@ def written_in(
     written: Sequence[Sequence[Reply]],
 ) -> Written:
     """Gather the replies to the requests of ``plan_places``, in their order."""
-    replies = [turns[0] if turns else Reply((), (), "cut") for turns in written]
+    replies = [*map(only_reply, written)]
     responses = [
         response_of(
             dialogues[place.dialogue],

@@ -47,12 +47,17 @@ what users type.
 """
 
 
+def file_of(choice: str) -> str:
+    """Return the path of the chat template that was asked for; empty where none was."""
+    return "" if choice in CHOICES else choice
+
+
 def choose(choice: str, tokenizer: PreTrainedTokenizerFast, *, has_roles: bool) -> str:
     """Return the name of the template that a model with this tokenizer is tuned with.
 
     ``auto`` takes the base model's own where the data has roles and the base a template.
     """
-    if choice not in CHOICES:
+    if file_of(choice):
         return ChatTemplate.name
     if choice != "auto":
         return choice
@@ -84,17 +89,17 @@ def prepare_tokenizer(
             was asked for is not there.
     """
     tokenizer = _load_for(base, choice)
-    own = "" if choice in CHOICES else choice
+    file = file_of(choice)
     if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
-        template = ChatTemplate(tokenizer, settings, own)
-        whose = "a" if own else "its base model's own"
+        template = ChatTemplate(tokenizer, settings, file)
+        whose = "a" if file else "its base model's own"
         record = _chat_record(template, base, whose)
         folder.mkdir(exist_ok=True)
-        for file in sorted(base.iterdir()):
-            if any(fnmatch(file.name, pattern) for pattern in TOKENIZER_FILES):
-                shutil.copyfile(file, folder / file.name)
-        if own:
-            _set_template(folder, own)
+        for path in sorted(base.iterdir()):
+            if any(fnmatch(path.name, pattern) for pattern in TOKENIZER_FILES):
+                shutil.copyfile(path, folder / path.name)
+        if file:
+            _set_template(folder, str(tokenizer.chat_template))
     elif settings:
         raise UserError(
             f"encoding.template_settings: {', '.join(settings)} would be variables of the base "
@@ -133,7 +138,7 @@ def template_of(
         return make_template(record.name, load_tokenizer(folder), record.settings)
     tokenizer = _load_for(folder, choice)
     if choose(choice, tokenizer, has_roles=has_roles) == ChatTemplate.name:
-        return ChatTemplate(tokenizer, settings, "" if choice in CHOICES else choice)
+        return ChatTemplate(tokenizer, settings, file_of(choice))
     return PlainLines(tokenizer)
 
 
@@ -151,8 +156,8 @@ def is_encodable(template: Template, dialogue: Dialogue, *, loss_on: str | Seque
 def _load_for(base: Path, choice: str) -> PreTrainedTokenizerFast:
     """Load a base model's tokenizer, with the chat template of a file if one was asked for."""
     tokenizer = load_tokenizer(base)
-    if choice not in CHOICES:
-        tokenizer.chat_template = _template_in(choice)
+    if file := file_of(choice):
+        tokenizer.chat_template = _template_in(file)
     return tokenizer
 
 
@@ -166,8 +171,8 @@ def _template_in(path: str) -> str:
         ) from None
 
 
-def _set_template(folder: Path, choice: str) -> None:
-    """Make a tokenizer's folder hold the chat template of a file, and no other."""
+def _set_template(folder: Path, text: str) -> None:
+    """Make a tokenizer's folder hold this chat template, and no other."""
     for file in folder.glob("chat_template*"):
         file.unlink()
     config = folder / "tokenizer_config.json"
@@ -175,7 +180,7 @@ def _set_template(folder: Path, choice: str) -> None:
         names = json.loads(config.read_bytes())
         names.pop("chat_template", None)
         write_json(config, names)
-    write_text(folder / OWN_TEMPLATE, _template_in(choice))
+    write_text(folder / OWN_TEMPLATE, text)
 
 
 def _chat_record(template: ChatTemplate, base: Path, whose: str) -> TemplateRecord:

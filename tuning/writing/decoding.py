@@ -65,6 +65,11 @@ class Reply:
     """The end of the turn; ``cut`` if that is ``max_new_tokens``."""
 
 
+def only_reply(turns: Sequence[Reply]) -> Reply:
+    """Return the one turn that was asked for; cut before it began, where there was no room."""
+    return turns[0] if turns else Reply((), (), "cut")
+
+
 @dataclass
 class _Row:
     """A request on its way: ``pending`` tokens are given to the model, the others are its own."""
