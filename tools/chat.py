@@ -25,6 +25,7 @@ from tuning.scoring.measures import load_model
 from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.template import NotEncodableError, Template, TurnInPlace
 from tuning.tokens.templates import template_of
+from tuning.tokens.tokenizer import load_tokenizer
 from tuning.writing.decoding import Request, Sampling, write_replies
 
 Message = dict[str, Any]
@@ -123,7 +124,9 @@ def load_partners(base: Path, model: Path) -> dict[str, Partner]:
             raise UserError(f"{folder} is no model; get it with dvc pull, or make it: make repro.")
     tuned = template_of(model)
     if isinstance(tuned, ChatTemplate):
-        others: Template = template_of(base, choice="chat", settings=tuned.settings)
+        tokenizer = load_tokenizer(base)
+        tokenizer.chat_template = tuned.tokenizer.chat_template  # maybe not the base's own
+        others: Template = ChatTemplate(tokenizer, tuned.settings)
     else:
         others = template_of(base)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -486,6 +487,25 @@ def test_a_template_in_a_file_takes_the_place_of_the_base_models(
     ]
     assert prompts[0] == prompts[1]
     assert served.decode(prompts[0]).startswith("Own. <|im_start|>system\nBe brief.")
+
+
+def test_both_models_of_the_chat_page_read_the_template_of_the_file(
+    base: Path, tmp_path: Path, own_template: str
+) -> None:
+    """Also where the base model has none."""
+    plain = shutil.copytree(base, tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink()
+    prepare_tokenizer(plain, tmp_path / "tokenizer", 0, choice=own_template)
+    model = load_for_training(plain, tmp_path / "tokenizer", 64)
+    publish(model, tmp_path / "tokenizer", tmp_path / "model")
+    chat = [{"role": "user", "content": "Hello!"}]
+    prompts = [
+        partner.place(chat, "assistant").prompt
+        for partner in load_partners(plain, tmp_path / "model").values()
+    ]
+    assert prompts[0] == prompts[1]
+    tokenizer: Any = AutoTokenizer.from_pretrained(plain)
+    assert tokenizer.decode(prompts[0]).startswith("Own. <|im_start|>")
 
 
 def test_a_template_that_is_not_there_is_named(tiny_base: Path, tmp_path: Path) -> None:
