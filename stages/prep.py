@@ -40,6 +40,7 @@ from tuning.run.visible import as_name, visible
 
 MAX_NAMED = 20
 """Keys and kinds that are named in one line; the ledger has them all."""
+EXAMPLE = "example.jsonl"
 PRIVATE = "private.jsonl"
 INVALID = "invalid.jsonl"
 PASS_OVER = "data.on_invalid: skip passes over such a file of a folder, by its name."
@@ -275,7 +276,7 @@ def raise_if_a_side_is_empty(path: Path, num_dialogues: dict[str, int]) -> None:
     raise UserError(
         f"{path}: {num_dialogues['train']:,} training and {num_dialogues['validation']:,} "
         f"validation dialogues are left; both need at least one. Of the input: {counts}. Lower "
-        "data.min_speakers or data.min_turns, raise data.max_dialogues, change "
+        "data.min_speakers or data.min_turns, change "
         "data.validation_fraction or data.group_by, raise weights in data.sources, or bring more "
         "dialogues."
     )
@@ -291,6 +292,7 @@ def write_sides(
 ) -> None:
     """Write ``train.jsonl``, ``val.jsonl`` and maybe ``test.jsonl``, in the fixed random order.
 
+    The first training dialogue, which is the same in a larger corpus as a rule, is an example.
     What is trained several times an epoch stands there as often: behind all, the second copies, in
     the same order, then the third ones.
     """
@@ -303,6 +305,8 @@ def write_sides(
                     for index in kept[copies >= copy].tolist():
                         _, findings, line = entry_of(catalogue, selection, index, copy)
                         file.write(private.written(line, findings, is_kept=copy == 1))
+    with (folder / "train.jsonl").open("rb") as file:
+        (folder / EXAMPLE).write_bytes(file.readline())
 
 
 def entry_of(

@@ -8,39 +8,38 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from transformers.utils import logging as transformers_logging
+
 from tuning.dialogue import read_dialogues
+from tuning.evaluation_set.plan import has_roles
+from tuning.language_model.device import keep_freed_memory, set_threads
 from tuning.release.example import choose_example
 from tuning.release.model_card import Facts, model_card
 from tuning.release.parity import check_parity, parity, template_of_training
 from tuning.release.receipt import RECEIPT, make_receipt
+from tuning.release.test_side import score_test_side
+from tuning.results.dialogue_table import as_rows
 from tuning.results.measured import read_measured
-from tuning.run.files import new_folder, write_json, write_text
+from tuning.run.files import new_folder, write_csv, write_json, write_text
 from tuning.run.inputs import Inputs
+from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.sources.pinned import source_of_data, source_of_model
 from tuning.template_record import read_record
+from tuning.tokens.templates import template_of
 
 CARD = "README.md"
 
 
 def main() -> None:
     """Copy the model, ask engines what they are fed, write the card, then the receipt over all."""
-    parser = argparse.ArgumentParser(prog="python -m stages.release", description=__doc__)
-    parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
-    parser.add_argument("--validation", type=Path, required=True, help="dialogues, JSONL")
-    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
-    parser.add_argument("--trained", type=Path, required=True, help="training's folder")
-    parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
-    parser.add_argument("--ledger", type=Path, required=True, help="prep's metrics, JSON")
-    parser.add_argument("--tokens", type=Path, required=True, help="encode's metrics, JSON")
-    parser.add_argument("--training", type=Path, required=True, help="training's metrics, JSON")
-    parser.add_argument("--scores", type=Path, required=True, help="the evaluation, JSON")
-    parser.add_argument("--tuned", type=Path, required=True, help="the tuned model's scores, JSON")
-    parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
-    parser.add_argument("--model", type=Path, required=True, help="folder to write")
-    args = parser.parse_args()
+    args = parse_arguments()
+    keep_freed_memory()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     params = declared_params("release")
+    set_threads(params["num_threads"])
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
     data = Path(params["data"]["path"])
     paths = [data, args.prepared, args.base, args.lock, args.tuned, *metrics]
@@ -51,6 +50,17 @@ def main() -> None:
     record = read_record(args.trained)
     assert record is not None, "train writes it"
     template = template_of_training(args.base, args.trained, params["encoding"]["template"])
+    base_template = template_of(
+        args.base,
+        choice=params["encoding"]["template"],
+        settings=params["encoding"]["template_settings"],
+        has_roles=has_roles(args.validation),
+    )
+    test = score_test_side(
+        args.test,
+        {"base": (args.base, base_template), "tuned": (args.trained, template)},
+        load_params(),
+    )
     example = choose_example(
         read_dialogues(args.validation),
         read_measured(args.tuned).written.greedy,
@@ -65,6 +75,7 @@ def main() -> None:
         usage=record.usage,
         params=params,
         scores=scores,
+        test=test.metrics,
         generation=generation,
         ledger=ledger,
         tokens=tokens,
@@ -85,8 +96,32 @@ def main() -> None:
         receipt = make_receipt(folder, paths, params, run, prompts.record())
         write_json(folder / RECEIPT, receipt)
         inputs.check_unchanged()
+    ids = (dialogue.dialogue_id for dialogue in test.dialogues)
+    write_csv(args.test_dialogues, *as_rows(ids, test.columns))
+    write_json(args.test_metrics, test.metrics)
     print("\n".join(f"release: {line}" for line in (str(prompts), *prompts.lacks)))
     print(f"release: {args.model} is complete; what it is and what it can do: {args.model / CARD}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m stages.release", description=__doc__)
+    parser.add_argument("--prepared", type=Path, required=True, help="prep's folder")
+    parser.add_argument("--validation", type=Path, required=True, help="dialogues, JSONL")
+    parser.add_argument("--test", type=Path, required=True, help="the test set's, read here alone")
+    parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
+    parser.add_argument("--trained", type=Path, required=True, help="training's folder")
+    parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
+    parser.add_argument("--ledger", type=Path, required=True, help="prep's metrics, JSON")
+    parser.add_argument("--tokens", type=Path, required=True, help="encode's metrics, JSON")
+    parser.add_argument("--training", type=Path, required=True, help="training's metrics, JSON")
+    parser.add_argument("--scores", type=Path, required=True, help="the evaluation, JSON")
+    parser.add_argument("--tuned", type=Path, required=True, help="the tuned model's scores, JSON")
+    parser.add_argument("--generation", type=Path, required=True, help="quality of writing, JSON")
+    parser.add_argument("--model", type=Path, required=True, help="folder to write")
+    parser.add_argument("--test-metrics", type=Path, required=True, help="of the test set, JSON")
+    parser.add_argument("--test-dialogues", type=Path, required=True, help="its sums, CSV")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

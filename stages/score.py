@@ -10,13 +10,15 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from tuning.evaluation_set.plan import has_roles, make_plan
+from tuning.evaluation_set.plan import has_roles, make_plan, read_example
 from tuning.language_model.device import keep_freed_memory, set_threads
 from tuning.results.measured import write_measured
 from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.scoring.also import raise_if_changed
+from tuning.scoring.also_sets import read_also
 from tuning.scoring.measures import measure
 from tuning.timing import record_timing
 from tuning.tokens.templates import is_encodable, template_of
@@ -28,6 +30,8 @@ def main() -> None:
     parser.add_argument("--name", choices=("base", "tuned"), required=True, help="which model")
     parser.add_argument("--model", type=Path, required=True, help="its folder")
     parser.add_argument("--validation", type=Path, required=True, help="dialogues, JSONL")
+    parser.add_argument("--example", type=Path, required=True, help="a training dialogue, JSONL")
+    parser.add_argument("--also", type=Path, required=True, help="folder of further sets, JSONL")
     parser.add_argument("--lock", type=Path, required=True, help="the pinned package versions")
     parser.add_argument("--scores", type=Path, required=True, help="all that was measured, JSON")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
@@ -38,7 +42,10 @@ def main() -> None:
     started = time.monotonic()
 
     params = load_params()
-    inputs = Inputs([args.validation, args.model, args.lock], partial(declared_params, "score"))
+    inputs = Inputs(
+        [args.validation, args.example, args.also, args.model, args.lock],
+        partial(declared_params, "score"),
+    )
     set_threads(params.num_threads)
     loss_on = params.encoding.loss_on
     template = template_of(
@@ -53,6 +60,8 @@ def main() -> None:
         loss_on,
         partial(is_encodable, template, loss_on=loss_on),
     )
+    also = read_also(args.also, params.score, loss_on)
+    raise_if_changed(template, also, loss_on)
     if plan.not_encodable:
         print(f"score: left out as not encodable: {len(plan.not_encodable):,} dialogues")
     print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)
@@ -64,6 +73,9 @@ def main() -> None:
         params.score,
         # The report shows how people's turns surprise that model.
         shown=list(plan.shown) if args.name == "tuned" else [],
+        # The tuned model has seen it; the base model shows what reading it does without training.
+        example=read_example(args.example, params.score, loss_on) if args.name == "base" else None,
+        also=also,
         seed=params.seed,
     )
     inputs.check_unchanged()

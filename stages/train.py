@@ -40,9 +40,13 @@ from tuning.training.processes import Processes, shard
 from tuning.training.progress import Timing
 from tuning.training.publishing import check_publishing, publish
 from tuning.training.rows import PackedRows
+from tuning.training.schedule import Schedule
 from tuning.training.start import load_for_training
 from tuning.training.torchrun import run_in_processes
 from tuning.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, TrainResult, fine_tune
+
+FEW_STEPS = 30
+"""Fewer optimizer steps than these hardly move a model, at usual learning rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ def main(processes: Processes) -> None:
     set_seed(params.seed)
     setup = build(args.encoded, args.base, params, device, processes)
     if processes.is_main:
-        announce(setup, device, processes.size)
+        announce(setup, params, device, processes.size)
     measure_peak = partial(matmul_peak, linear_shapes(setup.objective.model), device)
     peak = measure_peak() if processes.is_main else 0.0
     with ExitStack() as stack:
@@ -207,8 +211,8 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
     )
 
 
-def announce(setup: Setup, device: Device, num_processes: int) -> None:
-    """Say what is going to be trained, and on what."""
+def announce(setup: Setup, params: Params, device: Device, num_processes: int) -> None:
+    """Say what is going to be trained, on what, and whether that is little."""
     for note in device.notes:
         print(f"train: {note}", file=sys.stderr)
     parameters = setup.objective.parameters()
@@ -220,6 +224,13 @@ def announce(setup: Setup, device: Device, num_processes: int) -> None:
         f"{f', {num_processes} processes' if num_processes > 1 else ''}",
         flush=True,
     )
+    num_steps = Schedule(params.train, num_rows=len(setup.rows), seed=params.seed).num_steps
+    if num_steps < FEW_STEPS:
+        print(
+            f"train: {num_steps:,} optimizer steps are few. More dialogues (data.max_dialogues), "
+            "more train.epochs or fewer train.gradient_accumulation_steps make more.",
+            flush=True,
+        )
 
 
 def record(log: Path, metrics: Path, result: TrainResult, rows: PackedRows, device: Device) -> None:

@@ -234,7 +234,7 @@ def prepare_files(files: Mapping[str, Sequence[Any]], path: str, **changes: Any)
         sides = {
             file.stem: list(read_dialogues(file))
             for file in sorted(folder.glob("*.jsonl"))
-            if file.stem not in ("dropped", "private")
+            if file.stem not in ("dropped", "private", "example")
         }
         return Prepared(sides, dropped, ledger)
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuning.pages.words import counted
 from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
-from tuning.report.sources import source_rows
+from tuning.report.parts import rows_of_parts
+from tuning.report.scored import what_was_scored
 from tuning.run.process import run_stage
 
 WIDTH = 80
@@ -21,7 +21,8 @@ WIDTH = 80
 def format_table(metrics: Mapping[str, Any]) -> str:
     """Return a table of ``metrics/eval.json``, with what each headline's change means."""
     lines = [_line("validation", "base", "fine-tuned", "change", "95 % interval", "n", "")]
-    by_title = {"": headline_rows(metrics)} | source_rows(metrics)
+    by_title = {"": headline_rows(metrics)} | rows_of_parts(metrics, "sources")
+    by_title |= rows_of_parts(metrics, "also")
     for source, rows in by_title.items():
         for row in rows:
             (before, *_), (after, *_), (change, low, high) = row.cells
@@ -31,9 +32,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     before, after = (metrics[model]["num_target_tokens"] for model in ("base", "tuned"))
     tokens = f"{before:,}", f"{after:,}", f"{after - before:+,}"
     lines.append(_line("target tokens", *tokens, "", "", ""))
-    over = counted(metrics["set"]["num_dialogues"], "dialogue")
-    lines.append(f"over {over}, resampled whole; n: those with a share")
-    return "\n".join([*lines, *textwrap.wrap(WHAT_A_VERDICT_SAYS, WIDTH)])
+    over = f"over {what_was_scored(metrics['set'])}, resampled whole; n: those with a share."
+    return "\n".join([*lines, *textwrap.wrap(f"{over} {WHAT_A_VERDICT_SAYS}", WIDTH)])
 
 
 def _line(title: str, *cells: str) -> str:

@@ -44,6 +44,8 @@ class Turn:
     """The call that a tool answers."""
     weight: float = 1.0
     """The turn's share in the loss; 0 is context that is never trained."""
+    is_cut: bool = False
+    """Whether it goes on beyond what is scored, so that its end is not here; never on disk."""
 
     @property
     def text(self) -> str:

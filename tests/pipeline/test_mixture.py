@@ -52,7 +52,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
     for section, values in CHANGES.items():
         repository.change(section, **values)
     repository.change(
-        "data", path="data/raw", hub={"talk": HUB}, sources=SOURCES, max_dialogues=None
+        "data",
+        path="data/raw",
+        hub={"talk": HUB},
+        sources=SOURCES,
+        max_dialogues=None,
+        validation_fraction=0.2,
+        test_fraction=0.0,
     )
     repository.run("git", "init", "--quiet")
     with (

@@ -22,9 +22,11 @@ from ruamel.yaml import YAML
 
 from tests.tiny_model import make_tiny_gpt2
 from tuning.dialogue import read_dialogues
+from tuning.run.pipeline import own_stages
 
 ROOT = Path(__file__).parents[2]
 COPIED = (
+    "evaluation_sets",
     "stages",
     "templates",
     "tools",
@@ -38,7 +40,7 @@ COPIED = (
 )
 CHANGES: dict[str, dict[str, Any]] = {
     "": {"num_threads": 1},
-    "data": {"max_dialogues": 30},
+    "data": {"max_dialogues": 24, "validation_fraction": 0.002, "test_fraction": 0.002},
     "model": {"name": "tiny_base"},
     "train": {
         "learning_rate": 1e-2,
@@ -149,7 +151,9 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
     weights = {"config.json", "generation_config.json", "model.safetensors"}
     assert found == {
         "data/prepared/dropped.jsonl",
+        "data/prepared/example.jsonl",
         "data/prepared/private.jsonl",
+        "data/prepared/test.jsonl",
         "data/prepared/train.jsonl",
         "data/prepared/val.jsonl",
         *(f"data/encoded/{name}.npy" for name in arrays),
@@ -177,6 +181,8 @@ def test_the_exact_set_of_files(repository: Repository) -> None:
         "metrics/prep.json",
         "metrics/report.html",
         "metrics/samples.md",
+        "metrics/test.json",
+        "metrics/test_dialogues.csv",
         "metrics/timing.json",
         "metrics/train.json",
         "metrics/train_log.csv",
@@ -198,12 +204,37 @@ def test_every_dialogue_is_in_one_place(repository: Repository) -> None:
     counts = repository.json("metrics/prep.json")["num_dialogues"]
     assert counts.pop("input") == sum(counts.values()) == 7168
     prepared = repository.path / "data/prepared"
-    train = {d.dialogue_id for d in read_dialogues(prepared / "train.jsonl")}
-    validation = {d.dialogue_id for d in read_dialogues(prepared / "val.jsonl")}
-    assert (len(train), len(validation)) == (counts["train"], counts["validation"])
-    assert len(train | validation) == 30
+    train, validation, test = (
+        {d.dialogue_id for d in read_dialogues(prepared / f"{side}.jsonl")}
+        for side in ("train", "val", "test")
+    )
+    assert len(train) == counts["train"] == 24
+    assert (len(validation), len(test)) == (counts["validation"], counts["test"])
+    assert len(train | validation | test) == 24 + len(validation) + len(test)
     dropped = list(read_dialogues(prepared / "dropped.jsonl"))
-    assert len(dropped) == 7168 - 30 - counts["dropped_invalid"]
+    assert len(dropped) == 7168 - len(train | validation | test) - counts["dropped_invalid"]
+
+
+def test_the_release_alone_reads_the_test_set(repository: Repository) -> None:
+    """And has of it what score has of the validation dialogues, for the same two models."""
+    test = repository.json("metrics/test.json")
+    num_dialogues = test["set"]["num_dialogues"]
+    assert num_dialogues == repository.json("metrics/prep.json")["num_dialogues"]["test"] > 3
+    assert test["change"]["bits_per_byte"] < 0
+    validation = repository.json("metrics/eval.json")
+    for section in ("base", "tuned"):
+        for name in ("template", "tokenizer_sha256"):
+            assert test[section][name] == validation[section][name]
+        assert test[section].keys() < validation[section].keys()
+    card = (repository.path / "models/finetuned/README.md").read_text(encoding="utf-8")
+    assert f"{test['tuned']['bits_per_byte']:.4f}" in card.partition("On the test set")[2]
+    readers = [
+        name
+        for name, stage in own_stages().items()
+        if any("test.jsonl" in word for word in stage["cmd"].split())
+    ]
+    assert readers == ["release"]
+    assert "test" not in repository.run("dvc", "metrics", "show").stdout
 
 
 def test_every_token_is_in_one_place(repository: Repository) -> None:

@@ -137,13 +137,13 @@ def test_unicode_composition_is_not_content_but_the_border_of_turns_is() -> None
     )
 
 
-@pytest.mark.parametrize(("small", "large"), [(20, 45), (45, 60), (59, 60)])
+@pytest.mark.parametrize(("small", "large"), [(5, 20), (20, 30), (29, 30)])
 def test_a_larger_selection_keeps_all_of_a_smaller_one(small: int, large: int) -> None:
     few, many = (prepare_dialogues(BASE, max_dialogues=n) for n in (small, large))
-    assert len(few.kept) == small
+    assert len(few.sides["train"]) == small
     assert few.side_of().items() <= many.side_of().items()
-    for side in ("train", "val"):
-        assert many.sides[side][: len(few.sides[side])] == few.sides[side]
+    assert many.sides["train"][:small] == few.sides["train"]
+    assert many.sides["val"] == few.sides["val"]
 
 
 def test_the_fractions_are_honoured_within_their_noise() -> None:
@@ -157,12 +157,19 @@ def test_the_fractions_are_honoured_within_their_noise() -> None:
         held_out = validation
 
 
-def test_a_test_set_takes_from_training_alone() -> None:
+def test_a_test_set_is_drawn_by_itself() -> None:
+    """It takes alike from both sides, and moves nothing between them."""
     corpus = generated(2000)
     without, with_test = ([drawn_side(d, 0.2, test) for d in corpus] for test in (0.0, 0.1))
     moves = Counter(zip(without, with_test, strict=True))
-    assert moves.keys() == {(TRAIN, TRAIN), (VALIDATION, VALIDATION), (TRAIN, TEST)}
-    assert abs(moves[TRAIN, TEST] - 200) < 3.5 * (2000 * 0.1 * 0.9) ** 0.5
+    assert moves.keys() == {
+        (TRAIN, TRAIN),
+        (VALIDATION, VALIDATION),
+        (TRAIN, TEST),
+        (VALIDATION, TEST),
+    }
+    for side, expected in ((TRAIN, 160), (VALIDATION, 40)):
+        assert abs(moves[side, TEST] - expected) < 3.5 * (expected * 0.9) ** 0.5
 
     prepared = prepare_dialogues(corpus[:200], test_fraction=0.1)
     assert [len(prepared.sides[side]) for side in ("train", "val", "test")] == [
@@ -171,10 +178,19 @@ def test_a_test_set_takes_from_training_alone() -> None:
     assert len(prepared.sides["test"]) > 5
 
 
-def test_a_selection_is_a_fair_draw_from_both_sides_of_the_split() -> None:
-    """Were the two draws one, the first dialogues selected would all be on one side."""
-    prepared = prepare_dialogues(generated(2000), max_dialogues=500, validation_fraction=0.2)
-    assert abs(len(prepared.sides["val"]) - 100) < 3.5 * (500 * 0.2 * 0.8) ** 0.5
+def test_a_maximum_concerns_training_alone_and_is_a_fair_draw_from_it() -> None:
+    """Were the draws of side and order one, the first dialogues would all be of one kind."""
+    corpus = generated(2000)
+    whole, few = (
+        prepare_dialogues(corpus, max_dialogues=n, validation_fraction=0.2, test_fraction=0.1)
+        for n in (None, 100)
+    )
+    for side in ("val", "test"):
+        assert few.sides[side] == whole.sides[side]
+    assert few.sides["train"] == whole.sides["train"][:100]
+    drawn = [drawn_side(d, 0.5) for d in few.sides["train"]]
+    # Of those that are not drawn at 0.2, 5 in 8 are not drawn at 0.5 either
+    assert abs(drawn.count(TRAIN) - 62.5) < 3.5 * (100 * 5 / 8 * 3 / 8) ** 0.5
 
 
 def test_a_groups_dialogues_stay_together() -> None:

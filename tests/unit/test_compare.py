@@ -82,6 +82,7 @@ def evaluation(
     noise = spread * run.normal() + run.normal(0.0, 0.002, size)
     table: dict[str, Column] = {
         "num_responses": dialogues.integers(3, 12, size),
+        "num_ends": dialogues.integers(3, 12, size),
         "num_bytes": num_bytes,
         "tuned_content_nll": num_bytes * (difficulty + shift + noise),
         "tuned_end_nll": 12.0 + run.normal(0, 1, size),

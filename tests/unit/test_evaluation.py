@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from tests.corpora import assistant, system, tool, user
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 from tools.summary import format_table
-from tuning.dialogue import Dialogue, Turn
+from tuning.dialogue import Dialogue, ToolCall, Turn
 from tuning.evaluation_set.text import cut_evaluation_set, text_sha256
-from tuning.report.headlines import with_intervals
+from tuning.report.headlines import HEADLINES, with_intervals
 from tuning.results.bootstrap import draw_counts
 from tuning.results.response_scores import by_turn
 from tuning.results.samples import samples_as_markdown
@@ -202,17 +203,21 @@ def test_a_dialogue_may_take_all_positions(tiny_base: Path, speakers: SpeakerTok
 
 
 def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:
-    turns = (Turn("a", "12345"), Turn("b", "ж" * 3), Turn("a", "1"), Turn("b", "2"))
+    turns = (Turn("a", "12345"), Turn("b", "жж ж"), Turn("a", "1"), Turn("b", "2"))
     one = Dialogue("1", turns)
 
-    def cut(max_turns: int, max_bytes: int) -> tuple[list[Dialogue], int]:
-        return cut_evaluation_set(
+    def cut(max_turns: int, max_bytes: int) -> list[Turn]:
+        [found], num_left_out = cut_evaluation_set(
             [one], max_dialogues=None, max_turns=max_turns, max_bytes=max_bytes, loss_on="all"
         )
+        assert num_left_out == 0
+        return list(found.turns)
 
-    assert len(cut(3, 100)[0][0].turns) == 3
-    assert len(cut(9, 11)[0][0].turns) == 2  # 5 + 6 bytes
-    assert cut(9, 10) == ([], 1)
+    assert cut(3, 100) == [*turns[:3]]
+    assert cut(9, 8) == [*turns[:3]]  # 7 + 1 bytes; the first turn is no response
+    assert cut(9, 7) == [*turns[:2]]
+    assert cut(9, 6) == [turns[0], Turn("b", "жж", is_cut=True)]
+    assert cut(9, 2) == [turns[0], Turn("b", "ж", is_cut=True)]
     assert text_sha256([one]) != text_sha256([Dialogue("1", turns[:3])])
     renamed = Dialogue("2", tuple(Turn(t.speaker.upper(), t.utterance) for t in turns))
     assert text_sha256([one]) == text_sha256([renamed])
@@ -220,6 +225,42 @@ def test_the_evaluation_set_is_cut_in_turns_and_bytes() -> None:
         [one], max_dialogues=None, max_turns=9, max_bytes=100, loss_on="a"
     )
     assert text_sha256(others_scored) != text_sha256([one]), "other turns are responses"
+
+
+def test_calls_are_not_cut_through_and_text_without_spaces_is() -> None:
+    call = assistant("looking", tool_calls=(ToolCall("find", '{"x": 1}'),))
+
+    def cut(*turns: Turn) -> list[Turn]:
+        one = Dialogue("1", turns)
+        found, _ = cut_evaluation_set(
+            [one], max_dialogues=None, max_turns=9, max_bytes=12, loss_on="auto"
+        )
+        return list(found[0].turns) if found else []
+
+    question = replace(user("q" * 99), weight=0.0)
+    assert cut(user("q" * 99), call) == [question, call]
+    assert cut(user("q" * 99), assistant("hi"), call) == [question, assistant("hi")]
+    assert cut(user("q" * 99), assistant("\u6211" * 9))[1].utterance == "\u6211" * 4
+
+
+def test_the_end_of_a_cut_response_is_not_scored(model: Any, speakers: SpeakerTokens) -> None:
+    """Its words are scored as those of the whole one are, up to there."""
+    said = "yes that is what they say of it"
+    whole = Dialogue("1", (Turn("a", "is it so?"), Turn("b", f"{said} and more")))
+    found, _ = cut_evaluation_set(
+        [whole], max_dialogues=1, max_turns=9, max_bytes=len(said) + 2, loss_on="all"
+    )
+    ended = [Dialogue("1", (whole.turns[0], Turn("b", said)))]
+    one, other = (score(model, score_responses(speakers, d), batch_size=1) for d in (found, ended))
+    assert found[0].turns[1] == Turn("b", said, is_cut=True)
+    assert one.content_nll == pytest.approx(other.content_nll, rel=1e-6)
+    assert (one.end_nll.tolist(), one.num_ends.tolist()) == ([0.0], [0])
+    assert other.end_nll[0] > 0
+    assert text_sha256(found) != text_sha256(ended)
+    columns = response_findings("m", one, one, 1).columns
+    perplexity = next(h for h in HEADLINES if h.name == "perplexity")
+    value = perplexity.values(columns, "m", np.ones((1, 1)))[0]
+    assert value == pytest.approx(math.exp(one.content_nll[0] / one.num_tokens[0]))
 
 
 @pytest.mark.parametrize(
@@ -279,6 +320,9 @@ def test_samples_are_seeded_one_by_one(model: Any, speakers: SpeakerTokens) -> N
     assert not any("<|" in text for reply in first.values() for text in reply)
 
 
+SET = {"num_dialogues": 40, "num_responses": 9, "num_bytes": 90}
+
+
 def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
     base = {"num_target_tokens": 8006}
     tuned = {"num_target_tokens": 8026}
@@ -288,7 +332,7 @@ def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
         for section, value in ((base, before), (tuned, after), (change, after - before)):
             section |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
         change |= {f"{name}_p": 0.002, f"{name}_n": 31}
-    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 1}}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": SET | {"num_dialogues": 1}}
 
     def lines() -> dict[str, list[str]]:
         return {
@@ -305,7 +349,12 @@ def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
     assert lines()["bits per byte"][-1] == "31 no difference shown"
     change |= {"bits_per_byte_low": 0.005, "bits_per_byte_n": 9}
     assert lines()["bits per byte"][-1] == "9 too few dialogues (under 30)"
-    assert "over 1 dialogue, resampled whole" in format_table(metrics)
+    assert "over 9 responses (90 bytes) of 1 validation dialogue, resampled" in format_table(
+        metrics
+    )
+    metrics["set"] = SET | {"num_responses_cut": 2, "num_dialogues_left_out": 3}
+    text = " ".join(format_table(metrics).split())
+    assert "2 responses cut at score.max_bytes; 3 dialogues left out" in text
 
 
 def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
@@ -317,7 +366,7 @@ def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
     change = {"perplexity": -10.0, "word_perplexity": -3972011.4, **ends}
     change |= {f"{name}_{end}": 0.002 for name in ("perplexity", "word_perplexity") for end in "p"}
     change |= {"perplexity_n": 40, "word_perplexity_n": 40}
-    metrics = {"base": base, "tuned": tuned, "change": change, "set": {"num_dialogues": 40}}
+    metrics = {"base": base, "tuned": tuned, "change": change, "set": SET}
     assert re.search(r"\[-12.00, -8.00\] +40 differ$", format_table(metrics).splitlines()[1])
     assert format_table(metrics).splitlines()[2].split()[2:5] == [
         "6,304,715.7",

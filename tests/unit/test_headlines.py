@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tuning.report.headlines import HEADLINES, Headline, verdicts, with_intervals
-from tuning.report.sources import of_sources, source_rows
+from tuning.report.parts import of_sources, rows_of_parts
 from tuning.results.bootstrap import Estimate, draw_counts, holm, summarise_draws
 from tuning.results.dialogue_table import as_rows, from_csv, in_order
 from tuning.run.visible import as_name
@@ -23,6 +23,7 @@ def table(num_dialogues: int, seed: int = 0) -> Columns:
     """Every column that a headline takes, of two models."""
     generator = np.random.default_rng(seed)
     columns: Columns = {"num_responses": generator.integers(1, 9, num_dialogues).astype(float)}
+    columns["num_ends"] = columns["num_responses"] - (generator.random(num_dialogues) < 0.2)
     columns["num_bytes"] = columns["num_responses"] * generator.uniform(20, 60, num_dialogues)
     columns["block_bytes"] = columns["num_bytes"] / 2
     columns["num_words"] = np.ceil(columns["num_bytes"] / 5)
@@ -57,13 +58,13 @@ def value(headline: Headline, columns: Columns, model: str = "tuned") -> float:
 def test_each_headline_is_its_formula() -> None:
     c = {name: column.sum() for name, column in table(30).items()}
     bits = math.log(2) * c["num_bytes"]
-    num_targets = c["tuned_num_tokens"] + c["num_responses"]
+    num_targets = c["tuned_num_tokens"] + c["num_ends"]
     expected = {
         "bits_per_byte": c["tuned_content_nll"] / bits,
         "perplexity": math.exp((c["tuned_content_nll"] + c["tuned_end_nll"]) / num_targets),
         "word_perplexity": math.exp(c["tuned_content_nll"] / c["num_words"]),
         "bits_per_byte_with_ends": (c["tuned_content_nll"] + c["tuned_end_nll"]) / bits,
-        "end_of_turn_nll": c["tuned_end_nll"] / c["num_responses"],
+        "end_of_turn_nll": c["tuned_end_nll"] / c["num_ends"],
         "history_gain": (c["tuned_alone_nll"] - c["tuned_content_nll"]) / bits,
         "foreign_history_gain": (c["tuned_foreign_nll"] - c["tuned_own_nll"])
         / (math.log(2) * c["block_bytes"]),
@@ -339,7 +340,7 @@ def test_a_sources_headlines_are_those_of_its_dialogues_alone() -> None:
 def test_one_source_has_no_headlines_of_its_own() -> None:
     counts = draw_counts(np.random.default_rng(0), 9, num_resamples=100)
     assert of_sources([""] * 9, table(9), counts) == {}
-    assert source_rows({"base": {}, "tuned": {}}) == {}
+    assert rows_of_parts({"base": {}, "tuned": {}}, "sources") == {}
 
 
 def test_a_sources_rows_say_what_its_changes_mean() -> None:
@@ -351,7 +352,7 @@ def test_a_sources_rows_say_what_its_changes_mean() -> None:
         "set": {"num_dialogues": 40},
     }
     metrics["base"]["template"], metrics["tuned"]["template"] = "plain_text", "speaker_tokens"
-    rows = source_rows(metrics)
+    rows = rows_of_parts(metrics, "sources")
     two_templates = "not comparable: two templates"
     assert [(row.title, row.num_dialogues, row.meaning) for row in rows["many"]] == [
         ("bits per byte", 35, "differ"),

@@ -113,7 +113,9 @@ def measured(folder: Path, name: str, settings: ScoreParams) -> tuple[Plan, Meas
     model = folder / {"base": "base", "tuned": "model"}[name]
     template = template_of(model, choice="auto", has_roles=True)
     plan = make_plan(validation, settings, "auto", lambda _: True)
-    return plan, measure(name, model, template, plan, settings, shown=[], seed=1)
+    return plan, measure(
+        name, model, template, plan, settings, shown=[], example=None, also=(), seed=1
+    )
 
 
 def evaluated(folder: Path, settings: ScoreParams) -> Evaluation:
@@ -215,6 +217,7 @@ def card(metrics: dict[str, Any], generation: dict[str, Any]) -> str:
         usage="",
         params=load_params(ROOT / "params.yaml").model_dump(),
         scores=metrics,
+        test={"set": {"num_dialogues": 0}},
         generation=generation,
         ledger=committed("prep"),
         tokens=committed("encode"),

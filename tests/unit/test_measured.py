@@ -38,6 +38,7 @@ def make_measured() -> Measured:
             "turn": Curve((1, 2), np.array([AWKWARD, AWKWARD]), np.ones((2, 6))),
             "distance": Curve((), np.zeros((0, 6)), np.zeros((0, 6))),  # no dialogue is that long
         },
+        also={"code": {"num_bytes": np.array([2**60]), "base_content_nll": np.array([1 / 3])}},
         written=Written([response], [response, response], [shown]),
         chats=[Sample("7", turns, turns[:1], ())],
         people=[shown],
@@ -54,6 +55,8 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     for name, column in measured.columns.items():
         assert found.columns[name].dtype == column.dtype
         assert found.columns[name].tobytes() == column.tobytes()
+    assert found.also["code"]["num_bytes"].tolist() == [2**60]
+    assert found.also["code"]["base_content_nll"].tolist() == [1 / 3]
     for axis, curve in measured.curves.items():
         assert found.curves[axis].points == curve.points
         for name in ("numerators", "denominators"):

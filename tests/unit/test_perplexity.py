@@ -234,7 +234,7 @@ def test_only_the_first_speakers_are_told_apart() -> None:
     ones = np.ones(count, dtype=np.int64)
     numbers = np.arange(count)
     scores = ResponseScores(
-        ones, numbers, numbers, -ones, np.ones(count), np.ones(count), ones, ones, ones
+        ones, numbers, numbers, -ones, np.ones(count), np.ones(count), ones, ones, ones, ones
     )
     assert list(by_speaker(scores, 2)) == [f"speaker{n + 1}" for n in range(MAX_SPEAKERS)]
     assert len(by_turn(scores, 2).points) == count

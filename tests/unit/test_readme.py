@@ -20,7 +20,7 @@ PARAMETERS = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 def test_every_parameter_is_listed_with_its_default() -> None:
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     expected = flattened(params, ".")
-    listed = dict(re.findall(r"^\| `([\w.]+)` \| (\S+) \|", PARAMETERS, re.MULTILINE))
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", PARAMETERS, re.MULTILINE))
     found = {
         key: YAML(typ="safe", pure=True).load(value)
         for key, value in listed.items()

@@ -123,7 +123,7 @@ def test_every_headline_stands_there_with_its_interval() -> None:
             for place, sign in ((0, ""), (1, ""), (2, "+"))
         ]
         assert "".join(ends) in read
-    assert "trigram 2.085" in read and "360 responses" in read
+    assert "trigrams 2.085" in read and "360 responses" in read
     assert "0.1250.062 … 0.250" in read and "100.000" in read
 
 

@@ -436,6 +436,32 @@ def test_a_stopped_run_continues_to_the_same_bytes(
     assert not moved(again.weights, whole.weights)
 
 
+@pytest.mark.parametrize("num_passes", [1, 4, 7])
+def test_an_interrupted_step_loses_no_step_before_it(
+    dropping_gpt2: Start, rows: PackedRows, tmp_path: Path, num_passes: int
+) -> None:
+    """Ctrl-C in the middle of a step, long before a checkpoint is due."""
+    whole = run(dropping_gpt2, rows, tmp_path / "whole", epochs=3)
+    model, _ = load(dropping_gpt2)
+    passes = iter(range(num_passes))
+
+    def interrupt(*_: object) -> None:
+        if next(passes, None) is None:
+            raise KeyboardInterrupt
+
+    model.base_model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(dropping_gpt2, rows, tmp_path / "cut", model=model, epochs=3)
+    with CheckpointFolder(tmp_path / "cut", "fingerprint") as checkpoints:
+        newest = checkpoints.newest()
+    num_made = newest.step if newest else 0
+    assert bool(num_made) == (num_passes > 1)
+    again = run(dropping_gpt2, rows, tmp_path / "cut", epochs=3)
+    assert again.result.timing.num_steps == len(whole.log) - num_made
+    assert again.log == whole.log
+    assert not moved(again.weights, whole.weights)
+
+
 def test_a_parameter_may_have_no_gradient(gpt2: Start, rows: PackedRows, tmp_path: Path) -> None:
     """It is saved and taken up with the others, and stays as it was."""
     changes: dict[str, Any] = {"checkpoint_minutes": 1e-9}

@@ -68,8 +68,8 @@ def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
 def select(catalogue: Catalogue, data: DataParams) -> Selection:
     """Decide, in this order: too few speakers or turns, repeated ids, duplicates, maximum, weights.
 
-    A larger ``max_dialogues`` keeps all that a smaller one keeps. Weights come last and concern
-    training alone: what they leave out makes no room for others.
+    The maximum and weights concern training alone. A larger ``max_dialogues`` keeps all that a
+    smaller one keeps; what weights leave out makes no room for others.
     """
     rows = catalogue.rows
     fates = np.full(len(rows), _OPEN, np.uint8)
@@ -96,10 +96,11 @@ def select(catalogue: Catalogue, data: DataParams) -> Selection:
 
     kept = ranked[stays]
     kept = kept[_canonical(rows[kept])]
-    end = len(kept) if data.max_dialogues is None else data.max_dialogues
-    fates[kept[end:]] = FATES.index("over_max_dialogues")
-    kept = kept[:end]
     fates[kept] = sides[kept]
+    if data.max_dialogues is not None:
+        trained = kept[sides[kept] == TRAIN]
+        fates[trained[data.max_dialogues :]] = FATES.index("over_max_dialogues")
+        kept = kept[fates[kept] < len(SIDES)]
     copies = _copies(rows, fates, data)
     fates[copies == 0] = FATES.index("weight")
     kept = kept[copies[kept] > 0]

@@ -39,17 +39,18 @@ def side_of(
     Args:
         content: The dialogue's ``content_hash``.
         groups: Values of the field that must not straddle.
-        validation_fraction: Probability of the validation side, whatever the test fraction.
-        test_fraction: Probability of the test side.
+        validation_fraction: Probability of the validation side for what is not on the test side.
+        test_fraction: Probability of the test side. It is drawn by itself: another fraction moves
+            no dialogue between the other two sides.
         groups_per_dialogue: How many groups a dialogue has as a rule. Each is held out with
             probability 1 - (1 - fraction)^(1 / this), so that dialogues are with the fraction.
     """
-    least = min(draw(group.encode(), "split") for group in groups) if groups else None
-    drawn = (draw(content, "split") if least is None else least) / 2**64
-    validation, held_out = (
-        1 - (1 - fraction) ** (1 / groups_per_dialogue)
-        for fraction in (validation_fraction, validation_fraction + test_fraction)
-    )
-    if drawn < validation:
-        return VALIDATION
-    return TEST if drawn < held_out else TRAIN
+    drawing = [group.encode() for group in groups] or [content]
+
+    def is_drawn(key: str, fraction: float) -> bool:
+        share: float = 1 - (1 - fraction) ** (1 / groups_per_dialogue)
+        return min(draw(one, key) for one in drawing) < share * 2**64
+
+    if is_drawn("test", test_fraction):
+        return TEST
+    return VALIDATION if is_drawn("split", validation_fraction) else TRAIN

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tuning.dialogue import Dialogue, to_line
-from tuning.evaluation_set.text import text_sha256
+from tuning.evaluation_set.text import beginning_of, text_sha256
 
 FIRST_RESPONSE_TURN = 3
 """Index of the first turn that is a block's response; before it there is little but greetings."""
@@ -129,9 +128,7 @@ def _blocks_at(turn: int, dialogues: Sequence[Dialogue], num_candidates: int) ->
 
 def _cut(text: str, min_bytes: int, max_bytes: int) -> str:
     """The longest beginning of whole words that fits, or nothing if it has not ``min_bytes``."""
-    ends = [len(text), *(space.start() for space in re.finditer(r"\s+", text))]
-    fitting = [text[:end] for end in ends if len(text[:end].encode()) <= max_bytes]
-    longest = max(fitting, key=len, default="")
+    longest = beginning_of(text, max_bytes)
     return longest if len(longest.encode()) >= min_bytes else ""
 
 

@@ -95,12 +95,13 @@ def response_near(dialogue: Dialogue, turn: int) -> int:
 
 def people_in_places(dialogues: Sequence[Dialogue], places: Sequence[Place]) -> list[Response]:
     """Return people's own responses in these places."""
-    return [
-        response_of(
-            dialogues[place.dialogue], place, dialogues[place.dialogue].turns[place.turn].text
+    found = []
+    for place in places:
+        turn = dialogues[place.dialogue].turns[place.turn]
+        found.append(
+            response_of(dialogues[place.dialogue], place, turn.text, has_ended=not turn.is_cut)
         )
-        for place in places
-    ]
+    return found
 
 
 def response_of(

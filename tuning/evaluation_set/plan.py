@@ -45,6 +45,20 @@ def has_roles(validation: Path) -> bool:
     return any(turn.role for dialogue in read_dialogues(validation) for turn in dialogue.turns)
 
 
+def read_example(
+    path: Path, settings: ScoreParams, loss_on: str | Sequence[str]
+) -> Dialogue | None:
+    """Read the dialogue that is an example, as far as others are scored, if it has responses."""
+    cut, _ = cut_evaluation_set(
+        read_dialogues(path),
+        max_dialogues=1,
+        max_turns=settings.max_turns,
+        max_bytes=settings.max_bytes,
+        loss_on=loss_on,
+    )
+    return cut[0] if cut else None
+
+
 def make_plan(
     validation: Path,
     settings: ScoreParams,
@@ -59,6 +73,7 @@ def make_plan(
         loss_on: Which turns are trained, and so are responses.
         is_encodable: Whether the models' tokenizer gives a dialogue back. One that it changes is
             left out: the bytes that its nats are divided by would not be those that were read.
+
 
     Raises:
         UserError: no dialogue has a response that fits.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from tuning.dialogue import Dialogue, trained_turns
+from tuning.dialogue import Dialogue, Turn, trained_turns
 
 
 def cut_evaluation_set(
@@ -19,8 +20,9 @@ def cut_evaluation_set(
 ) -> tuple[list[Dialogue], int]:
     """The first turns of the first dialogues, the same for every tokenizer.
 
-    Each dialogue keeps as many whole turns as there are in ``max_turns`` and ``max_bytes`` (UTF-8,
-    utterances only). Turns that are not trained get the weight 0: they are no responses. A dialogue
+    Each dialogue keeps its turns before the first response and, from there on, ``max_bytes``
+    (UTF-8, utterances only), within ``max_turns``: a response that goes on is cut there, another
+    turn left out. Turns that are not trained get the weight 0: they are no responses. A dialogue
     with no response left is left out.
 
     Returns:
@@ -31,24 +33,54 @@ def cut_evaluation_set(
     for dialogue in dialogues:
         if max_dialogues is not None and len(cut) == max_dialogues:
             break
-        num_bytes = 0
-        num_turns = 0
-        for turn in dialogue.turns[:max_turns]:
-            num_bytes += len(turn.text.encode())
-            if num_bytes > max_bytes:
-                break
-            num_turns += 1
         trained = trained_turns(dialogue.turns, dialogue.loss_on or loss_on)
         turns = tuple(
             turn if is_trained else replace(turn, weight=0.0)
-            for turn, is_trained in zip(dialogue.turns[:num_turns], trained, strict=False)
+            for turn, is_trained in zip(dialogue.turns[:max_turns], trained, strict=False)
         )
-        kept = replace(dialogue, turns=turns)
+        kept = _cut_to(replace(dialogue, turns=turns), max_bytes)
         if kept.responses:
             cut.append(kept)
         else:
             num_left_out += 1
     return cut, num_left_out
+
+
+def _cut_to(dialogue: Dialogue, max_bytes: int) -> Dialogue:
+    """Cut behind so many bytes from the first response on; calls of tools are never cut through."""
+    responses = dialogue.responses
+    if not responses:
+        return dialogue
+    first = responses[0]
+    turns = list(dialogue.turns[:first])
+    room = max_bytes
+    for number, turn in enumerate(dialogue.turns[first:], first):
+        room -= len(turn.text.encode())
+        if room < 0:
+            if turn.tool_calls:
+                turns += [turn] * (number == first)
+            elif number in responses:
+                room += len(turn.text.encode())
+                beginning = _said_within(turn.utterance, room)
+                turns += [replace(turn, utterance=beginning, is_cut=True)] * bool(beginning)
+            break
+        turns.append(turn)
+    return replace(dialogue, turns=tuple(turns))
+
+
+def beginning_of(text: str, max_bytes: int) -> str:
+    """The longest beginning of whole words that fits."""
+    ends = [len(text), *(space.start() for space in re.finditer(r"\s+", text))]
+    fitting = [text[:end] for end in ends if len(text[:end].encode()) <= max_bytes]
+    return max(fitting, key=len, default="")
+
+
+def _said_within(text: str, max_bytes: int) -> str:
+    """The whole words that fit; characters, where words without spaces would lose half of it."""
+    words = beginning_of(text, max_bytes)
+    if 2 * len(words.encode()) >= max_bytes:
+        return words
+    return text.encode()[:max_bytes].decode(errors="ignore").rstrip()
 
 
 def text_sha256(dialogues: Iterable[Dialogue]) -> str:
@@ -57,7 +89,12 @@ def text_sha256(dialogues: Iterable[Dialogue]) -> str:
     for dialogue in dialogues:
         order = {speaker: index for index, speaker in enumerate(dialogue.speakers)}
         for turn in dialogue.turns:
-            context = "" if turn.weight > 0 else "\x1fcontext"
-            digest.update(f"{order[turn.speaker]}\x1f{turn.text}{context}\x1e".encode())
+            digest.update(f"{order[turn.speaker]}\x1f{turn.text}{_kind(turn)}\x1e".encode())
         digest.update(b"\x1d")
     return digest.hexdigest()
+
+
+def _kind(turn: Turn) -> str:
+    if turn.weight == 0:
+        return "\x1fcontext"
+    return "\x1fcut" if turn.is_cut else ""

@@ -8,7 +8,7 @@ model is for) is said to be unknown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pprint import pformat
 from textwrap import indent
 from typing import Any
@@ -19,6 +19,8 @@ from tuning.release.example import Example
 from tuning.release.served_chat import ServedChat
 from tuning.report.call_shares import call_rows
 from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, HeadlineRow, headline_rows
+from tuning.report.parts import rows_of_parts
+from tuning.report.scored import what_was_scored
 from tuning.run.visible import JOINER, visible
 from tuning.sources.pinned import Source
 
@@ -54,6 +56,8 @@ class Facts:
     """Nested sections of parameters."""
     scores: Mapping[str, Any]
     """``metrics/eval.json``."""
+    test: Mapping[str, Any]
+    """``metrics/test.json``."""
     generation: Mapping[str, Any]
     """``metrics/generation.json``."""
     ledger: Mapping[str, Any]
@@ -200,19 +204,47 @@ def _training(facts: Facts) -> str:
 
 def _numbers(facts: Facts) -> str:
     about, generation = facts.scores["set"], facts.generation
-    return f"""{about["num_responses"]:,} responses ({about["num_bytes"]:,} bytes) of \
-{about["num_dialogues"]:,}
-validation dialogues that were not trained on. Intervals (95 %) from resampling whole dialogues.
+    return f"""{what_was_scored(about)}.
+None was trained on. Intervals (95 %) from resampling whole dialogues.
 
 {_table(headline_rows(facts.scores))}
 
 {WHAT_A_VERDICT_SAYS}
+{_test(facts.test)}{_also(facts.scores)}
 
 What it writes, beside what people wrote in the same {generation["counted"]["num_places"]:,} places:
 
 {_writing(generation)}
 {_calls(facts)}
 Evaluation text `{about["text_sha256"][:12]}`, metric version {about["metric_version"]}."""
+
+
+def _test(test: Mapping[str, Any]) -> str:
+    """The figures of the test set, if there is one."""
+    if "tuned" not in test:
+        return ""
+    return f"""
+On the test set, which chose nothing and is read at a release alone:
+{what_was_scored(test["set"], "test")}.
+
+{_table(headline_rows(test))}
+"""
+
+
+def _also(scores: Mapping[str, Any]) -> str:
+    """The figures of further evaluation sets, if there are any."""
+    rows = [
+        replace(row, title=f"{name}: {row.title}")
+        for name, found in rows_of_parts(scores, "also").items()
+        for row in found
+    ]
+    if not rows:
+        return ""
+    return f"""
+On texts of other kinds, where what was forgotten shows:
+
+{_table(rows)}
+"""
 
 
 def _metadata(base: Source, corpus: Source, scores: Mapping[str, Any]) -> str:

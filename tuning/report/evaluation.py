@@ -17,8 +17,8 @@ from tuning.evaluation_set.text import text_sha256
 from tuning.report.call_shares import call_metrics
 from tuning.report.headlines import METRIC_VERSION, with_intervals
 from tuning.report.ngram_baselines import baseline_scores
+from tuning.report.parts import of_also, of_sources
 from tuning.report.quality import Measures, words_of
-from tuning.report.sources import of_sources
 from tuning.report.writing_table import Relevance, as_metrics, measure_writing, shares_by_length
 from tuning.results.bootstrap import Estimate, draw_counts
 from tuning.results.dialogue_table import Column
@@ -90,6 +90,8 @@ def evaluate(
         for name, one in measured.items()
     } | {"people": [len(words_of(one.text)) for one in people]}
     calls = call_metrics(columns, counts)
+    after = base.figures.get("bits_per_byte_with_example")
+    with_example = {} if after is None else {"base_with_example": {"bits_per_byte": after}}
     sources = of_sources([dialogue.source for dialogue in plan.dialogues], columns, counts)
     return Evaluation(
         metrics={
@@ -99,20 +101,15 @@ def evaluate(
             "baselines": {
                 name: {"bits_per_byte": bits_per_byte(scores.content_nll, scores.num_bytes)}
                 for name, scores in baselines.items()
-            },
+            }
+            | with_example,
             **({"sources": sources} if sources else {}),
-            "set": {
-                "num_dialogues": len(plan.dialogues),
-                "num_dialogues_left_out": plan.num_left_out + len(plan.not_encodable),
-                "num_responses": int(columns["num_responses"].sum()),
-                "num_bytes": int(columns["num_bytes"].sum()),
-                "text_sha256": text_sha256(plan.dialogues),
-                "blocks_sha256": blocks_sha256(plan.blocks),
-                "num_blocks": len(plan.blocks),
-                "metric_version": METRIC_VERSION,
-                "profile": profile,
-                "primary": primary,
-            },
+            "also": of_also(
+                {name: one | tuned.also[name] for name, one in base.also.items()},
+                num_resamples=num_resamples,
+                seed=seed,
+            ),
+            "set": _set(plan, columns) | {"profile": profile, "primary": primary},
         },
         generation=as_metrics(writing, len(plan.places)) | ({"calls": calls} if calls else {}),
         columns=columns,
@@ -124,6 +121,24 @@ def evaluate(
         by_length=shares_by_length(lengths),
         length_columns=tuple(lengths),
     )
+
+
+def _set(plan: Plan, columns: Mapping[str, Column]) -> dict[str, Any]:
+    """What was measured on, and what was not."""
+    num_responses, num_ends, num_bytes = (
+        int(columns[name].sum()) for name in ("num_responses", "num_ends", "num_bytes")
+    )
+    return {
+        "num_dialogues": len(plan.dialogues),
+        "num_dialogues_left_out": plan.num_left_out + len(plan.not_encodable),
+        "num_responses": num_responses,
+        "num_responses_cut": num_responses - num_ends,
+        "num_bytes": num_bytes,
+        "text_sha256": text_sha256(plan.dialogues),
+        "blocks_sha256": blocks_sha256(plan.blocks),
+        "num_blocks": len(plan.blocks),
+        "metric_version": METRIC_VERSION,
+    }
 
 
 def _utterances(path: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from tuning.results.bootstrap import (
 )
 from tuning.results.dialogue_table import FloatArray, Table
 
-METRIC_VERSION = 2
+METRIC_VERSION = 3
 """Raise it when the same models on the same text would get other numbers: another formula, another
 template, another way to score or to choose what is scored. A new headline is no reason. Evaluations
 of different versions are not compared; those from before there were versions are of version 1."""
@@ -132,7 +132,7 @@ HEADLINES = (
         name="perplexity",
         title="perplexity",
         numerator=("{m}_content_nll", "{m}_end_nll"),
-        denominator=("{m}_num_tokens", "num_responses"),
+        denominator=("{m}_num_tokens", "num_ends"),
         transform=_finite_exp,
         higher_is_better=False,
         one_tokenizer_only=True,
@@ -163,7 +163,7 @@ HEADLINES = (
         name="end_of_turn_nll",
         title="end of turn, nats",
         numerator=("{m}_end_nll",),
-        denominator=("num_responses",),
+        denominator=("num_ends",),
         transform=as_is,
         higher_is_better=False,
         one_tokenizer_only=True,

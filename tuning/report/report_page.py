@@ -13,8 +13,9 @@ from tuning.pages.environment import render
 from tuning.report.call_shares import call_rows
 from tuning.report.charts import Chart, draw
 from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
+from tuning.report.parts import rows_of_parts
 from tuning.report.quality import Measures
-from tuning.report.sources import source_rows
+from tuning.report.scored import what_was_scored
 from tuning.results.measured import ScoredText
 from tuning.results.samples import shown_names
 from tuning.run.visible import JOINER, visible
@@ -23,6 +24,11 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 NATS_OF_FULL_SHADE = 8.0
 FULL_SHADE = 0.55
 
+BASELINE_TITLES = {
+    "unigram": "unigrams",
+    "trigram": "trigrams",
+    "base_with_example": "base model behind one training dialogue",
+}
 TITLES = {"base": "Base model", "tuned": "Fine-tuned", "people": "People"}
 
 Cell = tuple[str, tuple[str, str] | None]
@@ -76,10 +82,14 @@ def report_page(
     return render(
         TEMPLATE,
         about=metrics["set"],
+        what_was_scored=what_was_scored,
         baselines=metrics.get("baselines", {}),
+        baseline_titles=BASELINE_TITLES,
         headlines=headline_rows(metrics),
         what_a_verdict_says=WHAT_A_VERDICT_SAYS,
-        sources=source_rows(metrics),
+        sources=rows_of_parts(metrics, "sources"),
+        also=rows_of_parts(metrics, "also"),
+        example_not_read=metrics["base"].get("example_not_read"),
         pictures=[draw(chart) for chart in charts],
         writing=writing_table(writing),
         calls=call_rows(generation),

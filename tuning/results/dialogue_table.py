@@ -62,6 +62,8 @@ def from_csv(text: str) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
         name: np.array(column, dtype=np.float64)
         for name, column in zip(header[1:], columns, strict=True)
     }
+    if "num_responses" in table:  # of before responses were cut: each has its end
+        table.setdefault("num_ends", table["num_responses"])
     if missing := TEXT_COLUMNS - table.keys():
         raise ValueError(f"there is no column {' and none '.join(sorted(missing))}")
     if broken := [name for name, column in table.items() if not np.isfinite(column).all()]:

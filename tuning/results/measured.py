@@ -50,6 +50,8 @@ class Measured:
     """Figures that are no headlines, by their names in the metrics file."""
     curves: dict[str, Curve]
     """Bits per byte by ``turn``, history gain by ``num_turns``, recall by ``distance``."""
+    also: dict[str, dict[str, Column]]
+    """Columns of further evaluation sets, by the set's name: sums of its own texts."""
     written: Written
     """Its responses in the places."""
     chats: list[Sample]
@@ -71,12 +73,13 @@ def write_measured(path: Path, measured: Measured) -> None:
 def read_measured(path: Path) -> Measured:
     """Read what ``write_measured`` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    columns = {name: np.array(column) for name, column in content["columns"].items()}
+    columns = _as_columns(content["columns"])
     num_dialogues = len(next(iter(columns.values())))
     return Measured(
         columns=columns,
         figures=content["figures"],
         curves={axis: _as_curve(curve, num_dialogues) for axis, curve in content["curves"].items()},
+        also={name: _as_columns(one) for name, one in content["also"].items()},
         written=TypeAdapter(Written).validate_python(content["written"]),
         chats=TypeAdapter(list[Sample]).validate_python(content["chats"]),
         people=TypeAdapter(list[ScoredText]).validate_python(content["people"]),
@@ -87,6 +90,10 @@ def read_measured(path: Path) -> Measured:
 
 def _as_list(array: NDArray[np.generic]) -> object:
     return array.tolist()
+
+
+def _as_columns(content: Mapping[str, list[float]]) -> dict[str, Column]:
+    return {name: np.array(column) for name, column in content.items()}
 
 
 def _as_curve(content: Mapping[str, list[int]], num_dialogues: int) -> Curve:

@@ -35,13 +35,15 @@ class ResponseScores:
     content_nll: FloatArray
     """``[R]`` Nats, summed over content tokens."""
     end_nll: FloatArray
-    """``[R]`` Nats of the end of turn."""
+    """``[R]`` Nats of the end of turn; 0 where the response is cut."""
     num_tokens: IntArray
     """``[R]`` Content tokens, in this model's tokenizer."""
     num_words: IntArray
     """``[R]`` Words of the content, as white space separates them."""
     num_bytes: IntArray
     """``[R]`` Content bytes in UTF-8; the same for every tokenizer, as are the words."""
+    num_ends: IntArray
+    """``[R]`` 1, or 0 for a response that is cut: its end is not scored."""
 
 
 def make_scores(
@@ -65,6 +67,7 @@ def make_scores(
         num_tokens=np.array(num_tokens),
         num_words=np.array([len(text.split()) for text in texts]),
         num_bytes=np.array([len(text.encode()) for text in texts]),
+        num_ends=np.array([int(not dialogues[d].turns[t].is_cut) for d, t in places]),
     )
 
 

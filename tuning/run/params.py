@@ -104,7 +104,7 @@ class DataParams(Section):
     of faults, or is dropped and counted, and of a file that breaks off what stands before is
     kept."""
     max_dialogues: Count | None
-    """Keep this many dialogues, chosen by a hash of their content; null keeps all."""
+    """Train on this many dialogues, chosen by a hash of their content; null takes all."""
     min_speakers: Count
     """Dialogues with fewer distinct speakers are left out and counted."""
     min_turns: Count
@@ -118,10 +118,11 @@ class DataParams(Section):
     """Runs in more than this share of the dialogues (a prompt's) are no likeness; 1 counts all. In
     small data a few near copies are such a share, and are not found."""
     validation_fraction: Fraction
-    """Probability that a dialogue's content hash puts it in the validation set."""
+    """Probability that a dialogue that is not in the test set is in the validation set, by a hash
+    of its content."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
-    """The same for a test set (``test.jsonl`` in prep's folder) that nothing in the pipeline reads;
-    0 makes none."""
+    """Probability that a dialogue is in the test set, by another hash. Only release reads it, for
+    the model card and ``compare --test``; 0 makes none."""
     group_by: Annotated[str, Field(min_length=1)] | None
     """Keep dialogues with an equal value on one side: ``speakers`` for who speaks, or a JMESPath
     expression, such as a field's name, or ``before(id, '_')`` for ``abc`` of ``abc_57``."""
@@ -229,11 +230,16 @@ class ScoreParams(Section):
     profile: Literal["smoke", "default", "full"]
     """The amount that is measured besides perplexity (``tuning/evaluation_set/amounts.py``)."""
     max_dialogues: Count | None
-    """Validation dialogues scored, chosen by a hash; null scores all."""
+    """Validation dialogues scored, and as many of the test set, chosen by a hash; null scores
+    all."""
     max_turns: Annotated[int, Field(ge=2)]
     """Turns of each dialogue that are scored."""
     max_bytes: Annotated[int, Field(ge=64)]
-    """UTF-8 bytes of each dialogue that are scored, in whole turns."""
+    """UTF-8 bytes of each dialogue that are scored, from its first response on; a response that
+    goes on is cut there."""
+    also: list[Name]
+    """Further sets in ``evaluation_sets/`` that both models are scored on, such as ``english`` and
+    ``code``: what was forgotten is seen there."""
     batch_size: Count
     """Rows of 512 tokens per forward pass, or as many shorter ones; results agree to the last bits
     of float32."""
@@ -321,12 +327,6 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise UserError(
             f"{path}: train.load_best_model_at_end and train.early_stopping_patience go by the "
             "validation loss; set train.eval_steps."
-        )
-    if params.data.validation_fraction + params.data.test_fraction >= 1:
-        raise UserError(
-            f"{path}: data.validation_fraction {params.data.validation_fraction} and "
-            f"data.test_fraction {params.data.test_fraction} leave nothing to train on; their sum "
-            "must be below 1."
         )
     return params
 

@@ -7,7 +7,7 @@ and curves. What becomes a headline of them is said in ``tuning.report.headlines
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tuning.dialogue import Dialogue
@@ -15,6 +15,7 @@ from tuning.evaluation_set.amounts import Amounts
 from tuning.evaluation_set.plan import Plan
 from tuning.results.curves import Curve
 from tuning.results.dialogue_table import Column
+from tuning.scoring.also_sets import AlsoSet
 from tuning.scoring.nats import Scoring
 from tuning.tokens.template import Template
 
@@ -31,6 +32,10 @@ class Subject:
     """The most tokens that one of them sees."""
     plan: Plan
     amounts: Amounts
+    example: Dialogue | None = None
+    """A training dialogue that stands before the others in a measure of its own."""
+    also: Sequence[AlsoSet] = ()
+    """Further evaluation sets."""
 
     @property
     def dialogues(self) -> list[Dialogue]:
@@ -48,6 +53,8 @@ class Findings:
     """Figures that are no headlines, by their keys in ``metrics/eval.json``."""
     curves: dict[str, Curve] = field(default_factory=dict)
     """Curves by the name of their axis."""
+    also: dict[str, dict[str, Column]] = field(default_factory=dict)
+    """Columns of further evaluation sets, by the set's name."""
 
 
 Measure = Callable[[Subject], Scoring[Findings]]

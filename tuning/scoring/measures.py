@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tuning.dialogue import Dialogue
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import Place
 from tuning.evaluation_set.plan import Plan
@@ -16,6 +18,8 @@ from tuning.language_model.loading import load_plain_model, num_visible
 from tuning.results.measured import Measured
 from tuning.run.files import sha256_of, weights_sha256
 from tuning.run.params import ScoreParams
+from tuning.scoring.also import measure_also
+from tuning.scoring.also_sets import AlsoSet
 from tuning.scoring.coherence import measure_coherence
 from tuning.scoring.context_turns import measure_context_turns
 from tuning.scoring.history import measure_histories
@@ -24,6 +28,7 @@ from tuning.scoring.nats import both, score, together
 from tuning.scoring.perplexity import measure_responses
 from tuning.scoring.plain_text import measure_plain_text
 from tuning.scoring.recall import measure_recall
+from tuning.scoring.with_example import measure_with_example
 from tuning.scoring.written import people_as_seen, write_out
 from tuning.tokens.template import Template
 
@@ -34,6 +39,8 @@ MEASURES: Final[tuple[Measure, ...]] = (
     measure_histories,
     measure_recall,
     measure_coherence,
+    measure_with_example,
+    measure_also,
 )
 """Every measure of what a model predicts; another one is another row."""
 
@@ -46,6 +53,8 @@ def measure(
     settings: ScoreParams,
     *,
     shown: list[Place],
+    example: Dialogue | None,
+    also: Sequence[AlsoSet],
     seed: int,
 ) -> Measured:
     """Measure perplexity, context retention, coherence, writing and calls of one model.
@@ -57,6 +66,8 @@ def measure(
         plan: The text, blocks and places that it is measured on.
         settings: The profile, the batch size, and how the model writes.
         shown: Places where people's turns are wanted as the model reads them.
+        example: A training dialogue behind which it reads the others once more, if it is to.
+        also: Further evaluation sets.
         seed: Seed of the first sampling.
     """
     model = load_model(folder, template)
@@ -66,6 +77,8 @@ def measure(
         num_visible=num_visible(model.config),
         plan=plan,
         amounts=PROFILES[settings.profile],
+        example=example,
+        also=also,
     )
     found, people = score(
         model,
@@ -81,6 +94,7 @@ def measure(
         everything.columns.update(one.columns)
         everything.figures.update(one.figures)
         everything.curves.update(one.curves)
+        everything.also.update(one.also)
     return Measured(
         columns=everything.columns,
         figures={
@@ -89,6 +103,7 @@ def measure(
             **everything.figures,
         },
         curves=everything.curves,
+        also=everything.also,
         written=written,
         chats=chats,
         people=people,

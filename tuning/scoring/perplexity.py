@@ -30,17 +30,17 @@ def measure_responses(subject: Subject) -> Scoring[Findings]:
 
 
 def response_findings(
-    name: str, scores: ResponseScores, alone: ResponseScores, num_dialogues: int
+    name: str, scores: ResponseScores, alone: ResponseScores | None, num_dialogues: int
 ) -> Findings:
     """Sum a model's nats of the responses, and the counts that divide them, per dialogue.
 
     Args:
         name: Begins the names of the model's own columns; the others are the text's.
         scores: Scores of the responses after their history.
-        alone: Scores of the same responses without history.
+        alone: Scores of the same responses without history, where they were taken.
         num_dialogues: Dialogues in the evaluation set.
     """
-    assert (scores.num_bytes == alone.num_bytes).all()
+    assert alone is None or (scores.num_bytes == alone.num_bytes).all()
 
     def total(values: FloatArray) -> FloatArray:
         return sum_per_dialogue(scores.dialogue, values, num_dialogues)
@@ -51,15 +51,16 @@ def response_findings(
     return Findings(
         columns={
             "num_responses": np.bincount(scores.dialogue, minlength=num_dialogues),
+            "num_ends": count(scores.num_ends),
             "num_words": count(scores.num_words),
             "num_bytes": count(scores.num_bytes),
             f"{name}_content_nll": total(scores.content_nll),
             f"{name}_end_nll": total(scores.end_nll),
             f"{name}_num_tokens": count(scores.num_tokens),
-            f"{name}_alone_nll": total(alone.content_nll),
+            **({} if alone is None else {f"{name}_alone_nll": total(alone.content_nll)}),
         },
         figures={
-            "num_target_tokens": int(scores.num_tokens.sum()) + len(scores.turn),
+            "num_target_tokens": int(scores.num_tokens.sum() + scores.num_ends.sum()),
             **{
                 f"bits_per_byte_{name}": bits
                 for name, bits in by_speaker(scores, num_dialogues).items()
@@ -73,6 +74,8 @@ def score_responses(
     template: Template, dialogues: Sequence[Dialogue], *, with_history: bool = True
 ) -> Scoring[ResponseScores]:
     """Score every response once, in one causal pass as long as the history stays as it was.
+
+    Of a response that is cut, the end is not scored.
 
     Without history each response stands alone after its own speaker's tag.
     """
@@ -90,11 +93,13 @@ def score_responses(
                 sequences.append(TokenSequence())
                 before = sequences[-1].ids
             sequence = sequences[-1]
-            own = turn.content if turn.joined is None else turn.content[:-1]
+            is_cut = dialogue.turns[number].is_cut
+            is_joined = turn.joined is not None and not is_cut
+            own = turn.content[:-1] if is_joined else turn.content
             sequence.append(prompt[len(sequence.ids) :], scored=False)
             content = sequence.append(own)
-            end = sequence.append(turn.ids[len(turn.tag) + len(own) :])
-            if turn.joined is not None:
+            end = sequence.append([] if is_cut else turn.ids[len(turn.tag) + len(own) :])
+            if is_joined:
                 last = TokenSequence.after(sequence.ids[: end.start], turn.content[-1:])
                 lasts[len(spans)] = replace(last, or_last=turn.joined)
             spans.append((len(sequences) - 1, content, end))

@@ -7,6 +7,7 @@ ends with the same bytes as one that was not.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -118,6 +119,8 @@ class _Trainer:
         self.optimizer = AdamW(self._groups(), fused=True)
         self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
         self.log: Log = []
+        self._is_whole = True  # weights and moments are those after the last step in the log
+        self._last_saved = 0
 
     def _groups(self) -> list[dict[str, Any]]:
         """Matrices decay; biases and norms do not, nor embeddings of which only new rows train."""
@@ -152,8 +155,13 @@ class _Trainer:
         for step in range(first_step, num_steps):
             if self._has_stopped_early():
                 break
-            entry = self._step(step)
+            try:
+                entry = self._step(step)
+            except KeyboardInterrupt:
+                self._save_before_the_end(step, checkpoints)
+                raise
             self.log.append(entry)
+            self._is_whole = True
             progress.step(
                 entry["loss"],
                 int(entry["num_target_tokens"]),
@@ -215,6 +223,7 @@ class _Trainer:
         rate = self.schedule.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._is_whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -284,6 +293,7 @@ class _Trainer:
             snapshot.restore(self.objective, self.optimizer, tensors, self.processes)
             self.scaler.load_state_dict(state["scaler"])
             self.log = state["log"]
+            self._last_saved = int(step)
         return int(step)
 
     def _save(self, step: int, checkpoints: CheckpointFolder | None) -> None:
@@ -292,12 +302,19 @@ class _Trainer:
             best_step = self._best_step() if self.train.load_best_model_at_end else None
             state: dict[str, Any] = {"log": self.log, "scaler": self.scaler.state_dict()}
             saved = checkpoints.save(step, tensors, state, keep=[best_step] if best_step else [])
+            self._last_saved = step
             if not saved and best_step == step:
                 raise UserError(
                     f"the best weights so far (step {step}) could not be saved, and "
                     "train.load_best_model_at_end needs them. Free some space and run the same "
                     "command again."
                 )
+
+    def _save_before_the_end(self, step: int, checkpoints: CheckpointFolder | None) -> None:
+        """Save the steps made so far, unless weights are being changed or others have to help."""
+        if step > self._last_saved and self._is_whole and self.processes.size == 1:
+            print(f"\ntrain: saving the {step:,} steps made so far", file=sys.stderr)
+            self._save(step, checkpoints)
 
     def _load_weights(self, step: int | None, checkpoints: CheckpointFolder | None) -> None:
         assert step is not None
