@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from tuning.dialogue import LOSS_ON, read_dialogues
 from tuning.encoding.encoder import Encoder
@@ -33,6 +32,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.progress import Bar
 from tuning.tokens.templates import file_of, prepare_tokenizer, template_of
 from tuning.windows import WindowWriter
 
@@ -141,11 +141,12 @@ def encode(
     with (
         WindowWriter(folder) as training,
         WindowWriter(folder / "validation") as validation,
-        tqdm(desc="encode", unit=" tokens", unit_scale=True, disable=None) as progress,
+        Bar("encode", "bytes", sum(file.stat().st_size for file in files_of(prepared))) as progress,
     ):
         writers = {"train": training, "val": validation}
-        for piece in map_in_order(make, pieces(prepared)):
-            progress.update(piece.num_tokens.total())
+        sizes: deque[int] = deque()
+        for piece in map_in_order(make, pieces(prepared, sizes)):
+            progress.update(sizes.popleft())
             found.add(piece)
             if piece.not_encodable:
                 with (folder / NOT_ENCODABLE).open("a", encoding="utf-8") as lost:
@@ -169,14 +170,22 @@ def encode(
     return ledger | {"num_speaker_tokens": num_speakers if template.asks_all else 0}
 
 
-def pieces(prepared: Path) -> Iterator[tuple[str, LineRange]]:
-    """Yield prep's files in pieces for the workers, each with its file's name in ``PARTS``."""
-    for part in PARTS:
-        file = prepared / f"{part}.jsonl"
-        if file.exists() and file.stat().st_size:
-            for piece in read_pieces(file):
-                assert isinstance(piece, LineRange)
-                yield part, piece
+def files_of(prepared: Path) -> list[Path]:
+    """Those of prep's files ``PARTS`` that hold something."""
+    files = (prepared / f"{part}.jsonl" for part in PARTS)
+    return [file for file in files if file.exists() and file.stat().st_size]
+
+
+def pieces(prepared: Path, sizes: deque[int]) -> Iterator[tuple[str, LineRange]]:
+    """Yield prep's files in pieces for the workers, each with its file's name in ``PARTS``.
+
+    The pieces' sizes in bytes are added to ``sizes``.
+    """
+    for file in files_of(prepared):
+        for piece in read_pieces(file):
+            assert isinstance(piece, LineRange)
+            sizes.append(piece.stop - piece.start)
+            yield file.stem, piece
 
 
 def preview(

@@ -12,8 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import Cleaner, faults_message
 from tuning.corpus.columns import Columns
@@ -36,6 +34,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import DataParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.progress import Bar
 from tuning.run.visible import as_name, visible
 
 MAX_NAMED = 20
@@ -147,9 +146,9 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     breaks: list[Break] = []
     num_unread = 0
     on_break = breaks.append if data.on_invalid == "skip" else None
-    with tqdm(desc="prep", unit=" characters", unit_scale=True, disable=None) as progress:
+    with Bar("prep", "characters", None) as progress:
         if passed_over:
-            progress.write(visible(f"prep: passed over in {path}: {named(passed_over)}"))
+            progress.say(visible(f"passed over in {path}: {named(passed_over)}"))
         for file, source in files:
             name = str(file.relative_to(path)) if file != path else ""
             beside: list[str] = []
@@ -176,16 +175,16 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
                 if data.on_invalid == "error":
                     raise UserError(f"{error} {PASS_OVER}") from None
                 why = visible(str(error), keep="\n")
-                progress.write(f"prep: passed over, since data.on_invalid is skip: {why}")
+                progress.say(f"passed over, since data.on_invalid is skip: {why}")
                 num_unread += num_bytes_of(file)
                 continue
             of_source = f" of {source.name}" if source.name else ""
-            progress.write(visible(f"prep: {file}: {num_records:,} records{of_source}"))
+            progress.say(visible(f"{file}: {num_records:,} records{of_source}"))
             if beside:
                 shown = visible(f"{file}: beside the records, not used: {named(beside)}")
-                progress.write(f"prep: {shown}")
+                progress.say(shown)
             for found in breaks[num_breaks:]:
-                progress.write(visible(break_message(found)))
+                progress.say(visible(break_message(found)))
     if not catalogue.num_records.total():
         raise UserError(f"{path} holds no dialogue: all of its files were passed over.")
     return num_unread + sum(found.num_bytes for found in breaks)
@@ -207,7 +206,7 @@ def break_message(found: Break) -> str:
     """What is lost of a file that is broken in its middle, and why."""
     why = found.why.removeprefix(f"{found.path}: ").removeprefix(f"{found.path} ").rstrip(".")
     return (
-        f"prep: {found.path}: broken at byte {found.byte:,} ({why}): the records before it are "
+        f"{found.path}: broken at byte {found.byte:,} ({why}): the records before it are "
         f"kept, {found.num_bytes:,} bytes are not read"
     )
 

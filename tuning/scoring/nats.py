@@ -33,6 +33,7 @@ from tuning.language_model.loading import num_visible
 from tuning.packing import pack
 from tuning.results.dialogue_table import FloatArray
 from tuning.run.errors import UserError
+from tuning.run.progress import Bar
 
 MIN_SHARED = 8
 """The shortest common beginning that is read once, in tokens: the few of a tag begin too many
@@ -139,14 +140,17 @@ def token_nll(
         )
     scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
     rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
+    bar = Bar("score", "tokens read", sum(len(row.ids) for row in rows))
     for batch in _batches(rows, batch_size * TREE_TOKENS):
         batch_nll, others = _batch_nll(model, batch)
+        bar.update(sum(len(row.ids) for row in batch))
         for row, nll in zip(batch, batch_nll, strict=True):
             for number, places in row.places.items():
                 is_scored = np.array(sequences[number].is_scored)
                 scores[number] = np.where(is_scored, nll[places], np.nan)
                 if number in others:
                     scores[number][-1] = -np.logaddexp(-scores[number][-1], -others[number])
+    bar.close()
     return scores
 
 

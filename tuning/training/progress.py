@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from tqdm import tqdm
+from tuning.run.progress import Bar
 
 STEPS_BEFORE_ESTIMATE = 3
 """The first step compiles, so it says nothing of the others."""
@@ -33,7 +31,7 @@ class Timing:
 
 
 class Progress:
-    """A bar on a terminal, a line every half minute elsewhere; and the timing."""
+    """What is shown of the steps, and the timing."""
 
     def __init__(
         self, *, first_step: int, num_steps: int, shown: bool, peak_memory: Callable[[], float]
@@ -44,15 +42,7 @@ class Progress:
         self._peak_memory = peak_memory
         self._start = self._first_end = time.monotonic()
         self._num_target_tokens = self._num_row_tokens = 0
-        self._bar: tqdm[Any] = tqdm(
-            total=num_steps,
-            initial=first_step,
-            desc="train",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0 if sys.stderr.isatty() else 30,
-            disable=not shown,
-        )
+        self._bar = Bar("train", "steps", num_steps, initial=first_step, shown=shown)
 
     def step(self, loss: float, num_target_tokens: int, num_row_tokens: int) -> None:
         """Count one optimizer step."""
@@ -69,9 +59,7 @@ class Progress:
             self._num_row_tokens += num_row_tokens
             timing.row_tokens_per_second = self._num_row_tokens / (now - self._first_end)
             timing.tokens_per_second = self._num_target_tokens / (now - self._first_end)
-        speed = f"{timing.tokens_per_second:.0f}"
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed} tokens/s", refresh=False)
-        self._bar.update()
+        self._bar.update(1, f"loss {loss:.3f}, {timing.tokens_per_second:.0f} tokens/s")
         if timing.num_steps == STEPS_BEFORE_ESTIMATE and self._num_steps_left > timing.num_steps:
             left = self._num_steps_left - timing.num_steps
             self.say(
@@ -81,8 +69,7 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""
-        if not self._bar.disable:
-            self._bar.write(f"train: {message}")
+        self._bar.say(message)
 
     def close(self) -> None:
         """Stop the clock and end the bar."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from tuning.language_model.loading import num_visible
+from tuning.run.progress import Bar
 from tuning.tokens.template import Ending, Template
 from tuning.writing.row_cache import RowCache
 
@@ -113,6 +114,7 @@ def write_replies(
     cache = RowCache(min(batch_size, len(waiting)))
     contexts = _Contexts(model, [requests[number] for number in waiting])
     rows: list[_Row] = []
+    bar = Bar("score", "responses written", len(waiting), shown=len(waiting) > 1)
     while waiting or rows:
         while waiting and len(rows) < batch_size:
             number = waiting.popleft()
@@ -137,10 +139,12 @@ def write_replies(
             row.position += 1
             if row.is_done or row.position == num_positions:
                 replies[row.number] = row.replies
+                bar.update()
                 last = rows.pop()
                 if last is not row:
                     cache.move(len(rows), to=index, length=last.position)
                     rows[index] = last
+    bar.close()
     return replies
 
 
