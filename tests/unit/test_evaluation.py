@@ -336,19 +336,22 @@ def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
 
     def lines() -> dict[str, list[str]]:
         return {
-            line[:26].strip(): re.split(r"\s{2,}|(?<=\d)\s+(?=[-+\d\[])", line[26:].strip())
+            line[:23].strip(): re.split(r"\s{2,}|(?<=\d)\s+(?=[-+\d\[])", line[23:].strip())
             for line in format_table(metrics).splitlines()
         }
 
     found = lines()["bits per byte"]
     assert found == ["1.5000", "1.2500", "-0.2500", "[-0.3000, -0.2000]", "31 differ"]
-    assert lines()["history gain, bits/byte"][-1] == "31 no verdict"
+    assert lines()["history gain"][-1] == "31 a"
+    assert "\na: no verdict\n" in format_table(metrics)
     assert lines()["target tokens"] == ["8,006", "8,026", "+20"]
     assert "perplexity" not in lines()
     change["bits_per_byte_high"] = 0.01
-    assert lines()["bits per byte"][-1] == "31 no difference shown"
+    assert lines()["bits per byte"][-1] == "31 a"
+    assert "\na: no difference shown\nb: no verdict\n" in format_table(metrics)
     change |= {"bits_per_byte_low": 0.005, "bits_per_byte_n": 9}
-    assert lines()["bits per byte"][-1] == "9 too few dialogues (under 30)"
+    assert "\na: too few dialogues (under 30)\n" in format_table(metrics)
+    assert all(len(line) <= 80 for line in format_table(metrics).splitlines())
     assert "over 9 responses (90 bytes) of 1 validation dialogue, resampled" in format_table(
         metrics
     )
@@ -375,4 +378,5 @@ def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
     ]
     tuned["template"] = "speakers"
     row = format_table(metrics).splitlines()[1]
-    assert row.endswith("40 not comparable: two templates")
+    assert row.endswith("40 a")
+    assert "\na: not comparable: two templates\n" in format_table(metrics)

@@ -171,7 +171,7 @@ HEADLINES = (
     ),
     Headline(
         name="history_gain",
-        title="history gain, bits/byte",
+        title="history gain",
         numerator=("{m}_alone_nll",),
         subtracted=("{m}_content_nll",),
         denominator=("num_bytes",),
@@ -183,7 +183,7 @@ HEADLINES = (
     ),
     Headline(
         name="foreign_history_gain",
-        title="foreign history, bits/byte",
+        title="foreign history gain",
         numerator=("{m}_foreign_nll",),
         subtracted=("{m}_own_nll",),
         denominator=("block_bytes",),
