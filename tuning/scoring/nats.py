@@ -136,8 +136,8 @@ def token_nll(
     if longest > limit:
         raise UserError(
             f"a validation dialogue takes {longest} tokens and a token of the model sees only "
-            f"{limit}; lower score.max_bytes or score.max_turns, or take a dialogue whose prompt alone "
-            "is longer out of the data."
+            f"{limit}; lower score.max_bytes or score.max_turns, or take a dialogue whose prompt "
+            "alone is longer out of the data."
         )
     scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
     rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
