@@ -6,10 +6,14 @@ import argparse
 from pathlib import Path
 
 from tools.compare.comparison import COLUMNS, Comparison, compare
-from tools.compare.page import as_html
-from tools.compare.revisions import WORKING_TREE, read_evaluations
+from tools.compare.files import WORKING_TREE
+from tools.compare.page import as_html, table_as_html
+from tools.compare.revisions import read_evaluations, read_runs
+from tools.compare.table import make_table
+from tools.compare.table_text import as_records
+from tools.compare.table_text import as_text as table_as_text
 from tuning.run.errors import UserError
-from tuning.run.files import write_text
+from tuning.run.files import write_csv, write_text
 from tuning.run.process import run_stage
 
 NUM_RESAMPLES = 2000
@@ -18,23 +22,63 @@ SEED = 0
 
 
 def main() -> None:
-    """Read both sides through DVC, compare, print; write the page if one is asked for."""
+    """Read the revisions through DVC, compare, print; write the files that are asked for."""
+    args = parse_arguments()
+    if args.table is None:
+        compare_two(args)
+    else:
+        compare_many(args)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.compare",
         description=f"{__doc__} A revision is a commit, branch, tag or DVC experiment, or "
         f"{WORKING_TREE} for the files as they are; several seeds of one configuration are joined "
         "by commas.",
     )
-    parser.add_argument("a", metavar="A", help="revision, or several joined by commas")
+    parser.add_argument("a", metavar="A", nargs="?", help="revision, or several joined by commas")
     parser.add_argument("b", metavar="B", nargs="?", default=WORKING_TREE, help="%(default)s")
+    parser.add_argument(
+        "--table",
+        metavar="REVISION",
+        nargs="*",
+        help="in place of A and B: all of these, or one commit (HEAD) with all its experiments",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write this page as well")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the table's numbers as well"
+    )
     args = parser.parse_args()
+    if args.table is None and args.a is None:
+        parser.error("the following arguments are required: A")
+    if args.table is None and args.csv is not None:
+        parser.error("--csv is for --table")
+    if args.table is not None and args.a is not None:
+        parser.error("--table takes the place of A and B; name all revisions behind it")
+    return args
+
+
+def compare_two(args: argparse.Namespace) -> None:
+    """Print how B differs from A."""
     a, b = (read_evaluations(revisions(side)) for side in (args.a, args.b))
     comparison = compare(a, b, num_resamples=NUM_RESAMPLES, seed=SEED)
     print(as_text(comparison), end="")
     if args.html is not None:
         write_text(args.html, as_html(comparison))
         print(f"the same with sample dialogues: {args.html}")
+
+
+def compare_many(args: argparse.Namespace) -> None:
+    """Print the table of all runs."""
+    names = [name for each in args.table for name in revisions(each)]
+    table = make_table(*read_runs(names), seed=SEED)
+    print(table_as_text(table), end="")
+    if args.csv is not None:
+        write_csv(args.csv, *as_records(table))
+    if args.html is not None:
+        write_text(args.html, table_as_html(table))
 
 
 def revisions(side: str) -> list[str]:

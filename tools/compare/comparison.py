@@ -6,38 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tools.compare.comparable import declared_primary, reason_against, set_differences
+from tools.compare.resampling import draw_run_counts, pooled, pooled_value
 from tools.compare.revisions import Evaluation
 from tuning.report.call_shares import CALL_SHARES
-from tuning.report.headlines import HEADLINES, PRIMARY, WHAT_A_VERDICT_SAYS, Headline, verdicts
+from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, Headline, verdicts
 from tuning.results.bootstrap import FEWEST_RUNS, Estimate, draw_counts, summarise_draws
-from tuning.results.dialogue_table import Table, in_order
+from tuning.results.dialogue_table import in_order
 from tuning.run.errors import UserError
 
 MODEL = "tuned"
 EVERY = (*HEADLINES, *CALL_SHARES)
 COLUMNS = ("A", "B", "Δ", "95 % interval", "n", "verdict")
 FEW_SEEDS = 5
-
-_SET_PARTS = {
-    "text_sha256": "the text",
-    "metric_version": "the definition of the metrics",
-    "num_dialogues": "the number of dialogues",
-    "num_responses": "the number of responses",
-    "num_bytes": "the number of bytes",
-}
-_DEFAULTS = {"metric_version": 1}
-_BLOCK_COLUMNS = {"block_bytes", "num_context_items"}
-_PLACES = {
-    "num_recall_items": "questions differ",
-    "num_call_places": "places differ",
-    "num_word_places": "places differ",
-}
-"""Counts of what was chosen to be measured on, and what is said where they differ."""
-_IDENTITY = {"tokenizer_sha256": "tokenizer", "template": "template"}
-_TEMPLATE_NAMES = {"plain_text": "plain", "speaker_tokens": "speakers"}
-"""Names of templates in evaluations of older revisions, and what the same ones are called now."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +116,7 @@ def compare(
     sides, and of a side with S > 1 runs S − 1 runs with replacement, on each side for itself. A
     side's value is the ratio of the sums over all its drawn runs and dialogues. Drawing both is
     the Multi-Bootstrap (Sellam et al. 2022, "The MultiBERTs"; unpaired in seeds, paired
-    in examples); S − 1 instead of S makes the variance between few runs unbiased (McCarthy &
-    Snowden 1985, "The bootstrap and finite population sampling"). A single run is kept as it is.
+    in examples). A single run is kept as it is.
 
     Raises:
         UserError: the evaluation sets differ, or a side names one commit twice.
@@ -149,22 +130,26 @@ def compare(
     )
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)]
     dialogues = draw_counts(streams[0], len(ids), num_resamples=num_resamples)
-    runs_a = _run_counts(streams[1], len(a), num_resamples)
-    runs_b = _run_counts(streams[2], len(b), num_resamples)
+    runs_a, runs_b = (
+        draw_run_counts(stream, len(side), num_resamples=num_resamples)
+        for stream, side in zip(streams[1:], (a, b), strict=True)
+    )
     rows: list[Row] = []
     changes: dict[str, Estimate] = {}
     for headline in EVERY:
-        value_a, value_b = (_value(headline, tables) for tables in (tables_a, tables_b))
+        value_a, value_b = (
+            pooled_value(headline, tables, MODEL) for tables in (tables_a, tables_b)
+        )
         if value_a is None and value_b is None:
             continue
-        reason = _reason_against(headline, a, b)
+        reason = reason_against(headline, [(one, MODEL) for one in (*a, *b)])
         if value_a is None or value_b is None:
             reason = f"not measured on side {'A' if value_a is None else 'B'}"
         if reason is not None or value_a is None or value_b is None:
             rows.append(Row(headline, value_a, value_b, None, 0, reason or ""))
             continue
-        draws_a = _pooled(headline, tables_a, runs_a, dialogues)
-        draws_b = _pooled(headline, tables_b, runs_b, dialogues)
+        draws_a = pooled(headline, tables_a, MODEL, runs=runs_a, dialogues=dialogues)
+        draws_b = pooled(headline, tables_b, MODEL, runs=runs_b, dialogues=dialogues)
         change = changes[headline.name] = summarise_draws(value_b - value_a, draws_b - draws_a)
         shares = [headline.num_dialogues(table, MODEL) for table in (*tables_a, *tables_b)]
         rows.append(Row(headline, value_a, value_b, change, min(shares), ""))
@@ -186,13 +171,13 @@ def compare(
 
 def _primary(evaluations: Sequence[Evaluation]) -> str:
     """Return the headline that all of them declared."""
-    declared = {one.metrics["set"].get("primary", PRIMARY): one.label for one in evaluations}
+    declared = {declared_primary(one): one.label for one in evaluations}
     if len(declared) > 1:
         named = " and ".join(f"{label} ({name})" for name, label in declared.items())
         raise UserError(
             f"{named} declare different primary headlines (eval.primary); evaluate them with one."
         )
-    return str(next(iter(declared)))
+    return next(iter(declared))
 
 
 def _check_distinct(side: Sequence[Evaluation]) -> None:
@@ -204,85 +189,9 @@ def _check_distinct(side: Sequence[Evaluation]) -> None:
 def _check_same_set(evaluations: Sequence[Evaluation]) -> None:
     first = evaluations[0]
     for other in evaluations[1:]:
-        ours, theirs = (_DEFAULTS | dict(one.metrics["set"]) for one in (first, other))
-        differences = [
-            f"{title} ({_shown(ours.get(key))} and {_shown(theirs.get(key))})"
-            for key, title in _SET_PARTS.items()
-            if ours.get(key) != theirs.get(key)
-        ]
-        if not differences and set(first.dialogue_ids) != set(other.dialogue_ids):
-            differences = ["the ids of the dialogues"]
-        if differences:
+        if differences := set_differences(first, other):
             raise UserError(
                 f"{first.label} and {other.label} were not evaluated on the same set. Different: "
                 f"{'; '.join(differences)}. Evaluate one of them again with the other's data, "
                 "parameters and code."
             )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return f"{value[:12]}…"
-    return (
-        "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else f"{value}"
-    )
-
-
-def _reason_against(
-    headline: Headline, a: Sequence[Evaluation], b: Sequence[Evaluation]
-) -> str | None:
-    """Return why a headline must not be compared: other tokens, templates, blocks or questions."""
-    if _BLOCK_COLUMNS.intersection(headline.denominator):
-        blocks = {one.metrics["set"].get("blocks_sha256") for one in (*a, *b)}
-        return "blocks differ" if len(blocks) > 1 else None
-    for column, reason in _PLACES.items():
-        if column in headline.denominator:
-            asked = {
-                tuple(sorted(zip(one.dialogue_ids, one.table[column], strict=True)))
-                for one in (*a, *b)
-                if column in one.table
-            }
-            return reason if len(asked) > 1 else None
-    if not headline.one_tokenizer_only:
-        return None
-    for key, title in _IDENTITY.items():
-        values = [one.metrics[MODEL].get(key) for one in (*a, *b)]
-        found = {_TEMPLATE_NAMES.get(value, value) for value in values}
-        if None in found:
-            return f"{title} not recorded"
-        if len(found) > 1:
-            return f"{title}s differ"
-    return None
-
-
-def _run_counts(
-    generator: np.random.Generator, num_runs: int, num_resamples: int
-) -> NDArray[np.float64]:
-    """Draw how often each resample holds each run, ``[R, S]``."""
-    if num_runs == 1:
-        return np.ones((num_resamples, 1))
-    return draw_counts(generator, num_runs, num_draws=num_runs - 1, num_resamples=num_resamples)
-
-
-def _value(headline: Headline, tables: Sequence[Table]) -> float | None:
-    if not all(headline.is_in(table, MODEL) for table in tables):
-        return None
-    num_dialogues = len(next(iter(tables[0].values())))
-    value = _pooled(headline, tables, np.ones((1, len(tables))), np.ones((1, num_dialogues)))
-    return float(value[0])
-
-
-def _pooled(
-    headline: Headline,
-    tables: Sequence[Table],
-    runs: NDArray[np.float64],
-    dialogues: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Compute the headline ``[R]`` over all runs, each taken ``runs[R, S]`` times."""
-    numerators = np.zeros(len(runs))
-    denominators = np.zeros(len(runs))
-    for index, table in enumerate(tables):
-        numerator, denominator = headline.sums(table, MODEL, dialogues)
-        numerators += runs[:, index] * numerator
-        denominators += runs[:, index] * denominator
-    return headline.ratio(numerators, denominators)

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else, online or offline."""
+"""A comparison, or a table of many runs, as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.compare.comparison import COLUMNS, Comparison
+from tools.compare.table import COLUMNS as TABLE_COLUMNS
+from tools.compare.table import NOT_IN, RunTable
 from tuning.pages.environment import render
+from tuning.run.visible import visible
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
+TABLE_TEMPLATE = Path(__file__).with_name("table.html.jinja")
 
 Section = tuple[str, list[str]]
 """A title and its lines."""
@@ -26,6 +30,19 @@ def as_html(comparison: Comparison) -> str:
         comparison=comparison,
         missing=missing,
         samples={name: [*pair(ours[name], theirs[name])] for name in ours if name in theirs},
+    )
+
+
+def table_as_html(table: RunTable) -> str:
+    """Return the page: the rows, the matrix of all pairs, what they mean, and what is left out."""
+    matrix = [(row, [pair for pair in table.pairs if pair.row is row]) for row in table.rows[1:]]
+    return render(
+        TABLE_TEMPLATE,
+        columns=TABLE_COLUMNS,
+        table=table,
+        matrix=matrix,
+        not_in=NOT_IN,
+        seen=visible,
     )
 
 

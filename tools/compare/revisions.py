@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import shlex
-import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
+from dvc.repo.experiments.utils import exp_refs_by_baseline
 from dvc.scm import RevError, resolve_rev
 from scmrepo.exceptions import SCMError
 
+from tools.compare.files import WORKING_TREE, Files
 from tuning.results.dialogue_table import Table, from_csv
 from tuning.run.errors import UserError
-
-WORKING_TREE = "workspace"
-"""DVC's name for the files as they are now."""
-MAX_YAML_LEVELS = 100
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,13 @@ class Evaluation:
     """Sums per dialogue, in the order of the ids."""
     samples: str | None
     """Continued dialogues in Markdown, if DVC's cache has them."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """The parameters with which its stages ran, by full key, as ``dvc.lock`` has them; a later
+    edit of ``params.yaml`` changes none, and what no stage declares (``runtime``) is not there."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """``metrics/train.json``; empty where there is none."""
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    """``metrics/timing.json``; empty where there is none."""
 
 
 def read_evaluations(names: Sequence[str]) -> list[Evaluation]:
@@ -54,9 +56,37 @@ def read_evaluations(names: Sequence[str]) -> list[Evaluation]:
         UserError: this is no DVC repository, there is no such revision, or it holds no evaluation
             that can be read.
     """
+    with _repository(names) as repo:
+        return [_read(repo, name, _commit(repo, name)) for name in names]
+
+
+def read_runs(names: Sequence[str]) -> tuple[list[Evaluation], list[str]]:
+    """Do as ``read_evaluations``, yet say of each revision without an evaluation why it has none.
+
+    A single name (``HEAD``, where there is none) stands for that commit and all its experiments.
+
+    Raises:
+        UserError: this is no DVC repository, or there is no such revision.
+    """
+    found: list[Evaluation] = []
+    reasons: list[str] = []
+    with _repository(names) as repo:
+        revisions = [(name, _commit(repo, name)) for name in names or ["HEAD"]]
+        if len(revisions) == 1:
+            revisions += _experiments(repo, revisions[0][1])
+        for name, commit in revisions:
+            try:
+                found.append(_read(repo, name, commit))
+            except UserError as error:
+                reasons.append(str(error))
+    return found, reasons
+
+
+@contextmanager
+def _repository(names: Sequence[str]) -> Iterator[Any]:
     try:
         with Repo() as repo:
-            return [_read(repo, name) for name in names]
+            yield repo
     except NotDvcRepoError:
         raise UserError(
             f"{Path.cwd()} is in no DVC repository; run this in the project's folder."
@@ -65,9 +95,15 @@ def read_evaluations(names: Sequence[str]) -> list[Evaluation]:
         raise UserError(f"DVC cannot read {', '.join(names)}: {error}") from None
 
 
-def _read(repo: Any, name: str) -> Evaluation:
-    files = Files(repo, name, _commit(repo, name))
-    paths = _paths(name, files.text("dvc.yaml"))
+def _experiments(repo: Any, commit: str) -> list[tuple[str, str]]:
+    """Return name and commit of each experiment that began at a commit."""
+    refs = exp_refs_by_baseline(repo.scm, {commit}).get(commit, [])
+    return [(ref.name, repo.scm.get_ref(str(ref))) for ref in refs]
+
+
+def _read(repo: Any, name: str, commit: str) -> Evaluation:
+    files = Files(repo, name, commit)
+    paths = _paths(files)
     metrics = _metrics(name, paths.metrics, files.text(paths.metrics))
     try:
         ids, columns = from_csv(files.text(paths.dialogues))
@@ -77,8 +113,17 @@ def _read(repo: Any, name: str) -> Evaluation:
         label = "the working tree"
     else:
         label = name if files.commit.startswith(name) else f"{name} ({files.commit[:7]})"
-    samples = files.text_if_there(paths.samples)
-    return Evaluation(label, files.commit, metrics, ids, columns, samples)
+    return Evaluation(
+        label,
+        files.commit,
+        metrics,
+        ids,
+        columns,
+        files.text_if_there(paths.samples),
+        files.params(),
+        files.figures_if_there(files.flags("train", "--metrics").metrics),
+        files.figures_if_there(paths.timing),
+    )
 
 
 def _commit(repo: Any, name: str) -> str:
@@ -96,111 +141,15 @@ def _commit(repo: Any, name: str) -> str:
     return commit
 
 
-@dataclass(frozen=True)
-class Files:
-    """The files of one revision: what git has of it, else what ``dvc.lock`` says is in the cache.
-
-    Paths are relative to the folder of ``dvc.yaml``.
-    """
-
-    repo: Any
-    name: str
-    """The revision as it was named."""
-    commit: str
-
-    def text(self, path: str) -> str:
-        """Read a file; its line ends stay as they are.
-
-        Raises:
-            UserError: it is not there, or no UTF-8 text.
-        """
-        content = self._tracked(path)
-        if content is None:
-            content = self._cached(path)
-        if content is None:
-            raise UserError(
-                f"{self.name} has no {path} that can be read. Evaluate it first (dvc repro), "
-                "commit the result, or name another revision."
-            )
-        try:
-            return content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"{path} of {self.name} is no UTF-8 text.") from None
-
-    def text_if_there(self, path: str | None) -> str | None:
-        """Read a file that may be missing, or not be known at all."""
-        try:
-            return None if path is None else self.text(path)
-        except UserError:
-            return None
-
-    def _tracked(self, path: str) -> bytes | None:
-        root = Path(self.repo.root_dir)
-        if self.commit == WORKING_TREE:
-            return (root / path).read_bytes() if (root / path).is_file() else None
-        top = self.repo.scm.root_dir
-        blob = f"{self.commit}:{(root.relative_to(top) / path).as_posix()}"
-        found = subprocess.run(["git", "-C", top, "cat-file", "blob", blob], capture_output=True)
-        return found.stdout if found.returncode == 0 else None
-
-    def _cached(self, path: str) -> bytes | None:
-        lock = (self._tracked("dvc.lock") or b"").decode(errors="replace")
-        outs = _below(_parsed(lock), "stages", "eval", "outs")
-        for out in outs.value if isinstance(outs, yaml.SequenceNode) else []:
-            md5 = _word(_below(out, "md5"))
-            if _word(_below(out, "path")) == path and re.fullmatch("[0-9a-f]{32}", md5):
-                cached = Path(self.repo.cache.local.oid_to_path(md5))
-                return cached.read_bytes() if cached.is_file() else None
-        return None
-
-
-def _parsed(text: str) -> yaml.Node | None:
-    """Return YAML as nodes; None where it is none.
-
-    No value is made of them, so aliases of aliases take no more room than their text. Deeper than
-    so many levels, libyaml's reader would overflow the stack.
-    """
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_YAML_LEVELS:
-                return None
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError):
-        return None
-    return node
-
-
-def _below(node: yaml.Node | None, *keys: str) -> yaml.Node | None:
-    """Return what stands under the last of these keys, each within the one before; else None."""
-    for key in keys:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        node = next((value for name, value in pairs if _word(name) == key), None)
-    return node
-
-
-def _word(node: yaml.Node | None) -> str:
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
-
-
-def _paths(name: str, pipeline: str) -> argparse.Namespace:
+def _paths(files: Files) -> argparse.Namespace:
     """Find the files that a revision's eval stage writes, by the flags of its command."""
-    try:
-        words = shlex.split(_word(_below(_parsed(pipeline), "stages", "eval", "cmd")))
-    except ValueError:
-        words = []
-    if not words:
-        raise UserError(f"dvc.yaml of {name} has no stage named eval with a command.")
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--metrics", "--dialogues", "--samples"):
-        parser.add_argument(option, nargs="?")
-    paths, _ = parser.parse_known_args(words)
+    paths = files.flags("eval", "--metrics", "--dialogues", "--samples", "--timing")
+    if not paths.words:
+        raise UserError(f"dvc.yaml of {files.name} has no stage named eval with a command.")
     if paths.metrics is None or paths.dialogues is None:
         raise UserError(
-            f"{name} is from before evaluations kept their sums per dialogue: the command of its "
-            "eval stage has no --metrics and --dialogues."
+            f"{files.name} is from before evaluations kept their sums per dialogue: the command of "
+            "its eval stage has no --metrics and --dialogues."
         )
     return paths
 
@@ -208,7 +157,7 @@ def _paths(name: str, pipeline: str) -> argparse.Namespace:
 def _metrics(name: str, path: str, text: str) -> Mapping[str, Any]:
     try:
         metrics = json.loads(text)
-        sections = metrics["set"], metrics["tuned"]
+        sections = metrics["set"], metrics["tuned"], metrics.get("base", {})
         complete = "text_sha256" in metrics["set"] and all(
             isinstance(section, dict)
             and not any(isinstance(value, (dict, list)) for value in section.values())
@@ -219,7 +168,7 @@ def _metrics(name: str, path: str, text: str) -> Mapping[str, Any]:
     if not complete:
         raise UserError(
             f"{path} of {name} is no evaluation: wanted JSON with the sections set (with a "
-            "text_sha256) and tuned, of texts and numbers."
+            "text_sha256), tuned and base, of texts and numbers."
         )
     checked: Mapping[str, Any] = metrics
     return checked
