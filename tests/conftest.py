@@ -1,26 +1,30 @@
-"""What several test files share: a tiny base model, and hypothesis without a stopwatch."""
+"""What test files share: a tiny base model, a warm process, and hypothesis without a stopwatch."""
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
 
 from tests.thorough import few_or_all
-from tests.tiny_model import make_tiny_gpt2
-from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
-from tuning.tokens.tokenizer import load_tokenizer
+from tests.warm_process import warm_process
+
+if TYPE_CHECKING:
+    from tuning.tokens.speaker_tokens import SpeakerTokens
+
+# Torch is loaded in fixtures alone: the process that hands tests to workers needs none.
 
 # A busy machine is not a fault of the code, and a failure must come back on every run.
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=few_or_all(100))
 settings.load_profile("tests")
 
-# On two threads, matrices this small take twenty times as long where the other core is busy.
-torch.set_num_threads(1)
 
 TEXTS = (
     "Hello! How are you doing today?",
@@ -34,6 +38,23 @@ TEXTS = (
     "I do, but I have no time these days. What do you do for a living?",
     "I am a student. I study music, and I play the piano.",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a warm process, for all workers; it loads nothing before a test asks."""
+    if sys.platform == "linux" and "PYTEST_XDIST_WORKER" not in os.environ:
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warm-"))
+        stack.enter_context(warm_process(Path(folder)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """On two, matrices as small as in tests take twenty times as long where a core is busy."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,6 +76,8 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base model and its tokenizer; read it, never write to it."""
+    from tests.tiny_model import make_tiny_gpt2
+
     folder: Path = tmp_path_factory.mktemp("base") / "tiny-gpt2"
     make_tiny_gpt2(folder, TEXTS)
     return folder
@@ -63,6 +86,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def speakers(tiny_base: Path) -> SpeakerTokens:
     """The template of ``tiny_base`` with two speakers' tokens."""
+    from tuning.tokens.speaker_tokens import SpeakerTokens, add_dialogue_tokens
+    from tuning.tokens.tokenizer import load_tokenizer
+
     tokenizer = load_tokenizer(tiny_base)
     add_dialogue_tokens(tokenizer, 2)
     return SpeakerTokens(tokenizer)
@@ -71,6 +97,8 @@ def speakers(tiny_base: Path) -> SpeakerTokens:
 @pytest.fixture
 def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Flex attention and its gradients without a GPU, by the reference that PyTorch has of it."""
+    import torch
+
     module = "torch.nn.attention.flex_attention"
     monkeypatch.setattr(f"{module}._validate_device", lambda *_tensors: None)
     monkeypatch.setattr(f"{module}._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)

@@ -59,7 +59,11 @@ class Clone(Repository):
     def start(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         """A command in a process group of its own, with its output in a file; killed at the end."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "WANDB_"))}
-        own = {"SHELL": "/bin/sh", "WANDB_MODE": "offline"}  # some shells stay beside a command
+        own = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # no forks
+            "SHELL": "/bin/sh",  # some shells stay beside a command
+            "WANDB_MODE": "offline",
+        }
         with (
             self.output_file.open("wb") as output,
             subprocess.Popen(

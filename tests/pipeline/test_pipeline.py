@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.tiny_model import make_tiny_gpt2
+from tests.warm_process import warm_path
 from tuning.dialogue import read_dialogues
 from tuning.run.pipeline import own_stages
 
@@ -55,7 +55,7 @@ STAGES = ["fetch", "prep", "encode", "train", "score@base", "score@tuned", "eval
 AFTER_TRAINING = ["train", "score@tuned", "eval", "release"]
 """What a parameter of training reruns: never the base model's scores."""
 ENVIRONMENT = {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PATH": warm_path(),
     "DVC_NO_ANALYTICS": "1",
     "PYTHONWARNINGS": "default",
     "WANDB_MODE": "disabled",  # wandb takes two seconds in every stage that has a run

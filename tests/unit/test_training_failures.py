@@ -1,6 +1,6 @@
 """Whatever stops a training, it says so in one message, publishes nothing and exits with a code.
 
-Real ``python -m stages.train`` processes, by the command that dvc.yaml has, in a small project.
+``python -m stages.train`` in a small project, by the command that dvc.yaml has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.warm_process import warm
 from tests.windows import write_windows
 from tuning.encoding.cutting import Window
 from tuning.tokens.templates import prepare_tokenizer
@@ -31,11 +32,7 @@ from tuning.training.checkpoint import TENSORS
 
 ROOT = Path(__file__).parents[2]
 COMMAND = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"]
-ENVIRONMENT = {
-    "PATH": os.environ["PATH"],
-    "PYTHONPATH": str(ROOT),
-    "WANDB_MODE": "disabled",
-}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
 NUM_STEPS = 60
 
 
@@ -58,13 +55,13 @@ class Outcome:
         }
 
 
-def start(project: Path, limits: str = "true") -> subprocess.Popen[str]:
+def start(project: Path, python: str, limits: str = "true") -> subprocess.Popen[str]:
     """A trainer with its output in one pipe; ``limits`` is what the shell does before."""
-    command = [sys.executable, *shlex.split(COMMAND)[2:]]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "WANDB_"))}
     return subprocess.Popen(
-        ["sh", "-c", f'{limits} && exec "$@"', "sh", *command],
+        ["sh", "-c", f'{limits} && exec "$@"', "sh", python, *shlex.split(COMMAND)[2:]],
         cwd=project,
-        env=ENVIRONMENT,
+        env=inherited | ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -215,7 +212,7 @@ def outcomes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         path = tmp_path_factory.mktemp("case") / "project"
         shutil.copytree(project, path)
         case.change(path)
-        return wait(path, start(path, case.limits))
+        return wait(path, start(path, warm("python"), case.limits))
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip(CASES, pool.map(run, CASES), strict=True))
@@ -228,6 +225,22 @@ def test_each_failure_is_one_message(outcomes: dict[str, Outcome], name: str) ->
     assert "Traceback" not in outcome.output
     assert outcome.code == (0 if case.succeeds else 1), outcome.output
     assert bool(outcome.published()) == case.succeeds
+
+
+def test_a_warm_start_is_as_good_as_a_real_one(
+    project: Path, outcomes: dict[str, Outcome], tmp_path: Path
+) -> None:
+    """A fork of what has loaded before says and leaves the same, to the byte."""
+    path = tmp_path / "project"
+    shutil.copytree(project, path)
+    real, forked = wait(path, start(path, sys.executable)), outcomes["nothing wrong"]
+    assert (real.code, in_words(real)) == (forked.code, in_words(forked))
+    assert real.published() == forked.published()
+
+
+def in_words(outcome: Outcome) -> list[str]:
+    """Its output without what the clock decides."""
+    return [line for line in outcome.output.splitlines() if line.strip() and "step" not in line]
 
 
 def test_what_could_not_be_saved_is_told_before_the_first_step(
@@ -263,12 +276,12 @@ def interrupted(
     """
     path = tmp_path_factory.mktemp("interrupted") / "project"
     shutil.copytree(project, path)
-    first = start(path)
+    first = start(path, sys.executable)
     while len(checkpoints(path)) < 2:
         assert first.poll() is None
         time.sleep(0.002)
     os.kill(first.pid, signal.SIGSTOP)
-    second = wait(path, start(path))
+    second = wait(path, start(path, warm("python")))
     change(path, learning_rate=1e-3)
     os.kill(first.pid, signal.SIGCONT)
     edited = wait(path, first)
@@ -309,7 +322,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     content = bytearray(tensors.read_bytes())
     content[-1] ^= 1
     tensors.write_bytes(content)
-    outcome = wait(edited.project, start(edited.project))
+    outcome = wait(edited.project, start(edited.project, warm("python")))
     assert (
         f"\ntrain: checkpoint-{last} is damaged ({TENSORS}: checksum differs): "
         f"continuing from checkpoint-{last - 1}\n" in outcome.output
