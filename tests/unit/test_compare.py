@@ -481,6 +481,41 @@ def test_branches_experiments_and_short_hashes(command: Command, project: Path) 
     assert verdict_on_bits(command("HEAD", "main")) == "+ no difference shown"
 
 
+def test_the_test_sets_are_compared_when_that_is_asked_for(
+    command: Command, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what the release left; where there is none, that is said."""
+    stage = """  release:
+    cmd: python -m stages.release --test-metrics a.json --test-dialogues a.csv
+    outs:
+      - a.json: {cache: false}
+      - a.csv: {cache: false}
+"""
+    write_text(clone / "dvc.yaml", PIPELINE + stage)
+    write_json(clone / "a.json", {"set": {"num_dialogues": 0, "text_sha256": ""}})
+    write_csv(clone / "a.csv", ("dialogue_id",), [])
+    for tag, one in (("empty", None), ("low", evaluation(-0.05)), ("high", evaluation(0.05))):
+        if one is not None:
+            write_json(clone / "a.json", {"base": {}} | dict(one.metrics))
+            write_csv(clone / "a.csv", *as_rows(one.dialogue_ids, one.table))
+        git(clone, "add", ".")
+        git(clone, "commit", "--quiet", "--message", tag)
+        git(clone, "tag", tag)
+    monkeypatch.chdir(clone)
+    found = command("--test", "low", "high")
+    assert verdict_on_bits(found) == "+ differ"
+    assert "The test set was used" in found
+    assert verdict_on_bits(command("low", "high")) == "+ no difference shown"
+    for tag, why in (
+        ("empty", "no scores of a test set"),
+        ("first", "before there were test sets"),
+    ):
+        with pytest.raises(UserError, match=f"{tag} .*{why}"):
+            command("--test", "low", tag)
+    with pytest.raises(SystemExit):
+        command("--test", "--table", "low")
+
+
 def test_several_seeds_are_joined_by_commas(command: Command) -> None:
     text = command("first", "second,deeper")
     assert "1 on side A, 2 on side B" in text

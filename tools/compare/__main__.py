@@ -17,6 +17,9 @@ from tuning.run.files import write_csv, write_text
 from tuning.run.process import run_stage
 
 NUM_RESAMPLES = 2000
+THE_TEST_SET_WAS_USED = (
+    "The test set was used: what is chosen by this needs other dialogues to be judged on."
+)
 SEED = 0
 """Fixed, so that the same two revisions always give the same answer."""
 
@@ -46,6 +49,9 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         help="in place of A and B: all of these, or one commit (HEAD) with all its experiments",
     )
+    parser.add_argument(
+        "--test", action="store_true", help="on the test set, which is then used up"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write this page as well")
     parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="write the table's numbers as well"
@@ -55,6 +61,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("the following arguments are required: A")
     if args.table is None and args.csv is not None:
         parser.error("--csv is for --table")
+    if args.table is not None and args.test:
+        parser.error("--test is for one last comparison of A and B, not for --table")
     if args.table is not None and args.a is not None:
         parser.error("--table takes the place of A and B; name all revisions behind it")
     return args
@@ -62,9 +70,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def compare_two(args: argparse.Namespace) -> None:
     """Print how B differs from A."""
-    a, b = (read_evaluations(revisions(side)) for side in (args.a, args.b))
+    a, b = (read_evaluations(revisions(side), test=args.test) for side in (args.a, args.b))
     comparison = compare(a, b, num_resamples=NUM_RESAMPLES, seed=SEED)
     print(as_text(comparison), end="")
+    if args.test:
+        print(THE_TEST_SET_WAS_USED)
     if args.html is not None:
         write_text(args.html, as_html(comparison))
         print(f"the same with sample dialogues: {args.html}")

@@ -44,10 +44,11 @@ class Evaluation:
     """``metrics/timing.json``; empty where there is none."""
 
 
-def read_evaluations(names: Sequence[str]) -> list[Evaluation]:
-    """Read the evaluation of each revision; ``workspace`` is the working tree.
+def read_evaluations(names: Sequence[str], *, test: bool = False) -> list[Evaluation]:
+    """Read each revision's evaluation, or that of its test set; ``workspace`` is the working tree.
 
-    Where the files are is read from the command of that revision's eval stage in ``dvc.yaml``.
+    Where the files are is read from the command of that revision's eval (or release) stage in
+    ``dvc.yaml``.
     Nothing else of it is obeyed: a stranger's branch may hold a ``.dvc/config`` that names servers
     and programs, so files come from git and from the workspace's own cache alone, and nothing is
     fetched.
@@ -57,7 +58,7 @@ def read_evaluations(names: Sequence[str]) -> list[Evaluation]:
             that can be read.
     """
     with _repository(names) as repo:
-        return [_read(repo, name, _commit(repo, name)) for name in names]
+        return [_read(repo, name, _commit(repo, name), test=test) for name in names]
 
 
 def read_runs(names: Sequence[str]) -> tuple[list[Evaluation], list[str]]:
@@ -101,9 +102,9 @@ def _experiments(repo: Any, commit: str) -> list[tuple[str, str]]:
     return [(ref.name, repo.scm.get_ref(str(ref))) for ref in refs]
 
 
-def _read(repo: Any, name: str, commit: str) -> Evaluation:
+def _read(repo: Any, name: str, commit: str, *, test: bool = False) -> Evaluation:
     files = Files(repo, name, commit)
-    paths = _paths(files)
+    paths = _paths_of_test(files) if test else _paths(files)
     metrics = _metrics(name, paths.metrics, files.text(paths.metrics))
     try:
         ids, columns = from_csv(files.text(paths.dialogues))
@@ -152,6 +153,21 @@ def _paths(files: Files) -> argparse.Namespace:
             "its eval stage has no --metrics and --dialogues."
         )
     return paths
+
+
+def _paths_of_test(files: Files) -> argparse.Namespace:
+    """Find what a revision's release stage writes of the test set."""
+    paths = files.flags("release", "--test-metrics", "--test-dialogues")
+    if paths.test_metrics is None or paths.test_dialogues is None:
+        raise UserError(f"{files.name} is from before there were test sets.")
+    if not files.figures_if_there(paths.test_metrics).get("tuned"):
+        raise UserError(
+            f"{files.name} has no scores of a test set: set data.test_fraction above 0, run dvc "
+            "repro, and commit the result."
+        )
+    return argparse.Namespace(
+        metrics=paths.test_metrics, dialogues=paths.test_dialogues, samples=None, timing=None
+    )
 
 
 def _metrics(name: str, path: str, text: str) -> Mapping[str, Any]:
