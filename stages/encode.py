@@ -38,6 +38,8 @@ from tuning.windows import WindowWriter
 
 PARTS = ("train", "val", "test", "dropped")
 """The files that prep wrote, by name; the first two become windows."""
+MAX_SPEAKERS = 1_000
+"""In one dialogue: more are ids, dates or texts in the wrong field."""
 
 
 def main() -> None:
@@ -117,8 +119,15 @@ def encode(
         windows.
 
     Raises:
-        UserError: the tokenizer changes dialogues, or no turn is trained.
+        UserError: the tokenizer changes dialogues, or no turn is trained, or too many speak.
     """
+    if num_speakers > MAX_SPEAKERS:
+        raise UserError(
+            f"{num_speakers:,} people speak in one dialogue, and each would get a token and an "
+            f"embedding of their own; at most {MAX_SPEAKERS:,} do. If these are no people, name the "
+            "right field (data.columns.who) or their roles (data.roles); if they are, cut the "
+            "dialogue (data.session_turns, data.session_gap_hours)."
+        )
     template = prepare_tokenizer(
         base,
         folder / "tokenizer",

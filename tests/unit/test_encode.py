@@ -61,6 +61,13 @@ def encoded(
     return encode(prepared, base, folder, encoding, num_speakers, skips_invalid=skips_invalid)
 
 
+def test_a_crowd_gets_no_tokens(tmp_path: Path, tiny_base: Path) -> None:
+    """Nothing is written of it, and what may be meant is said."""
+    with pytest.raises(UserError, match=r"1,001 people .* at most 1,000 .*data\.roles"):
+        encoded(tmp_path, tiny_base, num_speakers=1001)
+    assert not list((tmp_path / "encoded").iterdir())
+
+
 def run_stage(
     monkeypatch: pytest.MonkeyPatch,
     base: Path,
