@@ -124,7 +124,7 @@ def encode(
     if num_speakers > MAX_SPEAKERS:
         raise UserError(
             f"{num_speakers:,} people speak in one dialogue, and each would get a token and an "
-            f"embedding of their own; at most {MAX_SPEAKERS:,} do. If these are no people, name the "
+            f"embedding of its own; at most {MAX_SPEAKERS:,} may. If these are no people, name the "
             "right field (data.columns.who) or their roles (data.roles); if they are, cut the "
             "dialogue (data.session_turns, data.session_gap_hours)."
         )
