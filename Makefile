@@ -42,7 +42,8 @@ docs: setup ## make docs/parameters.md anew from params.yaml, its reader and dvc
 	@$(in_venv) python -m tools.parameters --write docs/parameters.md
 
 test: lint ## style, types, tests; with THOROUGH=1 the slowest ones, too
-	@$(in_venv) pytest -m "$(if $(value THOROUGH),,not thorough)" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(in_venv) pytest -m "$(if $(value THOROUGH),,not thorough)" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--durations 20
 
 lint: setup ## style and types
 	@$(in_venv) ruff format --check

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from tests.thorough import few_or_all
-from tests.warm_process import warm_process
+from tests.warm_process import warm, warm_process
 
 if TYPE_CHECKING:
     from tuning.tokens.speaker_tokens import SpeakerTokens
+
+gc.disable()  # nothing that an import makes is garbage; looking for it takes a fifth of the time
 
 # Torch is loaded in fixtures alone: the process that hands tests to workers needs none.
 
 # A busy machine is not a fault of the code, and a failure must come back on every run.
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=few_or_all(100))
 settings.load_profile("tests")
-
 
 TEXTS = (
     "Hello! How are you doing today?",
@@ -39,6 +41,12 @@ TEXTS = (
     "I am a student. I study music, and I play the piano.",
 )
 
+LONGEST = (
+    *("test_pipeline", "test_repair", "test_setup", "test_processes", "test_tracking"),
+    *("test_fetch", "test_training_failures", "test_ray"),
+)
+"""Files that take more than twenty seconds of a core."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have a warm process, for all workers; it loads nothing before a test asks."""
@@ -47,6 +55,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warm-"))
         stack.enter_context(warm_process(Path(folder)))
+
+
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Start the workers as forks, too: each would load torch and transformers anew."""
+    for spec in specs:
+        spec.python = warm("python")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: a worker that came to one last would be waited for."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else 9)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is loaded by now stays
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,16 +37,32 @@ PROJECT = ("stages", "tools", "tuning")
 ROOT = Path(__file__).absolute().parents[1]
 READ_LATE = (
     *("DVC_", "GIT_", "PYTEST_", "RAYON_", "TESTS_", "TOKENIZERS_", "TORCHINDUCTOR_", "TUNING_"),
-    *("WANDB_", "OLDPWD", "PATH", "PWD", "PYTHONPATH", "PYTHONWARNINGS", "SHLVL", "TMPDIR", "_"),
+    *("COLUMNS", "LINES", "OLDPWD", "PATH", "PWD", "PYTHONPATH", "PYTHONWARNINGS", "SHLVL"),
+    *("TMPDIR", "WANDB_", "_"),
 )
 """How variables begin that are read after loading, or that a fork sees to."""
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 STREAMS = ("stdin", "stdout", "stderr")
+TRANSFORMERS = (
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.gpt2.tokenization_gpt2",
+    "transformers.models.auto.modeling_auto",
+)
 LOADED_LATER = {
-    "dvc": ("dvc.commands.repro",),
-    "stages.train": ("wandb",),
+    "dvc": (
+        *("dulwich.porcelain", "dvc.cachemgr", "dvc.cli.parser", "dvc.commands.repro"),
+        *("dvc.repo.datasets", "dvc.repo.index", "dvc.repo.plots", "dvc.repo.reproduce"),
+        *("dvc.repo.experiments.executor.local", "dvc.utils.strictyaml", "dvc_http", "hydra.utils"),
+        *("dvc_data.hashfile.db.local", "networkx", "pygit2", "ruamel.yaml"),
+    ),
+    "stages.fetch": TRANSFORMERS,
+    "stages.encode": TRANSFORMERS,
+    "stages.train": TRANSFORMERS,
+    "stages.eval": ("pandas", "wandb"),
 }
 """What a command loads only as it runs."""
+LOADED_BY_WORKERS = (*TRANSFORMERS, "peft")
+"""What a command of Python's own words may load: so the tests' workers are started."""
 _VARIABLE = "TESTS_WARM_PROCESS"
 
 
@@ -98,7 +114,8 @@ def _read_early() -> dict[str, str]:
 
 def ask(folder: Path, name: str, words: list[str]) -> NoReturn:
     """Have it done by a fork, or start it."""
-    asked = ["-m", "dvc", *words] if name == "dvc" else words
+    is_unbuffered = words[:1] == ["-u"]
+    asked = ["-m", "dvc", *words] if name == "dvc" else words[is_unbuffered:]
     can_fork = asked[:1] == ["-c"] or (
         asked[:1] == ["-m"] and asked[1].partition(".")[0] in ("dvc", *PROJECT)
     )
@@ -107,6 +124,7 @@ def ask(folder: Path, name: str, words: list[str]) -> NoReturn:
         os.execv(real, [real, *words])
     request = {
         "words": asked,
+        "is_unbuffered": is_unbuffered,
         "folder": str(Path.cwd()),
         "environment": dict(os.environ),
         "limits": [resource.getrlimit(limit) for limit in LIMITS],
@@ -155,9 +173,10 @@ def serve(folder: Path) -> dict[str, Any] | None:
 
 def load(option: str, name: str) -> None:
     """What a command loads, of the libraries alone."""
-    if option == "-m" and name not in _loaded:
-        _loaded.add(name)
-        for module in (name, *LOADED_LATER.get(name, ())):
+    modules = [name, *LOADED_LATER.get(name, ())] if option == "-m" else LOADED_BY_WORKERS
+    if not _loaded.issuperset(modules):
+        _loaded.update(modules)
+        for module in modules:
             with suppress(ImportError):  # the fork says so
                 importlib.import_module(module)
         for module in list(sys.modules):
@@ -191,13 +210,14 @@ def take(streams: list[int], request: dict[str, Any]) -> None:
         os.dup2(stream, number)
         os.close(stream)
         as_before: io.TextIOWrapper = getattr(sys, name)
-        buffering = 0 if as_before.write_through else -1  # as PYTHONUNBUFFERED has it
+        unbuffered = request["is_unbuffered"] or as_before.write_through
+        mode, buffering = "wb" if number else "rb", 0 if unbuffered else -1
         anew = io.TextIOWrapper(
-            open(number, "wb" if number else "rb", buffering, closefd=False),  # noqa: SIM115
+            open(number, mode, buffering, closefd=False),  # noqa: SIM115 - as long as the process
             encoding=as_before.encoding,
             errors=as_before.errors,
             line_buffering=as_before.line_buffering,
-            write_through=as_before.write_through,
+            write_through=unbuffered,
         )
         setattr(sys, name, anew)
         setattr(sys, f"__{name}__", anew)

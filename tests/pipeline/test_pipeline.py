@@ -383,7 +383,7 @@ def test_encoding_and_the_model_repeat_no_cleaning(repository: Repository) -> No
     prepared = repository.path / "data/prepared"
     before = {file.name: file.read_bytes() for file in prepared.iterdir()}
     repository.change("encoding", max_length=128)
-    assert repository.repro("encode") == ["encode"]
+    assert repository.repro("--dry", "encode") == ["encode"]
     make_tiny_gpt2(repository.path / "tiny_base2", ["What a day, and what a night!"] * 50)
     repository.change("model", name="tiny_base2")
     assert repository.repro("encode") == ["fetch", "encode"]

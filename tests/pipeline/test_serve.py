@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tests.tiny_model import SMALL_TRAIN, make_tiny_llama
@@ -40,6 +39,9 @@ from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
 from tuning.training.start import load_for_training
 from tuning.training.trainer import fine_tune
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 PAGE = (Path(__file__).parents[2] / "docs/using-the-model.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## transformers serve and the openai client\n")[2].partition("\n## ")[0]
@@ -158,6 +160,12 @@ def files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+def client_of(served: Served) -> OpenAI:
+    from openai import OpenAI  # takes a second, which workers that do not run these tests save
+
+    return OpenAI(base_url=f"http://localhost:{served.port}/v1", api_key="none")
+
+
 def test_the_snippet_prints_the_answer(served: Served) -> None:
     answer = served.run("python", "-c", SNIPPET.replace(PORT, served.port))
     assert answer == TALKS[0][1]
@@ -173,7 +181,7 @@ def test_what_is_streamed_is_what_generate_writes(
         {"role": speaker, "content": text}
         for speaker, text in zip(SPEAKERS, talk[:num_said], strict=False)
     ]
-    with OpenAI(base_url=f"http://localhost:{served.port}/v1", api_key="none") as client:
+    with client_of(served) as client:
         *events, last = client.chat.completions.create(
             model=MODEL, messages=chat, stream=True, temperature=0, max_tokens=24
         )
@@ -204,7 +212,7 @@ def test_the_server_is_fed_the_tokens_that_we_say(served: Served) -> None:
     asked = Dialogue("", (*turns, Turn("assistant", "")))
     ids = template_of(served.folder / MODEL).read(asked).after([0, 1], 2).prompt
     assert feed(served.folder / MODEL, [{"messages": chat}]) == [ids]
-    with OpenAI(base_url=f"http://localhost:{served.port}/v1", api_key="none") as client:
+    with client_of(served) as client:
         answer = client.chat.completions.create(
             model=MODEL, messages=chat, temperature=0, max_tokens=8
         )

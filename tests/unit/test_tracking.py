@@ -9,8 +9,11 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.loopback_wandb import loopback_wandb
 
@@ -56,8 +59,9 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "wandb").glob("*run-*") if not path.is_symlink())
 
 
+@cache
 def read_back(run_folder: Path, *options: str) -> list[Any]:
-    """What wandb itself reads from a run's transaction log, one JSON value per record."""
+    """What wandb itself reads from an ended run's transaction log, one JSON value per record."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options]
     result = subprocess.run(
         [*command, str(run_folder)], capture_output=True, text=True, check=True, cwd=run_folder
@@ -80,6 +84,15 @@ def history_of(run_folder: Path) -> list[dict[str, Any]]:
     rows = [r["history"]["item"] for r in read_back(run_folder) if r["type"] == "history"]
     ours = ("_step", "loss", "learning_rate", "samples.path")
     return [{key: row[key] for key in ours if key in row} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where a user who has set nothing has logged a training, and what was said; to be read."""
+    folder: Path = tmp_path_factory.mktemp("logged")
+    result = run_script(LOG_A_TRAINING, folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    return folder, result.stdout
 
 
 def test_what_was_logged_is_read_back_by_wandb(tmp_path: Path) -> None:
@@ -121,14 +134,14 @@ def test_what_was_logged_is_read_back_by_wandb(tmp_path: Path) -> None:
     assert start["job_type"] == "train"
 
 
-def test_nothing_but_what_was_logged_is_kept(tmp_path: Path) -> None:
-    run_script(LOG_A_TRAINING, tmp_path)
-    (run_folder,) = run_folders(tmp_path)
+def test_nothing_but_what_was_logged_is_kept(logged: tuple[Path, str]) -> None:
+    folder, _ = logged
+    (run_folder,) = run_folders(folder)
     assert [p.parent.name for p in (run_folder / "files").rglob("*") if p.is_file()] == ["table"]
     (start,) = [r["run"] for r in read_back(run_folder) if r["type"] == "run"]
     assert start["host"] == "-"
     assert "git" not in start
-    assert not any(path.is_file() for path in (tmp_path / "home").rglob("*"))
+    assert not any(path.is_file() for path in (folder / "home").rglob("*"))
 
 
 def run_record(run_folder: Path) -> dict[str, Any]:
@@ -224,13 +237,12 @@ with start_run(job_type=os.environ["JOB"], **settings) as run:
     assert rows == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_offline_without_a_word_from_the_user(tmp_path: Path) -> None:
-    result = run_script(LOG_A_TRAINING, tmp_path)
-    (run_folder,) = run_folders(tmp_path)
-    said, run_id = result.stdout.splitlines()
+def test_offline_without_a_word_from_the_user(logged: tuple[Path, str]) -> None:
+    folder, output = logged
+    (run_folder,) = run_folders(folder)
+    said, run_id = output.splitlines()
     assert said == f"W&B: offline; to upload this run: wandb sync wandb/{run_folder.name}"
     assert run_folder.name.startswith("offline-run-") and run_folder.name.endswith(run_id)
-    assert result.stderr == ""
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
