@@ -253,6 +253,8 @@ def test_better_or_not_and_back_again(clone: Clone, files: dict[str, dict[str, s
     said = clone.follow(applied)
     files["slower"] = clone.files()
     assert files["slower"] != files["main"]
+    assert "8 runs of 3 configurations on the same" in " ".join(said.split())
+    assert all(f"train.learning_rate={rate}" in said for rate in (0.01, *RATES))
     of_seeds, of_one = re.findall(r"^bits per byte +(\d\S*) +(\S+)", said, re.M)
     assert of_one == tuple(f"{bits_per_byte(clone, name):.4f}" for name in ("main", "slower"))
     for number, names in zip(of_seeds, (SWEEP[: len(SEEDS)], SWEEP[len(SEEDS) :]), strict=True):
