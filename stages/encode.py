@@ -24,6 +24,7 @@ from tuning.encoding.totals import (
     report_not_encodable,
     report_what_is_trained,
 )
+from tuning.progress import Bar
 from tuning.reading.engine import map_in_order
 from tuning.reading.pieces import LineRange, read_pieces
 from tuning.run.errors import UserError
@@ -32,7 +33,6 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.run.progress import Bar
 from tuning.tokens.templates import file_of, prepare_tokenizer, template_of
 from tuning.windows import WindowWriter
 
@@ -121,13 +121,7 @@ def encode(
     Raises:
         UserError: the tokenizer changes dialogues, or no turn is trained, or too many speak.
     """
-    if num_speakers > MAX_SPEAKERS:
-        raise UserError(
-            f"{num_speakers:,} people speak in one dialogue, and each would get a token and an "
-            f"embedding of its own; at most {MAX_SPEAKERS:,} may. If these are no people, name the "
-            "right field (data.columns.who) or their roles (data.roles); if they are, cut the "
-            "dialogue (data.session_turns, data.session_gap_hours)."
-        )
+    raise_if_a_crowd(num_speakers)
     template = prepare_tokenizer(
         base,
         folder / "tokenizer",
@@ -177,6 +171,17 @@ def encode(
     if message := cut_message(ledger, encoding.max_length):
         print(f"encode: {message}")
     return ledger | {"num_speaker_tokens": num_speakers if template.asks_all else 0}
+
+
+def raise_if_a_crowd(num_speakers: int) -> None:
+    """Raise ``UserError`` if so many people speak in a dialogue that they can be none."""
+    if num_speakers > MAX_SPEAKERS:
+        raise UserError(
+            f"{num_speakers:,} people speak in one dialogue, and each would get a token and an "
+            f"embedding of its own; at most {MAX_SPEAKERS:,} may. If these are no people, name the "
+            "right field (data.columns.who) or their roles (data.roles); if they are, cut the "
+            "dialogue (data.session_turns, data.session_gap_hours)."
+        )
 
 
 def files_of(prepared: Path) -> list[Path]:

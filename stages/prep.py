@@ -24,6 +24,7 @@ from tuning.corpus.selection import FATES, Selection, select, shared_between_sid
 from tuning.corpus.slack import with_channels
 from tuning.corpus.sources import assigned, sources_of
 from tuning.dialogue import from_line, to_line
+from tuning.progress import Bar
 from tuning.reading.accounts import SIDES, TRAIN
 from tuning.reading.engine import map_in_order
 from tuning.reading.pieces import data_files
@@ -34,7 +35,6 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import DataParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.run.progress import Bar
 from tuning.run.visible import as_name, visible
 
 MAX_NAMED = 20

@@ -65,7 +65,7 @@ def prepared(path: Path, **changes: Any) -> tuple[dict[str, Any], list[Dialogue]
     assert ledger["num_dialogues"]["dropped_invalid"] == sum(ledger["num_invalid"].values())
     written = {file.name for file in folder.iterdir()}
     assert written - {"invalid.jsonl"} == {
-        *("train.jsonl", "val.jsonl", "dropped.jsonl", "private.jsonl")
+        *("train.jsonl", "val.jsonl", "dropped.jsonl", "private.jsonl", "example.jsonl")
     }
     assert ("invalid.jsonl" in written) == (changes.get("on_invalid") == "skip")
     if "invalid.jsonl" in written:

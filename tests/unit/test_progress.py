@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tuning.run import progress
-from tuning.run.progress import SECONDS_PER_LINE, Bar
+from tuning import progress
+from tuning.progress import SECONDS_PER_LINE, Bar
 
 
 @pytest.fixture

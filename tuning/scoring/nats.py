@@ -31,9 +31,9 @@ from transformers import PreTrainedModel
 from tuning.language_model.device import TARGETS_PER_CHUNK
 from tuning.language_model.loading import num_visible
 from tuning.packing import pack
+from tuning.progress import Bar
 from tuning.results.dialogue_table import FloatArray
 from tuning.run.errors import UserError
-from tuning.run.progress import Bar
 
 MIN_SHARED = 8
 """The shortest common beginning that is read once, in tokens: the few of a tag begin too many

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tuning.run.progress import Bar
+from tuning.progress import Bar
 
 STEPS_BEFORE_ESTIMATE = 3
 """The first step compiles, so it says nothing of the others."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from tuning.language_model.loading import num_visible
-from tuning.run.progress import Bar
+from tuning.progress import Bar
 from tuning.tokens.template import Ending, Template
 from tuning.writing.row_cache import RowCache
 
