@@ -111,7 +111,7 @@ def test_what_python_compiles_is_no_dependency() -> None:
 
 
 def test_the_pipeline_is_short() -> None:
-    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 330
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 340
 
 
 def test_every_module_of_a_room_serves_a_stage() -> None:

@@ -6,14 +6,13 @@ import re
 
 import pytest
 
-from tuning import progress
 from tuning.progress import SECONDS_PER_LINE, Bar
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tuning.progress.time.monotonic", lambda: now[0])
     return now
 
 
