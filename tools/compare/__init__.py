@@ -1,1 +1,1 @@
-"""Two evaluated revisions side by side, with intervals."""
+"""Evaluated revisions side by side, with intervals: two, or many in a table."""

@@ -1,4 +1,4 @@
-"""How B differs from A: two evaluated revisions on the same dialogues, with intervals."""
+"""How B differs from A, or a table of many: revisions evaluated on the same dialogues."""
 
 from __future__ import annotations
 
