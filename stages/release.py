@@ -14,10 +14,10 @@ from tuning.dialogue import read_dialogues
 from tuning.evaluation_set.plan import has_roles
 from tuning.language_model.device import keep_freed_memory, set_threads
 from tuning.release.example import choose_example
+from tuning.release.final_test import score_test_side
 from tuning.release.model_card import Facts, model_card
 from tuning.release.parity import check_parity, parity, template_of_training
 from tuning.release.receipt import RECEIPT, make_receipt
-from tuning.release.test_side import score_test_side
 from tuning.results.dialogue_table import as_rows
 from tuning.results.measured import read_measured
 from tuning.run.files import new_folder, write_csv, write_json, write_text
