@@ -1,6 +1,6 @@
 # `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show chat verify preflight repair docs test lint lock clean
+.PHONY: help setup repro show chat judge verify preflight repair docs test lint lock clean
 
 venv := $(or $(TUNING_VENV),$(CURDIR)/.venv)
 in_venv := PATH="$(venv)/bin:$$PATH" DVC_NO_ANALYTICS=1
@@ -10,7 +10,10 @@ WORKERS := $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 # Values reach the recipes by the environment, as they were typed: neither make nor a shell reads them.
 override ID := $(value ID)
 override S := $(value S)
-export ID S
+override A := $(value A)
+override B := $(value B)
+override NAME := $(value NAME)
+export ID S A B NAME
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' Makefile | expand -t 10
@@ -28,6 +31,9 @@ show: setup ## one dialogue as the tokens that the model sees: make show ID=...
 
 chat: setup ## a page to talk with base and fine-tuned model (needs gradio: pip install gradio==6.31.0)
 	@$(in_venv) python -m tools.chat --base models/base --model models/finetuned
+
+judge: setup ## a page to judge two sides' responses blind: make judge A=main B=workspace NAME=ann (needs gradio, too)
+	@$(in_venv) python -m tools.judge $${NAME:+"--name=$$NAME"} -- "$${A:-base}" "$${B:-workspace}"
 
 verify: setup ## take the fine-tuned model's receipt again, hashes and prompts as served; say what differs
 	@$(in_venv) python -m tools.verify models/finetuned

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from tools.local_page import add_port, import_gradio, serve
 from tuning.dialogue import ROLES, Dialogue, Turn
 from tuning.report.report_page import TITLES
 from tuning.run.errors import UserError
@@ -31,9 +31,6 @@ from tuning.writing.decoding import Request, Sampling, write_replies
 Message = dict[str, Any]
 """``role`` (user or assistant) and ``content``, as gradio keeps a chat. It takes text for HTML, so
 what was said is escaped in it."""
-
-
-OWN_HOSTS = (b"127.0.0.1", b"localhost")
 
 
 @dataclass(frozen=True)
@@ -238,61 +235,17 @@ def build_page(partners: Mapping[str, Partner]) -> Any:
     return page
 
 
-class OwnPageAlone:
-    """Around the page's app: answers the page itself, and takes no files.
-
-    Any site that is open in the same browser can send requests to this machine, and one whose name
-    leads here (DNS rebinding) can read the answers. Ports may differ, as through a tunnel.
-    """
-
-    def __init__(self, app: Any) -> None:
-        """Wrap an ASGI app."""
-        self.app = app
-
-    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        """Hand the request on, or answer 403."""
-        headers = dict(scope.get("headers", ()))
-        host = headers.get(b"host", b"")
-        is_own = host.partition(b":")[0] in OWN_HOSTS and (
-            headers.get(b"origin") in (None, b"http://" + host)
-        )
-        takes_files = scope.get("path", "").rstrip("/").endswith("/upload")
-        if scope["type"] == "lifespan" or (is_own and not takes_files):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"not for other sites or files"})
-
-
-def import_gradio() -> Any:
-    """Import the package, which the project's lock does not hold."""
-    try:
-        return importlib.import_module("gradio")
-    except ModuleNotFoundError:
-        raise UserError("gradio is not installed: .venv/bin/pip install 'gradio==6.31.0'") from None
-
-
 def main() -> None:
     """Serve the page until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m tools.chat", description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="the base model's folder")
     parser.add_argument("--model", type=Path, required=True, help="the fine-tuned model's folder")
-    parser.add_argument("--port", type=int, default=7860, help="on this machine")
+    add_port(parser, 7860)
     args = parser.parse_args()
-    gradio = import_gradio()
+    import_gradio()  # before minutes of loading
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    page = build_page(load_partners(args.base, args.model))
-    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    print(f"chat: http://127.0.0.1:{args.port}; Ctrl-C ends it", flush=True)
-    page.launch(
-        server_name="127.0.0.1",
-        server_port=args.port,
-        share=False,
-        quiet=True,
-        theme=theme,
-        app_kwargs={"middleware": [(OwnPageAlone, (), {})]},
-    )
+    serve(build_page(load_partners(args.base, args.model)), "chat", args.port)
 
 
 if __name__ == "__main__":

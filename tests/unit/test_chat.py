@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tools.chat import Message, OwnPageAlone, Partner, load_partners, talk, text_in
+from tools.chat import Message, Partner, load_partners, talk, text_in
+from tools.local_page import OwnPageAlone
 from tuning.dialogue import Dialogue, Turn
 from tuning.run.errors import UserError
 from tuning.tokens.templates import prepare_tokenizer

@@ -109,12 +109,14 @@ class Files:
         return found.stdout if found.returncode == 0 else None
 
     def _cached(self, path: str) -> bytes | None:
-        outs = _below(self._lock, "stages", "eval", "outs")
-        for out in outs.value if isinstance(outs, yaml.SequenceNode) else []:
-            md5 = _word(_below(out, "md5"))
-            if _word(_below(out, "path")) == path and re.fullmatch("[0-9a-f]{32}", md5):
-                cached = Path(self.repo.cache.local.oid_to_path(md5))
-                return cached.read_bytes() if cached.is_file() else None
+        """Read what the evaluation wrote, or was made from."""
+        for kind in ("outs", "deps"):
+            files = _below(self._lock, "stages", "eval", kind)
+            for file in files.value if isinstance(files, yaml.SequenceNode) else []:
+                md5 = _word(_below(file, "md5"))
+                if _word(_below(file, "path")) == path and re.fullmatch("[0-9a-f]{32}", md5):
+                    cached = Path(self.repo.cache.local.oid_to_path(md5))
+                    return cached.read_bytes() if cached.is_file() else None
         return None
 
 

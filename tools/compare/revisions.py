@@ -57,8 +57,19 @@ def read_evaluations(names: Sequence[str], *, test: bool = False) -> list[Evalua
         UserError: this is no DVC repository, there is no such revision, or it holds no evaluation
             that can be read.
     """
+    with revision_files(names) as revisions:
+        return [_read(files, test=test) for files in revisions]
+
+
+@contextmanager
+def revision_files(names: Sequence[str]) -> Iterator[list[Files]]:
+    """Open the files of each revision, by the same rules.
+
+    Raises:
+        UserError: this is no DVC repository, or there is no such revision.
+    """
     with _repository(names) as repo:
-        return [_read(repo, name, _commit(repo, name), test=test) for name in names]
+        yield [Files(repo, name, _commit(repo, name)) for name in names]
 
 
 def read_runs(names: Sequence[str]) -> tuple[list[Evaluation], list[str]]:
@@ -77,7 +88,7 @@ def read_runs(names: Sequence[str]) -> tuple[list[Evaluation], list[str]]:
             revisions += _experiments(repo, revisions[0][1])
         for name, commit in revisions:
             try:
-                found.append(_read(repo, name, commit))
+                found.append(_read(Files(repo, name, commit)))
             except UserError as error:
                 reasons.append(str(error))
     return found, reasons
@@ -102,8 +113,8 @@ def _experiments(repo: Any, commit: str) -> list[tuple[str, str]]:
     return [(ref.name, repo.scm.get_ref(str(ref))) for ref in refs]
 
 
-def _read(repo: Any, name: str, commit: str, *, test: bool = False) -> Evaluation:
-    files = Files(repo, name, commit)
+def _read(files: Files, *, test: bool = False) -> Evaluation:
+    name = files.name
     paths = _paths_of_test(files) if test else _paths(files)
     metrics = _metrics(name, paths.metrics, files.text(paths.metrics))
     try:
