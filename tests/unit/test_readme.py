@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -68,3 +69,13 @@ def test_every_file_is_listed_and_every_listed_file_exists() -> None:
     own = {name for name in files if not name.endswith("/__init__.py")}
     assert own - covered == set()
     assert {entry for entry in listed if not (ROOT / entry).exists()} == set()
+
+
+def test_a_clone_brings_the_base_models_scores_of_the_committed_run() -> None:
+    """The one object of the remote ``shipped``, by the hash that ``dvc.lock`` has."""
+    lock = YAML(typ="safe").load(ROOT / "dvc.lock")
+    (out,) = lock["stages"]["score@base"]["outs"]
+    (file,) = [path for path in (ROOT / "shipped").rglob("*") if path.is_file()]
+    assert file.parent.name + file.name == out["md5"]
+    assert hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == out["md5"]
+    assert b"shipped" in (ROOT / ".dvc/config").read_bytes()
