@@ -231,11 +231,7 @@ def check_files(data: str) -> Iterator[Finding]:
 def _is_kept(data: str) -> bool:
     """Return whether git has it, a .dvc file (its own or a folder's above it), or a stage."""
     path = Path(data)
-    outputs = {
-        Path(out if isinstance(out, str) else next(iter(out)))
-        for stage in own_stages().values()
-        for out in stage["outs"]
-    }
+    outputs = {Path(out) for stage in own_stages().values() for out in stage["outs"]}
     places = (path, *path.parents)
     return (
         bool(_git("--literal-pathspecs", "ls-files", "--", data))

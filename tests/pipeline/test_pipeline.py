@@ -234,7 +234,7 @@ def test_the_release_alone_reads_the_test_set(repository: Repository) -> None:
         if any("test.jsonl" in word for word in stage["cmd"].split())
     ]
     assert readers == ["release"]
-    assert "test" not in repository.run("dvc", "metrics", "show").stdout
+    assert "metrics/test" not in repository.run("dvc", "metrics", "show").stdout
 
 
 def test_every_token_is_in_one_place(repository: Repository) -> None:

@@ -109,9 +109,9 @@ class Files:
         return found.stdout if found.returncode == 0 else None
 
     def _cached(self, path: str) -> bytes | None:
-        """Read what the evaluation wrote, or was made from."""
-        for kind in ("outs", "deps"):
-            files = _below(self._lock, "stages", "eval", kind)
+        """Read what evaluation or release wrote, or evaluation was made from."""
+        for stage, kind in (("eval", "outs"), ("release", "outs"), ("eval", "deps")):
+            files = _below(self._lock, "stages", stage, kind)
             for file in files.value if isinstance(files, yaml.SequenceNode) else []:
                 md5 = _word(_below(file, "md5"))
                 if _word(_below(file, "path")) == path and re.fullmatch("[0-9a-f]{32}", md5):
