@@ -324,6 +324,14 @@ def test_verdicts_need_thirty_dialogues_and_a_model_needs_people(
     text = capsys.readouterr().out
     assert "ann: no verdict, too few dialogues (under 30)" in text
     assert "no verdict without people to compare with" in text
+    person = replace(judge, judge="cid", is_model=False)
+    for shown in person.pairing.drawn(0, "cid")[:5]:
+        person.add(shown, "tie")
+    printed(path, monkeypatch)()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "no verdict, its agreement with people is of too few dialogues (under 30)" in text
+    path.unlink()
+    vote_all(judge, prefers("2"))
     for name in ("ann", "bob"):
         vote_all(replace(judge, judge=name, is_model=False), prefers("2"))
     printed(path, monkeypatch)()
@@ -355,10 +363,15 @@ class Chat(BaseHTTPRequestHandler):
         self.asked.append((self.path, self.headers.get("Authorization"), body))
         status, text = type(self).reply(body)
         self.send_response(status)
-        if status == 307:
+        if status == 302:
             self.send_header("Location", text)
         self.end_headers()
         self.wfile.write(text.encode())
+
+    def do_GET(self) -> None:
+        """Where a redirect would lead to."""
+        self.asked.append((self.path, self.headers.get("Authorization"), {}))
+        self.send_error(404)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -419,7 +432,9 @@ def test_a_model_is_asked_in_both_orders_and_goes_on_where_it_stopped(
             judge_all(server, model)
         assert len(read_votes(model.path)) == stop
         stop = 1000
-        assert judge_all(server, model) == 0
+        few = model.pairing
+        swapped = pair_up(*(side(name, NUM_ASKED) for name in (few.b, few.a)))
+        assert judge_all(server, replace(model, pairing=swapped)) == 0
         assert judge_all(server, model) == 0
         assert len(asked) == 2 * NUM_ASKED + 1
     path, key, body = asked[0]
@@ -459,9 +474,9 @@ def test_a_model_that_takes_no_temperature_is_asked_without(model: Ballot) -> No
 def test_text_and_key_follow_no_redirect() -> None:
     with (
         serving(lambda body: said("1")) as (other, theirs),
-        serving(lambda body: (307, other)) as (url, asked),
+        serving(lambda body: (302, other)) as (url, asked),
     ):
-        with pytest.raises(UserError, match="HTTP 307"):
+        with pytest.raises(UserError, match="HTTP 302"):
             Server(url, "judge-1", "sk-1").ask(PAIRING.drawn(0, "x")[0])
         assert (len(asked), theirs) == (1, [])
 
