@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tools.judge.__main__ import main as judge
 from tools.judge.figures import (
     Judgement,
     Outcome,
@@ -34,7 +35,7 @@ from tools.judge.figures import (
 from tools.judge.model import Server, choice_in, judge_all
 from tools.judge.page import Questions
 from tools.judge.pairs import Pairing, Side, pair_up, read_sides
-from tools.judge.votes import CHOICES, Ballot, Choice, read_votes
+from tools.judge.votes import CHOICES, VOTES, Ballot, Choice, read_votes
 from tools.judgements import as_text, main
 from tuning.evaluation_set.places import Response
 from tuning.run.errors import UserError
@@ -577,6 +578,22 @@ def test_sides_are_revisions_the_base_model_and_people(project: Path) -> None:
     before = read_sides("main", "workspace")[1].label
     score(project, tuned="newer")
     assert read_sides("main", "workspace")[1].label != before
+
+
+def test_the_command_lets_a_model_judge(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-1\n")
+    monkeypatch.delenv("USER", raising=False)
+    with serving(lambda body: said("bad")) as (url, asked):
+        command = ["judge", "main", "workspace", "--judge", url, "judge-1"]
+        monkeypatch.setattr(sys, "argv", command)
+        judge()
+    assert {key for _, key, _ in asked} == {"Bearer sk-1"}
+    assert "the votes of judge-1 are in judgements/votes.jsonl" in capsys.readouterr().out
+    votes = read_votes(project / VOTES)
+    assert len(votes) == len(asked) == 2 * NUM_PLACES
+    assert {vote.vote for vote in votes} == {"both_bad"}
 
 
 def test_what_cannot_be_judged_is_one_message(project: Path) -> None:

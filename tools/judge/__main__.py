@@ -22,6 +22,8 @@ def main() -> None:
     args = parse_arguments()
     if args.judge is None:
         import_gradio()
+        if not args.name:
+            raise UserError("A judge needs a name: make judge NAME=ann.")
     else:
         url, model = args.judge
         server = Server(url, model, os.environ.get("OPENAI_API_KEY", "").strip())
@@ -42,11 +44,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line.
-
-    Raises:
-        UserError: a judge without a name.
-    """
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.judge",
         description=f"{__doc__} A side is a revision, {WORKING_TREE}, {BASE} (the base model) or "
@@ -67,8 +65,6 @@ def parse_arguments() -> argparse.Namespace:
     add_port(parser, 7861)
     args = parser.parse_args()
     args.name = args.name.strip()
-    if not args.name:
-        raise UserError("A judge needs a name: make judge NAME=ann.")
     return args
 
 
