@@ -163,4 +163,5 @@ def test_a_document_cut_anywhere_keeps_its_whole_records(
     assert [json.loads(record.text) for record in found] == elements[: len(found)]
     [broken] = breaks
     assert broken.byte + broken.num_bytes == len(content)
-    assert content[: broken.byte].count(b"]") == len(found)
+    ends = content[: broken.byte].count(b"]")  # of records, and maybe of the list of all of them
+    assert ends - len(found) in ({0, 1} if key and len(found) == len(elements) else {0})

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -366,8 +366,9 @@ class Chat(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 302:
             self.send_header("Location", text)
-        self.end_headers()
-        self.wfile.write(text.encode())
+        with suppress(ConnectionError):  # of one who has given up waiting
+            self.end_headers()
+            self.wfile.write(text.encode())
 
     def do_GET(self) -> None:
         """Where a redirect would lead to."""
@@ -496,6 +497,8 @@ def test_a_server_that_fails_is_one_message(answer: Reply, message: str) -> None
     assert "sk-1" not in str(error.value)
 
 
+# Python closes the socket of a request that timed out when it collects the exception
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_server_that_is_silent_or_away_is_one_message() -> None:
     wait = threading.Event()
     with serving(lambda body: (wait.wait(10), said("1"))[1]) as (url, _):

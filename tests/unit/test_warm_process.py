@@ -13,6 +13,7 @@ import pytest
 from tests.warm_process import warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks elsewhere are not safe")
+ROOT = Path(__file__).parents[2]
 WHAT_IS_SEEN = """
 import os, sys
 from pathlib import Path
@@ -37,6 +38,7 @@ def run(python: str, *words: str, folder: Path, **environment: str) -> tuple[int
 
 def test_it_has_loaded_torch_and_nothing_of_the_project(tmp_path: Path) -> None:
     """A start in an environment that torch reads as it is loaded is a real one."""
+    assert run(warm("python"), "-m", "stages.score", "--help", folder=ROOT)[0] == 0
     words = ("-c", "import sys; print(*(name in sys.modules for name in ('torch', 'tuning')))")
     assert run(warm("python"), *words, folder=tmp_path) == (0, "True False\n", "")
     real = run(warm("python"), *words, folder=tmp_path, OMP_NUM_THREADS="3")

@@ -94,7 +94,8 @@ class Server:
             with opener.open(request, timeout=self.timeout) as response:
                 content = response.read(MAX_REPLY_BYTES)
         except urllib.error.HTTPError as error:
-            said = error.read(MAX_SAID_BYTES).decode(errors="replace").strip()
+            with error:
+                said = error.read(MAX_SAID_BYTES).decode(errors="replace").strip()
             if error.code == 400 and "temperature" in body and "temperature" in said:
                 raise _TemperatureRefusedError from None
             raise self._failure(f"HTTP {error.code} {error.reason} {said}".strip()) from None
