@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.warm_process import warm
+from tests.warm_process import READ_LATE, warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks elsewhere are not safe")
 ROOT = Path(__file__).parents[2]
@@ -36,8 +37,15 @@ def run(python: str, *words: str, folder: Path, **environment: str) -> tuple[int
     return result.returncode, result.stdout, result.stderr
 
 
-def test_it_has_loaded_torch_and_nothing_of_the_project(tmp_path: Path) -> None:
+def test_it_has_loaded_torch_and_nothing_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A start in an environment that torch reads as it is loaded is a real one."""
+    own = json.loads(Path(warm("environment.json")).read_bytes())
+    for name in [name for name in os.environ if not name.startswith(READ_LATE)]:
+        monkeypatch.delenv(name)  # what other tests have left here
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
     assert run(warm("python"), "-m", "stages.score", "--help", folder=ROOT)[0] == 0
     words = ("-c", "import sys; print(*(name in sys.modules for name in ('torch', 'tuning')))")
     assert run(warm("python"), *words, folder=tmp_path) == (0, "True False\n", "")
