@@ -97,7 +97,7 @@ def warm_process(folder: Path) -> Iterator[None]:
         stdin=subprocess.PIPE,  # when nobody holds it, the process ends
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
+        process_group=0,  # Ctrl-C is not for it
     ) as process:
         assert process.stdout is not None and process.stdout.read(1)
         os.environ[_VARIABLE] = str(folder)
