@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -74,7 +75,8 @@ def main() -> None:
     server = llama_cpp.Server(settings)
     host = server.listening_address.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=MAX_SECONDS)
-    print(json.dumps([_tokens(connection, body) for body in json.load(sys.stdin)]))
+    print(json.dumps([_tokens(connection, body) for body in json.load(sys.stdin)]), flush=True)
+    os._exit(0)  # at an ordinary end llama.cpp's server waits for its loop, now and then for ever
 
 
 def _tokens(connection: http.client.HTTPConnection, body: Mapping[str, Any]) -> list[int] | str:
