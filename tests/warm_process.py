@@ -36,9 +36,9 @@ from typing import Any, NoReturn
 PROJECT = ("stages", "tools", "tuning")
 ROOT = Path(__file__).absolute().parents[1]
 READ_LATE = (
-    *("COLUMNS", "DVC_", "GIT_", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_", "PYTHONPATH"),
-    *("PYTHONWARNINGS", "RAY_", "RAYON_", "SHLVL", "TESTS_", "TMPDIR", "TOKENIZERS_"),
-    *("TORCHINDUCTOR_", "TUNING_", "WANDB_", "_"),
+    *("COLUMNS", "DVC_", "GIT_", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_", "PYTHONBREAKPOINT"),
+    *("PYTHONPATH", "PYTHONWARNINGS", "RAY_", "RAYON_", "SHLVL", "TESTS_", "TMPDIR"),
+    *("TOKENIZERS_", "TORCHINDUCTOR_", "TUNING_", "WANDB_", "_"),
 )
 """How variables begin that are read after loading, or that a fork sees to."""
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -58,7 +58,7 @@ LOADED_LATER = {
     "stages.fetch": TRANSFORMERS,
     "stages.encode": TRANSFORMERS,
     "stages.train": TRANSFORMERS,
-    "stages.eval": ("pandas", "wandb"),
+    "stages.eval": ("wandb",),
 }
 """What a command loads only as it runs."""
 LOADED_BY_WORKERS = (*TRANSFORMERS, "peft")
