@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.compare.__main__ import NUM_RESAMPLES, SEED, as_text, main, revisions
+from tests.compare_command import Command, command_in
+from tools.compare.__main__ import NUM_RESAMPLES, SEED, as_text, revisions
 from tools.compare.comparison import Comparison, Row, compare
 from tools.compare.page import as_html, parse_samples
 from tools.compare.revisions import Evaluation, read_evaluations
@@ -433,22 +433,12 @@ def write(path: Path, one: Evaluation, reply: str) -> None:
     write_text(path / "results/samples.md", SAMPLES.format(reply=reply))
 
 
-Command = Callable[..., str]
-
-
 @pytest.fixture
 def command(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Run the command in the project; what it printed."""
-    monkeypatch.chdir(project)
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["compare", *arguments])
-        main()
-        return capsys.readouterr().out
-
-    return run
+    return command_in(project, monkeypatch, capsys)
 
 
 def verdict_on_bits(text: str) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.compare_command import Command, command_in
 from tests.unit.test_compare import IDS, SAMPLES, Tags, bomb, compared, evaluation
 from tests.unit.test_compare import row as row_of
-from tools.compare.__main__ import main
 from tools.compare.page import table_as_html
 from tools.compare.revisions import Evaluation, read_evaluations
 from tools.compare.table import Pair, RunTable, make_table
@@ -498,22 +498,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Command = Callable[..., str]
-
-
 @pytest.fixture
 def command(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Run the command in the project; what it printed."""
-    monkeypatch.chdir(project)
-
-    def go(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["compare", *arguments])
-        main()
-        return re.sub(r" \([0-9a-f]{7}\)", "", capsys.readouterr().out)
-
-    return go
+    """Run the command in the project; what it printed, without the commits."""
+    run = command_in(project, monkeypatch, capsys)
+    return lambda *arguments: re.sub(r" \([0-9a-f]{7}\)", "", run(*arguments))
 
 
 def test_a_commit_stands_with_all_its_experiments(command: Command) -> None:
