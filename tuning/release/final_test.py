@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from tuning.dialogue import Dialogue, read_dialogues
-from tuning.evaluation_set.text import cut_evaluation_set, text_sha256
-from tuning.report.headlines import METRIC_VERSION, with_intervals
+from tuning.evaluation_set.text import cut_evaluation_set
+from tuning.report.headlines import with_intervals
+from tuning.report.scored import set_figures
 from tuning.results.bootstrap import draw_counts
 from tuning.results.dialogue_table import Column
 from tuning.run.files import sha256_of
@@ -70,20 +71,7 @@ def score_test_side(
         )
         for name, figures in with_intervals(columns, counts).items():
             metrics[name] = metrics.get(name, {}) | figures
-    sums = {
-        name: int(columns[name].sum()) if dialogues else 0
-        for name in ("num_responses", "num_ends", "num_bytes")
-    }
-    about = {
-        "num_dialogues": len(dialogues),
-        "num_dialogues_left_out": num_left_out,
-        "num_responses": sums["num_responses"],
-        "num_responses_cut": sums["num_responses"] - sums["num_ends"],
-        "num_bytes": sums["num_bytes"],
-        "metric_version": METRIC_VERSION,
-        "text_sha256": text_sha256(dialogues),
-        "primary": params.eval.primary,
-    }
+    about = set_figures(dialogues, num_left_out, columns) | {"primary": params.eval.primary}
     return SideScores(metrics=metrics | {"set": about}, dialogues=dialogues, columns=columns)
 
 

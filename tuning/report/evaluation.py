@@ -13,12 +13,12 @@ from tuning.dialogue import read_dialogues
 from tuning.evaluation_set.blocks import blocks_sha256
 from tuning.evaluation_set.places import people_in_places
 from tuning.evaluation_set.plan import Plan
-from tuning.evaluation_set.text import text_sha256
 from tuning.report.call_shares import call_metrics
-from tuning.report.headlines import METRIC_VERSION, with_intervals
+from tuning.report.headlines import with_intervals
 from tuning.report.ngram_baselines import baseline_scores
 from tuning.report.parts import of_also, of_sources
 from tuning.report.quality import Measures, words_of
+from tuning.report.scored import set_figures
 from tuning.report.writing_table import Relevance, as_metrics, measure_writing, shares_by_length
 from tuning.results.bootstrap import Estimate, draw_counts
 from tuning.results.dialogue_table import Column
@@ -125,19 +125,10 @@ def evaluate(
 
 def _set(plan: Plan, columns: Mapping[str, Column]) -> dict[str, Any]:
     """What was measured on, and what was not."""
-    num_responses, num_ends, num_bytes = (
-        int(columns[name].sum()) for name in ("num_responses", "num_ends", "num_bytes")
-    )
-    return {
-        "num_dialogues": len(plan.dialogues),
-        "num_dialogues_left_out": plan.num_left_out + len(plan.not_encodable),
-        "num_responses": num_responses,
-        "num_responses_cut": num_responses - num_ends,
-        "num_bytes": num_bytes,
-        "text_sha256": text_sha256(plan.dialogues),
+    num_left_out = plan.num_left_out + len(plan.not_encodable)
+    return set_figures(plan.dialogues, num_left_out, columns) | {
         "blocks_sha256": blocks_sha256(plan.blocks),
         "num_blocks": len(plan.blocks),
-        "metric_version": METRIC_VERSION,
     }
 
 
