@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
+import torch
 from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tuning.language_model.device import (
@@ -23,27 +24,34 @@ from tuning.language_model.device import (
     peak_memory_gb,
     set_threads,
 )
+from tuning.language_model.loading import own_dtype
 from tuning.run.errors import UserError
 from tuning.run.files import weights_sha256, write_csv, write_json
 from tuning.run.inputs import Inputs
 from tuning.run.params import Params, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.template_record import read_record
+from tuning.template_record import TemplateRecord, read_record
 from tuning.timing import record_timing
 from tuning.tracking import head_commit, start_run
 from tuning.training.checkpoint import CheckpointFolder
+from tuning.training.few_bits import quantization_config
+from tuning.training.finish import merge_adapters, round_weights
 from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
-from tuning.training.lora import add_adapters
+from tuning.training.lora import add_adapters, merged
 from tuning.training.loss import PackedLoss, decoder_blocks
+from tuning.training.passes import Passes
 from tuning.training.processes import Processes, shard
 from tuning.training.progress import Timing
 from tuning.training.publishing import check_publishing, publish
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
-from tuning.training.start import load_for_training
+from tuning.training.start import load_for_training, weights_dtype
 from tuning.training.torchrun import run_in_processes
 from tuning.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, TrainResult, fine_tune
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 FEW_STEPS = 30
 """Fewer optimizer steps than these hardly move a model, at usual learning rates."""
@@ -56,7 +64,12 @@ class Setup:
     rows: PackedRows
     validation: PackedRows | None
     """Rows on which the validation loss is measured; None if it is not to be measured."""
+    sample: PackedRows | None
+    """Rows on which is measured what publishing changes, if it changes anything: of the validation
+    set, if it has any."""
     objective: PackedLoss
+    passes: Passes
+    """How rows reach the objective."""
     adapters: PeftModel | None
     """Low-rank adapters, if any; merged into the model once it is trained."""
     is_sharded: bool
@@ -80,7 +93,7 @@ def main(processes: Processes) -> None:
     )
     num_threads = max(1, params.num_threads // processes.num_on_this_host)
     set_threads(num_threads)
-    set_seed(params.seed)
+    torch.manual_seed(params.seed)
     setup = build(args.encoded, args.base, params, device, processes)
     if processes.is_main:
         announce(setup, params, device, processes.size)
@@ -105,7 +118,6 @@ def main(processes: Processes) -> None:
             assert run is not None
             run.log({f"train/{name}": value for name, value in metrics.items()}, step=step)
 
-        model = setup.objective.model
         result = fine_tune(
             setup.objective,
             setup.rows,
@@ -118,15 +130,15 @@ def main(processes: Processes) -> None:
             validation=setup.validation,
             on_step=on_step,
         )
-        is_sharded = setup.is_sharded
-        weights = processes.gather(model.state_dict(keep_vars=True)) if is_sharded else None
+        model, changes = to_publish(setup, args, params)
+        weights = processes.gather(model.state_dict(keep_vars=True)) if setup.is_sharded else None
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
         peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
         figures = {
             **vars(result.timing),
-            **use_of_matmul_peak(model, result.timing, peak),
+            **use_of_matmul_peak(setup.objective.model, result.timing, peak),
             "peak_memory_gb": peak_memory_gb(device.kind),
             "num_processes": processes.size,
             "num_threads": num_threads,
@@ -135,10 +147,8 @@ def main(processes: Processes) -> None:
             "git_commit": head_commit(),
             "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
         }
-        if setup.adapters is not None:
-            setup.adapters.merge_and_unload()
         publish(model, args.encoded / "tokenizer", args.model, weights)
-        record(args.log, args.metrics, result, setup.rows, device)
+        record(args.log, args.metrics, result, setup.rows, device, changes)
         model_sha256 = weights_sha256(args.model)
         record_timing(args.timing, "train", figures | {"model_sha256": model_sha256})
         run.finish()  # it may take a while, and be killed: as long there is something to continue
@@ -168,8 +178,7 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
     """
     train = params.train
     tokenizer = encoded / "tokenizer"
-    template = read_record(tokenizer)
-    assert template is not None, "encode writes it"
+    template = template_record(tokenizer)
     read_rows = partial(
         PackedRows,
         max_length=params.encoding.max_length,
@@ -181,34 +190,82 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
         raise UserError(
             f"nothing to train: no window in {encoded} has a target token; run dvc repro."
         )
-    validation = None
-    if train.eval_steps is not None:
-        validation = read_rows(encoded / "validation", num_windows=train.eval_windows)
-        if not validation.num_target_tokens:
+    dtype = weights_dtype(base, train, device)
+    rounds = train.lora.rank is not None or dtype != own_dtype(base)
+    validation = sample = None
+    if train.eval_steps is not None or rounds:
+        validation = sample = read_rows(encoded / "validation", num_windows=train.eval_windows)
+    if validation is not None and not validation.num_target_tokens:
+        sample = read_rows(encoded, num_windows=train.eval_windows)
+        if train.eval_steps is not None:
             raise UserError(
                 "train.eval_steps is set, and there is nothing to validate on: no validation "
                 "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
             )
-    model = load_for_training(base, tokenizer, params.encoding.max_length)
+    lora = train.lora
+    few_bits = None
+    if lora.quantization is not None:
+        few_bits = quantization_config(lora.quantization, device.dtype)
+    model = load_for_training(
+        base,
+        tokenizer,
+        params.encoding.max_length,
+        dtype=dtype,
+        device_map=device.kind if few_bits else None,
+        quantization=few_bits,
+    )
     check_publishing(model, tokenizer)
     is_sharded = params.runtime.shard_model and processes.size > 1
     if not is_sharded:  # else each process moves its part
         nn.Module.to(model, device.kind)
     adapters = None
-    if train.lora.rank is not None:
-        if params.runtime.shard_model:
-            raise UserError("runtime.shard_model and train.lora.rank do not go together; set one.")
-        adapters = add_adapters(model, train.lora, template.num_base_tokens)
+    if lora.rank is not None:
+        adapters = add_adapters(model, lora, template.new_tokens)
     objective = PackedLoss(model, device, gradient_checkpointing=train.gradient_checkpointing)
     if is_sharded:
         shard(objective, decoder_blocks(model))
+    passes = Passes(
+        objective=objective,
+        train=train,
+        max_length=params.encoding.max_length,
+        device=device,
+        processes=processes,
+    )
     return Setup(
         rows=rows,
-        validation=validation,
+        validation=validation if train.eval_steps is not None else None,
+        sample=sample if rounds else None,
         objective=objective,
+        passes=passes,
         adapters=adapters,
         is_sharded=is_sharded,
     )
+
+
+def template_record(tokenizer: Path) -> TemplateRecord:
+    """Return the record that encode writes beside the tokenizer."""
+    record = read_record(tokenizer)
+    assert record is not None
+    return record
+
+
+def to_publish(
+    setup: Setup, args: argparse.Namespace, params: Params
+) -> tuple[PreTrainedModel, dict[str, float]]:
+    """The trained model as it is published, in the base model's own type, and its sample's loss."""
+    dtype = own_dtype(args.base)
+    if setup.sample is None:
+        return setup.objective.model, {}
+    if setup.adapters is None:
+        model = setup.objective.model
+        return model, round_weights(model, dtype, setup.passes, setup.sample)
+    adapted, tokenizer = setup.adapters, args.encoded / "tokenizer"
+
+    def merge() -> PreTrainedModel:
+        plain = load_for_training(args.base, tokenizer, params.encoding.max_length, dtype=dtype)
+        return merged(adapted, plain, params.train.lora, template_record(tokenizer).new_tokens)
+
+    return merge_adapters(merge, setup.passes, setup.sample)
 
 
 def announce(setup: Setup, params: Params, device: Device, num_processes: int) -> None:
@@ -233,8 +290,15 @@ def announce(setup: Setup, params: Params, device: Device, num_processes: int) -
         )
 
 
-def record(log: Path, metrics: Path, result: TrainResult, rows: PackedRows, device: Device) -> None:
-    """Write a row per step, and the figures of the whole."""
+def record(
+    log: Path,
+    metrics: Path,
+    result: TrainResult,
+    rows: PackedRows,
+    device: Device,
+    changes: Mapping[str, float],
+) -> None:
+    """Write a row per step, and the figures of the whole, with those of what publishing changed."""
     columns = [*LOG_COLUMNS, VALIDATION_LOSS]
     write_csv(log, columns, ([row.get(c, "") for c in columns] for row in result.log))
     last_epoch = result.log[-1]["epoch"] - 1
@@ -249,6 +313,7 @@ def record(log: Path, metrics: Path, result: TrainResult, rows: PackedRows, devi
         "device": device.kind,
         "precision": device.precision,
         "compiled": device.compiled,
+        **changes,
     }
     if result.best_step is not None:
         figures["best_step"] = result.best_step

@@ -32,6 +32,8 @@ Like = Literal["gpt2", "llama2", "llama3"]
 
 SMALL_TRAIN = TrainParams(
     learning_rate=1e-2,
+    optimizer="adamw",
+    weights="float32",
     batch_size=2,
     gradient_accumulation_steps=2,
     epochs=2,
@@ -47,7 +49,14 @@ SMALL_TRAIN = TrainParams(
     eval_windows=4,
     load_best_model_at_end=False,
     early_stopping_patience=None,
-    lora=LoraParams(rank=None, alpha=32, targets="all-linear"),
+    lora=LoraParams(
+        rank=None,
+        alpha=32,
+        targets="all-linear",
+        use_rslora=False,
+        use_dora=False,
+        quantization=None,
+    ),
     torch_compile=False,
 )
 """Hyperparameters for them, which a test changes where it matters."""
@@ -79,9 +88,14 @@ def make_tiny_gpt2(
 
 
 def make_tiny_llama(
-    folder: Path, texts: Iterable[str], *, seed: int = 0, like: Like = "gpt2"
+    folder: Path,
+    texts: Iterable[str],
+    *,
+    seed: int = 0,
+    like: Like = "gpt2",
+    hidden_size: int = 16,
 ) -> None:
-    """Write a random Llama of sixteen dimensions, and a tokenizer of the kind of ``like``.
+    """Write a random Llama of so many dimensions, and a tokenizer of the kind of ``like``.
 
     It differs from GPT-2 where models do: rotary positions, four heads that share two keys and
     values, no biases, a head that is not tied to the embeddings.
@@ -100,8 +114,8 @@ def make_tiny_llama(
     )
     config = LlamaConfig(
         num_hidden_layers=2,
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=MAX_POSITIONS,

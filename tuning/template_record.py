@@ -37,6 +37,11 @@ class TemplateRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     """Variables that the base model's own chat template was given."""
 
+    @property
+    def new_tokens(self) -> range:
+        """Ids of the new tokens."""
+        return range(self.num_base_tokens, self.num_base_tokens + len(self.new_rows))
+
 
 def write_record(folder: Path, record: TemplateRecord) -> None:
     """Write it into an existing folder."""

@@ -48,7 +48,7 @@ def test_the_committed_file_holds_the_seed_recipe() -> None:
     ("line", "hint"),
     [
         ("learning_rat: 5.0e-5", "train.learning_rat: unknown key; did you mean learning_rate?"),
-        ("zzz: 1", "train.zzz: unknown key; allowed here: learning_rate, batch_size, "),
+        ("zzz: 1", "train.zzz: unknown key; allowed here: learning_rate, optimizer, "),
     ],
 )
 def test_an_unknown_key_is_refused_with_a_hint(path: Path, line: str, hint: str) -> None:

@@ -5,83 +5,49 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch._dynamo.utils import counters
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    set_seed,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import TEXTS
-from tests.tiny_model import SMALL_TRAIN, make_tiny_gpt2, make_tiny_llama
-from tests.windows import write_windows
-from tuning.encoding.cutting import Window
-from tuning.language_model.device import Device, choose_device
+from tests.tiny_model import make_tiny_gpt2, make_tiny_llama
+from tests.training_runs import (
+    CPU,
+    DEFAULTS,
+    LORA,
+    MAX_LENGTH,
+    NUM_OLD_TOKENS,
+    VALIDATION_WINDOWS,
+    WINDOWS,
+    Start,
+    check_close,
+    load,
+    moved,
+    num_targets,
+    pack_rows,
+    run,
+    start_from,
+    window_nll,
+)
+from tuning.language_model.device import choose_device
 from tuning.run.errors import UserError
 from tuning.run.params import LoraParams
-from tuning.tokens.templates import prepare_tokenizer
 from tuning.tokens.tokenizer import load_tokenizer
 from tuning.training import attention_cpu as attention
-from tuning.training import trainer
+from tuning.training import passes
 from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.lora import add_adapters
-from tuning.training.loss import PackedLoss
 from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
 from tuning.training.start import load_for_training
-from tuning.training.trainer import VALIDATION_LOSS, TrainResult, fine_tune
-
-DEFAULTS = SMALL_TRAIN.model_copy(
-    update={"learning_rate": 2e-3, "epochs": 2, "warmup_steps": 2, "weight_decay": 0.5}
-)
-LORA = LoraParams(rank=2, alpha=8, targets="all-linear")
-CPU = Device(kind="cpu", precision="no", compiled=False, notes=())
-NUM_OLD_TOKENS = 400
-MAX_LENGTH = 40
-SPEAKERS, END_OF_TURN, PAD = (400, 401), 402, 403
-
-
-@dataclass(frozen=True)
-class Start:
-    """Folders of a base model and of its tokenizer with the dialogue tokens."""
-
-    base: Path
-    tokenizer: Path
-
-
-@dataclass(frozen=True)
-class Run:
-    weights: dict[str, Tensor]
-    result: TrainResult
-    validated: dict[int, dict[str, Tensor]]
-    """The weights at each validation, by step."""
-
-    @property
-    def log(self) -> list[dict[str, float]]:
-        return self.result.log
-
-    def column(self, name: str) -> list[float]:
-        return [entry[name] for entry in self.log if name in entry]
-
-
-def start_from(base: Path, tokenizer_folder: Path) -> Start:
-    assert len(load_tokenizer(base)) == NUM_OLD_TOKENS
-    template = prepare_tokenizer(base, tokenizer_folder, len(SPEAKERS))
-    assert template.tokenizer.pad_token_id == PAD
-    return Start(base, tokenizer_folder)
+from tuning.training.trainer import VALIDATION_LOSS
 
 
 @pytest.fixture(scope="module")
@@ -111,32 +77,6 @@ def start(request: pytest.FixtureRequest) -> Start:
     return found
 
 
-def make_windows(num_windows: int, *, first_token: int) -> list[Window]:
-    """Two turns, the first of three tokens, the second of two to twelve; one in three is context.
-
-    A turn is a speaker's tag, which is no target, its tokens and its end.
-    """
-    windows = []
-    for index in range(num_windows):
-        ids, is_target = [], []
-        for turn, length in enumerate((3, 2 + (index * 7) % 11)):
-            is_trained = (index + turn) % 3 != 0
-            content = range(first_token + 5 * index, first_token + 5 * index + length)
-            ids += [SPEAKERS[turn], *content, END_OF_TURN]
-            is_target += [False, *[is_trained] * (length + 1)]
-        windows.append(Window(ids, is_target))
-    return windows
-
-
-WINDOWS = make_windows(26, first_token=10)
-VALIDATION_WINDOWS = make_windows(11, first_token=100)
-
-
-def pack_rows(folder: Path, windows: Sequence[Window], weights: Sequence[float] = ()) -> PackedRows:
-    write_windows(folder, windows, weights)
-    return PackedRows(folder, max_length=MAX_LENGTH, packing=True, pad_token_id=PAD)
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> PackedRows:
     """Five batches of two, two batches a step: three steps an epoch, the last of half as many."""
@@ -152,86 +92,6 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> PackedRows:
     packed = pack_rows(tmp_path_factory.mktemp("validation"), VALIDATION_WINDOWS)
     assert len(packed) % 2 == 1
     return packed
-
-
-def load(
-    start: Start, lora: LoraParams = DEFAULTS.lora
-) -> tuple[PreTrainedModel, PeftModel | None]:
-    set_seed(7)
-    model = load_for_training(start.base, start.tokenizer, MAX_LENGTH)
-    adapted = add_adapters(model, lora, NUM_OLD_TOKENS) if lora.rank is not None else None
-    return model, adapted
-
-
-def run(
-    start: Start,
-    rows: PackedRows,
-    folder: Path,
-    *,
-    model: PreTrainedModel | None = None,
-    seed: int = 7,
-    device: Device = CPU,
-    validation: PackedRows | None = None,
-    checkpoint_minutes: float = 60,
-    stop_at: int | None = None,
-    **changes: object,
-) -> Run:
-    train = DEFAULTS.model_copy(update=changes)
-    model = model or load(start, train.lora)[0]
-    validated = {}
-
-    def weights() -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    def on_step(step: int, metrics: dict[str, float]) -> None:
-        if step == stop_at:
-            raise KeyboardInterrupt
-        if VALIDATION_LOSS in metrics:
-            validated[step] = weights()
-
-    objective = PackedLoss(model, device, gradient_checkpointing=train.gradient_checkpointing)
-
-    with CheckpointFolder(folder, "fingerprint") as checkpoints:
-        result = fine_tune(
-            objective,
-            rows,
-            train,
-            seed=seed,
-            device=device,
-            checkpoints=checkpoints,
-            checkpoint_minutes=checkpoint_minutes,
-            validation=validation,
-            on_step=on_step,
-        )
-    return Run(weights(), result, validated)
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """Names of tensors of which a bit has changed."""
-    assert before.keys() == after.keys()
-    return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        difference = (found[name] - tensor).abs().max().item()
-        assert difference <= tolerance, name
-
-
-def window_nll(model: PreTrainedModel, window: Window) -> Any:
-    """Nats of a window's targets, from the definition: alone, unmasked, all logits."""
-    ids = torch.tensor(window.input_ids)
-    log_probabilities = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
-    return -sum(
-        log_probabilities[place - 1, ids[place]]
-        for place in range(1, len(ids))
-        if window.is_target[place]
-    )
-
-
-def num_targets(windows: Sequence[Window]) -> int:
-    return sum(sum(window.is_target) for window in windows)
 
 
 def test_a_new_row_is_the_mean_of_what_it_stands_for_and_old_rows_stay(start: Start) -> None:
@@ -398,7 +258,7 @@ def test_a_cpu_takes_a_batch_in_passes(
         sizes.append(size)
         return collate(self, taken, size)
 
-    monkeypatch.setattr(trainer, "TOKENS_PER_PASS", most_rows * MAX_LENGTH + 1)
+    monkeypatch.setattr(passes, "TOKENS_PER_PASS", most_rows * MAX_LENGTH + 1)
     monkeypatch.setattr(PackedRows, "collate", spy)
     parts = run(start, rows, tmp_path / "parts", batch_size=4, gradient_accumulation_steps=1)
     assert set(sizes) == {expected}
@@ -554,65 +414,6 @@ def test_compiled_training_has_the_same_losses(
             assert found.column(column) == pytest.approx(expected.column(column), rel=1e-4)
     assert counters["stats"]["unique_graphs"] == 2 * 3
     assert not counters["graph_break"]
-
-
-def test_only_adapters_and_the_rows_of_new_tokens_move(
-    start: Start, rows: PackedRows, tmp_path: Path
-) -> None:
-    """Though weights decay: old rows keep their bits."""
-    model, _ = load(start, LORA)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    after = run(start, rows, tmp_path, model=model, lora=LORA)
-    embeddings = {"transformer.wte.weight", "model.embed_tokens.weight", "lm_head.weight"}
-    embeddings &= before.keys()
-    adapters = {name for name in before if ".lora_" in name}
-    assert len(adapters) > 8
-    assert moved(before, after.weights) == adapters | embeddings
-    for name in embeddings:
-        is_moved = (before[name] != after.weights[name]).any(dim=1)
-        assert not is_moved[:NUM_OLD_TOKENS].any()
-        assert is_moved[[*SPEAKERS, END_OF_TURN]].all()
-
-
-def test_the_merged_model_is_the_adapted_one_without_a_trace(
-    start: Start, rows: PackedRows, tmp_path: Path
-) -> None:
-    model, adapters = load(start, LORA)
-    run(start, rows, tmp_path / "checkpoints", model=model, lora=LORA)
-    model.eval()
-    model.set_attn_implementation("eager")
-    ids = torch.tensor([WINDOWS[0].input_ids])
-    with torch.no_grad():
-        expected = model(ids).logits
-    assert adapters is not None
-    adapters.merge_and_unload()
-    publish(model, start.tokenizer, tmp_path / "model")
-
-    published = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    base = AutoModelForCausalLM.from_pretrained(start.base)
-    assert published.state_dict().keys() == base.state_dict().keys()
-    published.set_attn_implementation("eager")
-    with torch.no_grad():
-        found = published(ids).logits
-        plain = base(ids.clamp(max=NUM_OLD_TOKENS - 1)).logits
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert (found[..., :NUM_OLD_TOKENS] - plain)[:, 1:-1].abs().max() > 1e-3  # it did learn
-    names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert not [name for name in names if "adapter" in name]
-    changed = {"vocab_size", "eos_token_id", "pad_token_id", "transformers_version"}
-    configs = [
-        json.loads((folder / "config.json").read_text())
-        for folder in (start.base, tmp_path / "model")
-    ]
-    for config in configs:
-        for key in changed:
-            config.pop(key, None)
-    assert configs[0] == configs[1]
-
-
-def test_adapters_for_a_layer_that_is_not_there_are_refused(llama: Start) -> None:
-    with pytest.raises(UserError, match=r"train\.lora\.targets: found 'q_prj'.*k_proj.*q_proj"):
-        load(llama, LoraParams(rank=2, alpha=8, targets="q_prj"))
 
 
 @pytest.mark.parametrize("start", ["dropping_gpt2", "llama"], indirect=True)

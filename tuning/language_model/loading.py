@@ -9,11 +9,20 @@ So a model is asked, before anything is made of it, whether it keeps two texts a
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from tuning.run.errors import UserError, first_line
 
@@ -21,16 +30,26 @@ LENGTHS = (7, 11)
 """Tokens of the two texts."""
 TOLERANCE = 1e-3
 """The largest difference that counts as none, in units of the logits' standard deviation.
-Rounding moves logits by at most 1e-5 of it, what is carried over from the other text by 5e-2 and
-more (small random models of 40 kinds)."""
+Rounding to float32 moves logits by at most 1e-5 of it, what is carried over from the other text by
+5e-2 and more (small random models of 40 kinds)."""
+LOW_TOLERANCE = 4e-2
+"""The same where weights or products are of fewer bits than float32."""
 
 
-def load_plain_model(folder: Path, *, device_map: str | None = None) -> PreTrainedModel:
-    """The model in float32, ready to score.
+def load_plain_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device_map: str | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """The model, ready to score.
 
     Args:
         folder: A model in transformers' form.
+        dtype: Type of its weights.
         device_map: Where its weights go; the CPU by default.
+        quantization: How the linear layers' weights are kept in fewer bits.
 
     Raises:
         UserError: the model cannot be run, or not every token sees just what a mask shows it.
@@ -41,11 +60,15 @@ def load_plain_model(folder: Path, *, device_map: str | None = None) -> PreTrain
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation="sdpa",
             local_files_only=True,
             device_map=device_map,
+            quantization_config=quantization,
         )
+        for layer in model.modules():  # a CPU would repack 4-bit weights, if their shape allows
+            if "support_avx512bf16_for_cpu" in vars(layer):
+                vars(layer)["support_avx512bf16_for_cpu"] = False
         is_fit = keeps_apart(model)
     except (OSError, MemoryError):
         raise
@@ -80,8 +103,22 @@ def keeps_apart(model: PreTrainedModel) -> bool:
         input_ids=torch.cat(texts), position_ids=torch.cat(positions), attention_mask=mask[None]
     )
     alone = torch.cat([logits(input_ids=text) for text in texts])
-    is_mixed = (together - alone).abs().max() > TOLERANCE * alone.std()
+    is_exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    tolerance = TOLERANCE if is_exact else LOW_TOLERANCE
+    is_mixed = (together - alone).abs().max() > tolerance * alone.std()
     return not is_mixed  # not a number: for the loss to find
+
+
+def own_dtype(folder: Path) -> torch.dtype:
+    """Return the floating type of most of a model's weights, as its files hold them."""
+    counts: Counter[str] = Counter()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - no dict
+                part = weights.get_slice(name)
+                counts[part.get_dtype()] += math.prod(part.get_shape())
+    ((most, _),) = counts.most_common(1)
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(most, torch.float32)
 
 
 def num_visible(config: PreTrainedConfig) -> int:

@@ -182,6 +182,13 @@ class LoraParams(Section):
     """The adapters' product is scaled by alpha / rank."""
     targets: Annotated[str, Field(min_length=1)]
     """Layers that get an adapter: ``all-linear``, or names separated by commas."""
+    use_rslora: bool
+    """Scale the adapters' product by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
+    use_dora: bool
+    """Train each layer's length of weights apart from their direction (Liu et al. 2024): slower."""
+    quantization: Literal["int8", "nf4"] | None
+    """Keep the frozen linear layers in 8 or 4 bits (Dettmers et al. 2022, 2023; nf4 with double
+    quantisation). The adapters are merged into unquantised weights."""
 
 
 class TrainParams(Section):
@@ -189,6 +196,13 @@ class TrainParams(Section):
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
     """AdamW's peak step size."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+    """AdamW with moments of 32 bits, or of 8 (Dettmers et al. 2021), which a GPU may also page out
+    to the host."""
+    weights: Literal["float32", "bfloat16"]
+    """Type of the weights that full fine-tuning updates; bfloat16 is rounded stochastically, in
+    half the memory. Adapters are always float32, the frozen weights beside them as the base has
+    them."""
     batch_size: Count
     """Rows per forward pass; a CPU takes 2,048 tokens at a time, to the same but for rounding."""
     gradient_accumulation_steps: Count
@@ -198,7 +212,7 @@ class TrainParams(Section):
     max_steps: Count | None
     """Optimizer steps, instead of ``epochs``; null goes by epochs."""
     mixed_precision: Literal["bf16", "fp16", "no"]
-    """Autocast type of the forward pass; weights and optimizer state stay float32."""
+    """Autocast type of the forward pass."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"]
     """Shape of the learning rate after warm-up."""
     warmup_steps: Annotated[float, Field(ge=0)]
@@ -322,13 +336,41 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         faults = [_fault(dict(fault)) for fault in error.errors()]
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise UserError(f"{path} has {len(faults)} fault(s):\n{lines}") from None
-    train = params.train
+    conflict = _conflict(params)
+    if conflict:
+        raise UserError(f"{path}: {conflict}")
+    return params
+
+
+def _conflict(params: Params) -> str:
+    """Return which settings do not go together, and what to do; nothing if all do."""
+    train, lora = params.train, params.train.lora
     if train.eval_steps is None and (train.load_best_model_at_end or train.early_stopping_patience):
-        raise UserError(
-            f"{path}: train.load_best_model_at_end and train.early_stopping_patience go by the "
+        return (
+            "train.load_best_model_at_end and train.early_stopping_patience go by the "
             "validation loss; set train.eval_steps."
         )
-    return params
+    if lora.rank is None and (lora.quantization or lora.use_dora or lora.use_rslora):
+        return (
+            "train.lora.quantization, use_dora and use_rslora are of adapters; set train.lora.rank."
+        )
+    if lora.rank is not None and train.weights != "float32":
+        return (
+            "train.weights is of full fine-tuning, and adapters are float32; set it to float32, or "
+            "train.lora.rank to null."
+        )
+    if train.weights == "bfloat16" and train.mixed_precision != "bf16":
+        return "train.weights: bfloat16 needs train.mixed_precision: bf16."
+    if params.runtime.shard_model:
+        for key, value, wanted in (
+            ("train.lora.rank", lora.rank, None),
+            ("train.optimizer", train.optimizer, "adamw"),
+            ("train.weights", train.weights, "float32"),
+        ):
+            if value != wanted:
+                shown = "null" if wanted is None else wanted
+                return f"runtime.shard_model needs {key}: {shown}; set one of them."
+    return ""
 
 
 def _fault(fault: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
 from tuning.packing import IGNORE_INDEX, attention_mask
 from tuning.training import attention_cpu, attention_gpu
+from tuning.training.lora import head_of
 from tuning.training.objective import Objective
 
 TARGETS_PER_SHAPE = 128
@@ -79,12 +80,9 @@ class PackedLoss(Objective):
         if not self._has_plain_head:
             return summed_nll(self.model(**inputs).logits, labels, weights), total
         hidden = self.model.get_decoder()(**inputs).last_hidden_state
+        head, rows, indices = head_of(self.model)
         nll: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden,
-            self.model.get_output_embeddings().weight,
-            labels,
-            weights,
-            self._nll_to_gradient,
+            hidden, head.weight, rows, indices, labels, weights, self._nll_to_gradient
         )
         return nll, total
 
@@ -151,26 +149,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        rows: Tensor | None,
+        indices: list[int],
         labels: Tensor,
         weights: Tensor | None,
         nll_to_gradient: Any,
     ) -> Tensor:
-        """Sum over ``hidden[B, T, H]``, ``weight[V, H]`` and unshifted ``labels`` to a scalar."""
+        """Sum over ``hidden[B, T, H]``, ``weight[V, H]`` and unshifted ``labels`` to a scalar.
+
+        ``rows[N, H]``, if any, stand in place of the weight's at the N ``indices``.
+        """
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight, wants_rows = ctx.needs_input_grad[:3]
         next_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
         index = (next_labels != IGNORE_INDEX).nonzero().flatten()
         targets = next_labels[index]
         shares = None if weights is None else F.pad(weights[:, 1:], (0, 1)).flatten()[index]
         every_hidden = hidden.flatten(0, 1).to(dtype)
         low_weight = weight.to(dtype)
+        if rows is not None:
+            places = torch.tensor(indices, device=weight.device)
+            low_weight = low_weight.index_copy(0, places, rows.to(dtype))
         num_rows = TARGETS_PER_SHAPE * math.ceil(len(every_hidden) / TARGETS_PER_SHAPE)
         low_hidden = every_hidden.new_zeros(num_rows, every_hidden.shape[1])
         torch.index_select(every_hidden, 0, index, out=low_hidden[: len(index)])
         low_gradient = torch.empty_like(low_hidden)
         memory = low_hidden.new_empty(TARGETS_PER_CHUNK, len(weight))
         weight_gradient = torch.zeros_like(weight) if wants_weight else None
+        rows_gradient = torch.zeros_like(rows) if rows is not None and wants_rows else None
         nll = torch.zeros((), device=hidden.device)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(index), TARGETS_PER_CHUNK):
@@ -186,12 +193,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     torch.mm(logits, low_weight, out=low_gradient[chunk])
                 if weight_gradient is not None:
                     weight_gradient += logits.T @ low_hidden[chunk]
+                if rows_gradient is not None:
+                    rows_gradient += logits[:, places].T @ low_hidden[chunk]
         hidden_gradient = None
         if wants_hidden:
             every_gradient = torch.zeros_like(every_hidden)
             every_gradient.index_copy_(0, index, low_gradient[: len(index)])
             hidden_gradient = every_gradient.to(hidden.dtype).view_as(hidden)
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, rows_gradient)
         return nll
 
     @staticmethod
@@ -199,7 +208,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """Scale what the forward pass found, where it stands: nobody asks twice."""
         found = ctx.saved_tensors
         scaled = (None if each is None else each.mul_(gradients[0]) for each in found)
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
 @torch.no_grad()
@@ -209,7 +218,8 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
     One forward pass tells, bit by bit: a cap hardly changes logits while they are small.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:
+    plain, _, _ = head_of(model)
+    if type(plain) is not nn.Linear or plain.bias is not None:
         return False
     seen: list[Tensor] = []
     hooks = [

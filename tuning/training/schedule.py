@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from transformers import get_scheduler
 
 from tuning.run.params import TrainParams
 
@@ -27,19 +26,28 @@ class Schedule:
         self.num_steps = train.max_steps or train.epochs * self.steps_per_epoch
         warmup = train.warmup_steps
         num_warmup_steps = math.ceil(warmup * self.num_steps) if warmup < 1 else int(warmup)
-        shape = train.lr_scheduler_type
         self._order = lru_cache(1)(self._shuffled)
         self._peak = train.learning_rate
-        self._factor = get_scheduler(
-            "constant_with_warmup" if shape == "constant" else shape,
-            torch.optim.SGD([torch.zeros(1)], lr=1.0),
-            num_warmup_steps=num_warmup_steps,
-            num_training_steps=self.num_steps,
-        ).lr_lambdas[0]
+        self._shape = train.lr_scheduler_type
+        self._num_warmup_steps = num_warmup_steps
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the update that ``step`` (from 0) makes."""
-        return self._peak * float(self._factor(step))
+        return self._peak * self._share(step)
+
+    def _share(self, step: int) -> float:
+        """Return the share of the peak, as transformers' schedulers of these names have it.
+
+        They are not asked, for what they load with them takes a second.
+        """
+        warmup, rest = self._num_warmup_steps, self.num_steps - self._num_warmup_steps
+        if step < warmup:
+            return step / warmup
+        if self._shape == "linear":
+            return max(0.0, (self.num_steps - step) / max(1, rest))
+        if self._shape == "cosine":
+            return max(0.0, 0.5 * (1 + math.cos(math.pi * ((step - warmup) / max(1, rest)))))
+        return 1.0
 
     def epoch(self, step: int) -> float:
         """Passes over the rows when the step has been made."""

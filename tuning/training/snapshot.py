@@ -1,29 +1,28 @@
 """Weights and optimizer state to plain tensors and back: what a checkpoint holds.
 
-Names are ``weight/<parameter>`` and AdamW's ``step/<parameter>``, ``exp_avg/<parameter>`` and
-``exp_avg_sq/<parameter>``, of trained parameters only: frozen ones are the base model's. Nothing
-else of a run needs keeping but its log.
+Names are ``weight/<parameter>`` and, of the optimizer, its own names: AdamW's ``step/<parameter>``,
+``exp_avg/<parameter>`` and ``exp_avg_sq/<parameter>``. Of trained parameters only: frozen ones are
+the base model's. Nothing else of a run needs keeping but its log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
+from tuning.training.optimizer import Moments, Optimizer
 from tuning.training.processes import Processes
 
 
-def take(model: nn.Module, optimizer: AdamW, processes: Processes) -> dict[str, Tensor]:
+def take(model: nn.Module, optimizer: Optimizer, processes: Processes) -> dict[str, Tensor]:
     """Return weights and state, whole, on the main process's CPU; every process must call this."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(model):
         tensors[f"weight/{name}"] = parameter
-        # AdamW has no state of a parameter that has had no gradient yet.
-        state = optimizer.state.get(parameter) or _no_state(parameter)
-        tensors |= {f"{key}/{name}": value for key, value in state.items()}
+        for key, value in _own(optimizer.moments(parameter)):
+            tensors[f"{key}/{name}"] = value
     return processes.gather(tensors)
 
 
@@ -38,26 +37,26 @@ def restore_weights(
 
 def restore(
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     tensors: Mapping[str, Tensor] | None,
     processes: Processes,
 ) -> None:
     """Put weights and state into model and optimizer."""
     restore_weights(model, tensors, processes)
     for name, parameter in _trained(model):
-        optimizer.state[parameter] = _no_state(parameter)
-        for key, value in optimizer.state[parameter].items():
+        moments = optimizer.moments(parameter)
+        for key, value in _own(moments):
             source = tensors[f"{key}/{name}"] if tensors is not None else None
             processes.copy_from_main(value, source)
+            if isinstance(moments[key], int):
+                moments[key] = int(value)
 
 
-def _no_state(parameter: nn.Parameter) -> dict[str, Tensor]:
-    """AdamW's state before its first update, as the fused one keeps it."""
-    return {
-        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-        "exp_avg": torch.zeros_like(parameter),
-        "exp_avg_sq": torch.zeros_like(parameter),
-    }
+def _own(moments: Moments) -> Iterator[tuple[str, Tensor]]:
+    """Yield what is a parameter's own: not the tables of 8-bit numbers, which all share."""
+    for key, value in moments.items():
+        if not key.startswith("qmap"):
+            yield key, torch.as_tensor(value)
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

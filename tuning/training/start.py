@@ -6,25 +6,43 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from tuning.language_model.loading import load_plain_model, num_visible
+from tuning.language_model.device import Device
+from tuning.language_model.loading import load_plain_model, num_visible, own_dtype
 from tuning.run.errors import UserError
+from tuning.run.params import TrainParams
 from tuning.template_record import read_record
 
 
-def load_for_training(base: Path, tokenizer_folder: Path, max_length: int) -> PreTrainedModel:
-    """Load the base model in float32 and extend its embeddings to the template's new tokens.
+def load_for_training(
+    base: Path,
+    tokenizer_folder: Path,
+    max_length: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device_map: str | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """Load the base model and extend its embeddings to the template's new tokens.
 
     A new row is the mean of the old rows that the template's record, beside the tokenizer, names
     for it. Old rows keep their values and tied embeddings stay tied.
+
+    Args:
+        base: A model in transformers' form.
+        tokenizer_folder: What encode left, with the template's record.
+        max_length: Tokens of a row.
+        dtype: Type of the weights.
+        device_map: Where they go; the CPU by default.
+        quantization: How the linear layers' weights are kept in fewer bits.
 
     Raises:
         UserError: in this model a token does not simply see every one before it in its row.
     """
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"
-    model = load_plain_model(base)
+    model = load_plain_model(base, dtype=dtype, device_map=device_map, quantization=quantization)
     span = num_visible(model.config)
     if span < max_length:
         raise UserError(
@@ -43,6 +61,18 @@ def load_for_training(base: Path, tokenizer_folder: Path, max_length: int) -> Pr
                         values[row] = values[like or every_token].mean(dim=0)
     model.config.use_cache = False
     return model
+
+
+def weights_dtype(base: Path, train: TrainParams, device: Device) -> torch.dtype:
+    """Return the type of the weights that training holds.
+
+    Those of full fine-tuning are ``train.weights``. Frozen ones beside adapters stay as the base
+    model has them where products are computed in that type, too.
+    """
+    if train.lora.rank is None:
+        return torch.bfloat16 if train.weights == "bfloat16" else torch.float32
+    dtype = own_dtype(base)
+    return dtype if dtype == device.dtype else torch.float32
 
 
 def embedding_weights(model: PreTrainedModel) -> set[Tensor]:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torch.optim import AdamW
 
 from tuning.language_model.device import Device, peak_memory_gb
 from tuning.run.errors import UserError
@@ -25,17 +22,15 @@ from tuning.run.params import TrainParams
 from tuning.training import snapshot
 from tuning.training.checkpoint import CheckpointFolder
 from tuning.training.objective import Objective
+from tuning.training.optimizer import Optimizer
+from tuning.training.passes import Passes
 from tuning.training.processes import Processes, whole
 from tuning.training.progress import Progress, Timing
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
-from tuning.training.start import embedding_weights
 
 LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
 VALIDATION_LOSS = "validation_loss"
-TOKENS_PER_PASS = 2048
-"""A CPU takes a batch in passes of so many tokens, or of one row: with more its products are no
-faster, and what a pass keeps for its gradients takes the more memory."""
 _NOT_FINITE = (
     "Nothing was published. Lower train.learning_rate, add train.warmup_steps, or set "
     "train.mixed_precision to no."
@@ -72,7 +67,7 @@ def fine_tune(
     """Train the objective's model in place, from the newest checkpoint if there is one.
 
     Args:
-        objective: The objective that is lowered; its model is in float32, on its device.
+        objective: The objective that is lowered; its model is on its device.
         rows: The training set.
         train: Hyperparameters.
         seed: Seed of row order and dropout.
@@ -91,10 +86,10 @@ def fine_tune(
     try:
         return trainer.run(checkpoints, checkpoint_minutes, validation, on_step)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(trainer.rows_per_pass) from error
+        raise _out_of_memory(trainer.passes.rows_per_pass) from error
     except RuntimeError as error:
         if "alloc" in str(error) and "memory" in str(error):
-            raise _out_of_memory(trainer.rows_per_pass) from error
+            raise _out_of_memory(trainer.passes.rows_per_pass) from error
         raise
 
 
@@ -114,26 +109,20 @@ class _Trainer:
         self.train = train
         self.device = device
         self.processes = processes
+        self.passes = Passes(
+            objective=objective,
+            train=train,
+            max_length=rows.max_length,
+            device=device,
+            processes=processes,
+        )
         self.schedule = Schedule(train, num_rows=len(rows), seed=seed)
         self.parameters = [each for each in objective.parameters() if each.requires_grad]
-        self.optimizer = AdamW(self._groups(), fused=True)
+        self.optimizer = Optimizer(objective, train)
         self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
         self.log: Log = []
         self._is_whole = True  # weights and moments are those after the last step in the log
         self._last_saved = 0
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Matrices decay; biases and norms do not, nor embeddings of which only new rows train."""
-        only_new_rows = self.train.lora.rank is not None
-        exempt = embedding_weights(self.objective.model) if only_new_rows else set()
-        groups: dict[bool, list[Tensor]] = {True: [], False: []}
-        for each in self.parameters:
-            groups[each.ndim >= 2 and each not in exempt].append(each)
-        return [
-            {"params": parameters, "weight_decay": self.train.weight_decay if decays else 0.0}
-            for decays, parameters in groups.items()
-            if parameters
-        ]
 
     def run(
         self,
@@ -186,16 +175,6 @@ class _Trainer:
             self._load_weights(best_step, checkpoints)
         return TrainResult(self.log, best_step, progress.timing)
 
-    @property
-    def rows_per_pass(self) -> int:
-        """Rows per pass: this process's rows of a step, in the fewest equal batches that fit."""
-        most = self.train.batch_size
-        if self.device.kind == "cpu":
-            most = min(most, max(1, TOKENS_PER_PASS // self.rows.max_length))
-        rows_per_step = self.train.batch_size * self.train.gradient_accumulation_steps
-        rows_here = math.ceil(rows_per_step / self.processes.size)
-        return math.ceil(rows_here / math.ceil(rows_here / most))
-
     def _step(self, step: int) -> dict[str, float]:
         """Make one optimizer step (numbered from 0); return its metrics."""
         indices = self.schedule.rows(step)
@@ -203,14 +182,15 @@ class _Trainer:
         total_weight = sum(self.rows.total_weight(index) for index in indices)
         torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
         summed = torch.zeros((), device=self.objective.model.device)
-        for batch in self._batches(self.rows, indices):
-            with self._autocast():
+        for batch in self.passes.batches(self.rows, indices):
+            with self.passes.autocast():
                 total, _ = self.objective(**batch)
             loss = total / total_weight
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             summed += loss.detach()
         self.processes.sum_gradients(self.parameters)
-        self.scaler.unscale_(self.optimizer)
+        optimizer = cast("torch.optim.Optimizer", self.optimizer)  # of its form
+        self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
         loss_of_step = self.processes.total(summed)
         grad_norm = float(whole(norm))
@@ -224,7 +204,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._is_whole = False
-        self.scaler.step(self.optimizer)
+        self.scaler.step(optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         entry = {
@@ -236,28 +216,8 @@ class _Trainer:
         }
         return entry | {"grad_norm": grad_norm} if math.isfinite(grad_norm) else entry
 
-    def _batches(self, rows: PackedRows, indices: Sequence[int]) -> Iterator[dict[str, Tensor]]:
-        """Yield this process's part of some rows, in equally many batches in every process."""
-        mine = indices[self.processes.rank :: self.processes.size]
-        most = math.ceil(len(indices) / self.processes.size)
-        size = self.rows_per_pass
-        for start in range(0, most, size):
-            batch = rows.collate([rows[index] for index in mine[start : start + size]], size)
-            yield {name: tensor.to(self.objective.model.device) for name, tensor in batch.items()}
-
-    @torch.no_grad()
     def _validation_loss(self, validation: PackedRows) -> float:
-        """The loss per target over the rows, summed and divided once."""
-        self.objective.eval()
-        summed = torch.zeros((), dtype=torch.float64, device=self.objective.model.device)
-        total_weight = torch.zeros_like(summed)
-        for batch in self._batches(validation, range(len(validation))):
-            with self._autocast():
-                total, weight = self.objective(**batch)
-            summed += total
-            total_weight += weight
-        self.objective.train()
-        loss = self.processes.total(summed) / self.processes.total(total_weight)
+        loss = self.passes.mean_loss(validation)
         if not math.isfinite(loss):
             raise UserError(f"step {len(self.log)}: the validation loss is {loss}. {_NOT_FINITE}")
         return loss
@@ -321,11 +281,6 @@ class _Trainer:
         checkpoint = checkpoints.load(step) if checkpoints is not None else None
         tensors = checkpoint.tensors if checkpoint else None
         snapshot.restore_weights(self.objective, tensors, self.processes)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.device.precision == "no":
-            return nullcontext()
-        return torch.autocast(self.device.kind, dtype=self.device.dtype)
 
 
 def _out_of_memory(rows_per_pass: int) -> UserError:
