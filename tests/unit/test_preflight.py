@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tools.preflight import (
-    Finding,
-    check_disk,
-    check_files,
-    check_packages,
-    check_params,
-    check_windows,
-    float32_bytes,
-)
+from tools.preflight.files import check_files
+from tools.preflight.finding import Finding
+from tools.preflight.last_run import check_loss_on, check_windows
+from tools.preflight.machine import check_disk, check_packages, float32_bytes
+from tools.preflight.parameters import check_params, runs_of
+from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.run.params import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +55,10 @@ def test_what_dvc_would_take_is_taken(project: Path) -> None:
         (["train.packing=maybe"], "train.packing: found 'maybe' (str)"),
         (["seeds=3"], "seeds: unknown key; did you mean seed?"),
         (["+train.momentum=0.9"], "train.momentum: unknown key"),
+        (["model.name=openai-community/gpt2-medium"], "model.revision: found None for openai-c"),
+        (["model.revision=abc"], "model.revision: found 'abc' for 'smollm2-135m'; wanted null"),
+        (["model.name=no-such-folder/of/mine"], "model.name: found 'no-such-folder/of/mine', wh"),
+        (["data.hub.a={name: a/b, revision: main}"], "data.hub.a.revision: found 'main' for a/b"),
         (["seed"], "-S: Error parsing override 'seed'; wanted section.key=value."),
         (["other.yaml:seed=1"], "-S: no stage reads other.yaml; wanted keys of params.yaml."),
     ],
@@ -119,9 +120,9 @@ def encoded(project: Path, **change: Any) -> None:
 def test_windows_too_short_for_the_turn_before_are_said_as_encode_counted_them(
     project: Path, values: list[str], messages: list[str]
 ) -> None:
-    assert list(check_windows(values)) == [], "nothing is encoded yet"
+    assert list(check_windows(runs_of(values))) == [], "nothing is encoded yet"
     encoded(project)
-    findings = list(check_windows(values))
+    findings = list(check_windows(runs_of(values)))
     assert [finding.kind for finding in findings] == ["warning"] * len(messages)
     for finding, message in zip(findings, messages, strict=True):
         assert message in finding.text and "encoding.max_length: 3000 would" in finding.text
@@ -129,13 +130,40 @@ def test_windows_too_short_for_the_turn_before_are_said_as_encode_counted_them(
 
 def test_windows_that_are_long_enough_or_another_runs_ledger_say_nothing(project: Path) -> None:
     encoded(project, num_targets_turn_before_lost=15)
-    assert list(check_windows([])) == []
+    assert list(check_windows(runs_of([]))) == []
     encoded(project)
     (project / "metrics/encode.json").write_text(json.dumps(ENCODED | {"max_length_enough": 9}))
-    assert list(check_windows([])) == []
+    assert list(check_windows(runs_of([]))) == []
     encoded(project)
     (project / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n")
-    assert list(check_windows([])) == []
+    assert list(check_windows(runs_of([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["encoding.loss_on=ann,bert"], ["bert"]),
+        (["encoding.loss_on=[ann,bert,all]"], ["bert"]),
+        (["encoding.loss_on=assistant"], ["assistant"]),
+        (["encoding.loss_on=auto,last,all,user"], []),
+        (["encoding.loss_on=bert", "data.min_turns=3"], []),
+    ],
+)
+def test_a_speaker_to_train_whom_no_dialogue_has_is_an_error(
+    project: Path, values: list[str], names: list[str]
+) -> None:
+    """By the last prep's dialogues, if it ran with the same parameters."""
+    assert list(check_loss_on(runs_of(values))) == []
+    encoded(project)
+    (project / "data/prepared").mkdir(parents=True)
+    turns = [Turn("ann", "hi"), Turn("guest", "Hello.", role="user")]
+    line = to_line(Dialogue("1", turns))
+    (project / "data/prepared/train.jsonl").write_text(f"{line}\n")
+    findings = list(check_loss_on(runs_of(values)))
+    assert [finding.kind for finding in findings] == ["error"] * len(names)
+    for finding, name in zip(findings, names, strict=True):
+        assert f"encoding.loss_on: {name!r} trains no turn" in finding.text
+        assert "(ann, guest, user, …)" in finding.text
 
 
 def test_untracked_code_is_named_and_ignored_files_are_not(project: Path) -> None:

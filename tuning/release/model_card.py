@@ -186,19 +186,29 @@ def _sources(facts: Facts) -> str:
 def _training(facts: Facts) -> str:
     params, training, base = facts.params, facts.training, facts.base
     train = params["train"]
-    tuned = "low-rank adapters, merged" if train["lora"]["rank"] else "all weights"
+    lora = train["lora"]
+    tuned = "low-rank adapters, merged" if lora["rank"] else f"all weights, {train['weights']}"
+    if lora["quantization"]:
+        tuned += f"; the base model's weights beside them in {lora['quantization']}"
+    moments = {"adamw": ""}.get(train["optimizer"], ", moments of 8 bits")
+    published = ""
+    if "sample_loss_published" in training:
+        published = f"""
+| loss on a sample, as trained and as published | {training["sample_loss_trained"]:.4f}, \
+{training["sample_loss_published"]:.4f} nats per token |"""
     return f"""| | |
 |---|---|
 | base model | {base.title}{base.detail} |
 | licence of the base model | {base.licence or "not known to the pipeline: see its source"} |
 | trained | {tuned} |
-| optimizer | AdamW, learning rate {train["learning_rate"]:g}, {train["lr_scheduler_type"]} |
+| optimizer | AdamW{moments}, learning rate {train["learning_rate"]:g}, \
+{train["lr_scheduler_type"]} |
 | batch | {train["batch_size"]} rows x {train["gradient_accumulation_steps"]} accumulated, of \
 {params["encoding"]["max_length"]} tokens |
 | epochs | {train["epochs"]} |
 | device, precision | {training["device"]}, {training["precision"]} |
 | loss, first step and last epoch | {training["first_loss"]:.3f}, \
-{training["last_epoch_loss"]:.3f} nats per token |
+{training["last_epoch_loss"]:.3f} nats per token |{published}
 | seed | {params["seed"]} |"""
 
 

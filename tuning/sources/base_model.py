@@ -16,10 +16,14 @@ import shutil
 from contextlib import redirect_stderr
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal
 
 from tuning.run.errors import UserError
 from tuning.run.files import write_json
-from tuning.sources.hub import Repository
+from tuning.sources.hub import HUB_ID, Repository, checked_commit
+from tuning.sources.pinned import EMBEDDED_MODEL
+
+Origin = Literal["embedded", "folder", "hub"]
 
 # No pickles, no code, and no second copy of the weights (onnx/, model.fp16.safetensors).
 MODEL_FILES = (
@@ -36,6 +40,33 @@ MODEL_FILES = (
     "merges.txt",
     "chat_template*",
 )
+
+
+def origin_of(name: str, revision: str | None) -> Origin:
+    """Say what ``model.name`` and ``model.revision`` stand for.
+
+    Raises:
+        UserError: they stand for nothing.
+    """
+    origin: Origin = (
+        "embedded" if name == EMBEDDED_MODEL else "folder" if Path(name).is_dir() else "hub"
+    )
+    if origin == "hub" and not HUB_ID.fullmatch(name):
+        raise UserError(
+            f"model.name: found {name!r}, which is no folder here; wanted one of\n"
+            f"  {EMBEDDED_MODEL}                  the embedded model\n"
+            "  openai-community/gpt2-medium  a hub id, with model.revision\n"
+            "  path/to/folder                a local folder with safetensors and a fast tokenizer"
+        )
+    if origin != "hub" and revision is not None:
+        raise UserError(
+            f"model.revision: found {revision!r} for {name!r}; wanted null, because only a model "
+            "of the hub has revisions."
+        )
+    if origin == "hub":
+        meant = f"\nIf {name} is meant to be a local folder: there is none of that name here."
+        checked_commit(revision, name, "model", meant)
+    return origin
 
 
 def from_hub(name: str, revision: str, folder: Path) -> None:
