@@ -156,7 +156,7 @@ def test_a_speaker_to_train_whom_no_dialogue_has_is_an_error(
     assert list(check_loss_on(runs_of(values))) == []
     encoded(project)
     (project / "data/prepared").mkdir(parents=True)
-    turns = [Turn("ann", "hi"), Turn("guest", "Hello.", role="user")]
+    turns = (Turn("ann", "hi"), Turn("guest", "Hello.", role="user"))
     line = to_line(Dialogue("1", turns))
     (project / "data/prepared/train.jsonl").write_text(f"{line}\n")
     findings = list(check_loss_on(runs_of(values)))
