@@ -125,7 +125,7 @@ def write_numbers(args: argparse.Namespace, plan: Plan, evaluation: Evaluation) 
     write_json(args.metrics, evaluation.metrics)
 
 
-def load_relevance(num_threads: int) -> Callable[[Sequence[Response]], float | None]:
+def load_relevance(num_threads: int | None) -> Callable[[Sequence[Response]], float | None]:
     """Load the one measure of this stage that needs a model, imported only where it is asked for.
 
     Raises:

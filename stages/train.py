@@ -21,6 +21,7 @@ from tuning.language_model.device import (
     Device,
     choose_device,
     keep_freed_memory,
+    num_cores,
     peak_memory_gb,
     set_threads,
 )
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 FEW_STEPS = 30
 """Fewer optimizer steps than these hardly move a model, at usual learning rates."""
+USUAL_RATE_OF_ADAPTERS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +93,8 @@ def main(processes: Processes) -> None:
         compile_model=params.train.torch_compile,
         num_threads=params.num_threads,
     )
-    num_threads = max(1, params.num_threads // processes.num_on_this_host)
-    set_threads(num_threads)
+    num_threads = params.num_threads or num_cores()
+    num_threads = set_threads(max(1, num_threads // processes.num_on_this_host))
     torch.manual_seed(params.seed)
     setup = build(args.encoded, args.base, params, device, processes)
     if processes.is_main:
@@ -281,6 +283,13 @@ def announce(setup: Setup, params: Params, device: Device, num_processes: int) -
         f"{f', {num_processes} processes' if num_processes > 1 else ''}",
         flush=True,
     )
+    lora = params.train.lora
+    if lora.rank is not None and params.train.learning_rate < USUAL_RATE_OF_ADAPTERS:
+        print(
+            "train: adapters usually take a train.learning_rate of 1e-4 to 5e-4 (found "
+            f"{params.train.learning_rate:g}).",
+            flush=True,
+        )
     num_steps = Schedule(params.train, num_rows=len(setup.rows), seed=params.seed).num_steps
     if num_steps < FEW_STEPS:
         print(

@@ -202,7 +202,19 @@ def test_a_sliding_window_ends_what_is_written_and_changes_nothing_before(
 
 
 def drawn(logits: torch.Tensor, sampling: Sampling, count: int = 2000) -> Counter[int]:
-    return Counter(draw(logits, sampling, i / count) for i in range(count))
+    uniforms = [i / count for i in range(count)]
+    return Counter(draw(logits.expand(count, -1), [sampling] * count, uniforms).tolist())
+
+
+def test_rows_that_are_drawn_together_are_drawn_as_alone() -> None:
+    """Each has a temperature, a nucleus and a number of its own; one takes a second try."""
+    logits = torch.randn(6, 3 * FIRST_TRY, generator=torch.Generator().manual_seed(0)) * 4
+    logits[3] = 0
+    samplings = [Sampling(0.2 + 0.3 * i, (0.1, 0.5, 0.9, 0.9, 1.0, 0.7)[i]) for i in range(6)]
+    uniforms = [0.0, 0.3, 0.999, 0.8, 0.5, 0.1]
+    alone = [draw(logits[i : i + 1], samplings[i : i + 1], uniforms[i : i + 1]) for i in range(6)]
+    assert torch.equal(draw(logits, samplings, uniforms), torch.cat(alone))
+    assert len(torch.cat(alone).unique()) > 3  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("size", [4, 3 * FIRST_TRY])

@@ -29,6 +29,7 @@ from tests.conftest import TEXTS
 from tests.tiny_model import enlarged, make_tiny_llama
 from tests.windows import write_windows
 from tuning.encoding.cutting import Window
+from tuning.language_model import device as device_module
 from tuning.language_model.device import Device
 from tuning.packing import IGNORE_INDEX
 from tuning.training import attention_cpu as attention
@@ -184,7 +185,7 @@ def test_the_loss_is_that_of_all_logits(
 
     Chunks are filled up, or are not.
     """
-    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", targets_per_chunk)
+    monkeypatch.setattr(device_module, "TARGETS_PER_CHUNK", targets_per_chunk)
     monkeypatch.setattr(loss_module, "TARGETS_PER_SHAPE", targets_per_shape)
     expected = from_the_definition(model)
     assert expected[1].keys() == dict(model.named_parameters()).keys()
@@ -195,7 +196,7 @@ def test_a_target_counts_by_its_weight(
     model: PreTrainedModel, loss: PackedLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the sum, in the gradient, and in what the loop divides by."""
-    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", 3)
+    monkeypatch.setattr(device_module, "TARGETS_PER_CHUNK", 3)
     monkeypatch.setattr(loss_module, "TARGETS_PER_SHAPE", 3)
     weights = (0.25, 3.0, 1.5)
     packed = batch(tmp_path, packing=True, weights=weights)
@@ -276,7 +277,7 @@ def test_bf16_agrees_within_its_precision(
     model: PreTrainedModel, loss: PackedLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight bits are 0.4 % of a number; gradients pass through several matrix products."""
-    monkeypatch.setattr(loss_module, "TARGETS_PER_CHUNK", 6)
+    monkeypatch.setattr(device_module, "TARGETS_PER_CHUNK", 6)
     monkeypatch.setattr(loss_module, "TARGETS_PER_SHAPE", 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = loss_and_gradients(loss, batch(tmp_path, packing=True))

@@ -576,3 +576,27 @@ def test_the_published_folder_is_complete_and_byte_stable(
 def test_fp16_without_a_gpu_is_refused() -> None:
     with pytest.raises(UserError, match="fp16, which needs a GPU"):
         choose_device(precision="fp16", compile_model=False, num_threads=1)
+
+
+@pytest.mark.filterwarnings("ignore:put_ does not have a deterministic implementation")
+def test_an_operation_in_no_fixed_order_is_said_and_the_run_goes_on(
+    gpt2: Start, rows: PackedRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a GPU: asked for what is deterministic, PyTorch refuses the others."""
+    expected = run(gpt2, rows, tmp_path / "expected")
+    model, _ = load(gpt2)
+
+    def put(*_: object) -> None:
+        if torch.is_grad_enabled():
+            torch.zeros(4).put_(torch.tensor([0, 1]), torch.ones(2))
+
+    model.base_model.register_forward_pre_hook(put)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = run(gpt2, rows, tmp_path / "found", model=model)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert capsys.readouterr().err.count("put_ adds in no fixed order on this device") == 1
+    assert found.log == expected.log
+    assert not moved(found.weights, expected.weights)

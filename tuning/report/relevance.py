@@ -27,9 +27,10 @@ BATCH_SIZE = 32
 class SentenceEncoder:
     """Texts as vectors of length 1 whose products say how alike they are."""
 
-    def __init__(self, folder: Path, *, num_threads: int) -> None:
+    def __init__(self, folder: Path, *, num_threads: int | None) -> None:
         """Take the model in a folder; the number of threads changes the last bits."""
-        torch.set_num_threads(num_threads)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = AutoModel.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32

@@ -304,8 +304,9 @@ class Params(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Seeds row order, dropout and samples. The split does not depend on it."""
-    num_threads: Count
-    """CPU threads of train, score and eval. It changes the last bits of results: it is tracked."""
+    num_threads: Count | None
+    """CPU threads of train, score and eval; null takes one per core. It changes the last bits of
+    results: it is tracked."""
     data: DataParams
     encoding: EncodingParams
     model: ModelParams

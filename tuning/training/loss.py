@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
-from tuning.language_model.device import TARGETS_PER_CHUNK, Device
+from tuning.language_model.device import Device, targets_per_chunk
 from tuning.packing import IGNORE_INDEX, attention_mask
 from tuning.training import attention_cpu, attention_gpu
 from tuning.training.lora import head_of
@@ -175,13 +175,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         low_hidden = every_hidden.new_zeros(num_rows, every_hidden.shape[1])
         torch.index_select(every_hidden, 0, index, out=low_hidden[: len(index)])
         low_gradient = torch.empty_like(low_hidden)
-        memory = low_hidden.new_empty(TARGETS_PER_CHUNK, len(weight))
+        most = targets_per_chunk(len(weight), dtype, kind)
+        memory = low_hidden.new_empty(min(most, num_rows), len(weight))
         weight_gradient = torch.zeros_like(weight) if wants_weight else None
         rows_gradient = torch.zeros_like(rows) if rows is not None and wants_rows else None
         nll = torch.zeros((), device=hidden.device)
         with torch.autocast(kind, enabled=False):
-            for start in range(0, len(index), TARGETS_PER_CHUNK):
-                here = slice(start, start + TARGETS_PER_CHUNK)
+            for start in range(0, len(index), most):
+                here = slice(start, start + most)
                 expected = targets[here]
                 num_rows = TARGETS_PER_SHAPE * math.ceil(len(expected) / TARGETS_PER_SHAPE)
                 chunk, logits = slice(start, start + num_rows), memory[:num_rows]

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from tuning.language_model.device import Device, peak_memory_gb
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
 from tuning.run.params import TrainParams
 from tuning.training import snapshot
 from tuning.training.checkpoint import CheckpointFolder
@@ -145,7 +145,7 @@ class _Trainer:
             if self._has_stopped_early():
                 break
             try:
-                entry = self._step(step)
+                entry = self._exact_step(step)
             except KeyboardInterrupt:
                 self._save_before_the_end(step, checkpoints)
                 raise
@@ -174,6 +174,22 @@ class _Trainer:
         if self.train.load_best_model_at_end and best_step not in (None, len(self.log)):
             self._load_weights(best_step, checkpoints)
         return TrainResult(self.log, best_step, progress.timing)
+
+    def _exact_step(self, step: int) -> dict[str, float]:
+        """Make a step so that it can be made again to the same bits, or say that it cannot."""
+        try:
+            return self._step(step)
+        except RuntimeError as error:
+            if not self._is_whole or "deterministic implementation" not in str(error):
+                raise
+            print(
+                f"train: {first_line(error).split(' does not')[0]} adds in no fixed order on this "
+                "device: a run that was stopped will not end with the same bits.",
+                file=sys.stderr,
+            )
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            self.optimizer.zero_grad()
+            return self._step(step)
 
     def _step(self, step: int) -> dict[str, float]:
         """Make one optimizer step (numbered from 0); return its metrics."""

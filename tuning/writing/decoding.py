@@ -190,23 +190,41 @@ def choose_tokens(logits: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list
     """Each row's next token and its nats, from float32 ``logits[N, V]``."""
     chosen = logits.argmax(dim=-1)
     drawing = [index for index, row in enumerate(rows) if row.request.sampling.temperature > 0]
-    for index in drawing:
-        chosen[index] = draw(logits[index], rows[index].request.sampling, _uniform(rows[index]))
+    if drawing:
+        samplings = [rows[index].request.sampling for index in drawing]
+        chosen[drawing] = draw(logits[drawing], samplings, [_uniform(rows[i]) for i in drawing])
     nats = logits.logsumexp(dim=-1) - logits.gather(1, chosen[:, None])[:, 0]
     return chosen.tolist(), nats.tolist()
 
 
-def draw(logits: Tensor, sampling: Sampling, uniform: float) -> int:
-    """The token at ``uniform`` in [0, 1) of the nucleus, likeliest first, from ``logits[V]``."""
-    probabilities = (logits / sampling.temperature).softmax(dim=-1).double()
-    for size in (min(FIRST_TRY, len(logits)), len(logits)):
+def draw(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
+    """Draw a token of each row's nucleus, all rows at once.
+
+    Args:
+        logits: ``[N, V]``.
+        samplings: ``[N]``.
+        uniforms: ``[N]`` in [0, 1): where in the nucleus, likeliest first, the token is.
+
+    Returns:
+        ``[N]`` Token ids.
+    """
+
+    def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=logits.device)[:, None]
+
+    temperature = column([each.temperature for each in samplings], logits.dtype)
+    top_p = column([each.top_p for each in samplings], torch.float64)
+    probabilities = (logits / temperature).softmax(dim=-1).double()
+    num_ids = logits.shape[1]
+    for size in (min(FIRST_TRY, num_ids), num_ids):
         likeliest, tokens = probabilities.topk(size)
         cumulative = likeliest.cumsum(dim=-1)
-        if cumulative[-1] >= sampling.top_p:
+        if bool((cumulative[:, -1:] >= top_p).all()):
             break
-    num_kept = min(int((cumulative < sampling.top_p).sum()) + 1, size)
-    num_passed = int((cumulative[:num_kept] <= uniform * cumulative[num_kept - 1]).sum())
-    return int(tokens[min(num_passed, num_kept - 1)])
+    last = (cumulative < top_p).sum(dim=-1, keepdim=True).clamp(max=size - 1)
+    reached = column(uniforms, torch.float64) * cumulative.gather(1, last)
+    place = torch.minimum((cumulative <= reached).sum(dim=-1, keepdim=True), last)
+    return tokens.gather(1, place)[:, 0]
 
 
 def _uniform(row: _Row) -> float:
