@@ -14,7 +14,7 @@ from tuning.evaluation_set.places import Response
 from tuning.evaluation_set.plan import Plan, make_plan
 from tuning.report.evaluation import Evaluation, evaluate
 from tuning.report.report_page import report_page
-from tuning.report.shown import charts, curve_rows, side_by_side
+from tuning.report.shown import charts, curve_rows, read_steps, side_by_side
 from tuning.results.dialogue_table import as_rows
 from tuning.results.measured import read_measured
 from tuning.results.samples import SAMPLE_COLUMNS, samples_as_markdown, samples_as_rows
@@ -78,7 +78,11 @@ def main() -> None:
         )
         write_text(args.report, page)
         record_timing(args.timing, "eval", {"seconds": time.monotonic() - started})
-        run.summarise({"eval": evaluation.metrics, "generation": evaluation.generation})
+        # Offline this is a second folder of training's run, and its summary replaces the first.
+        last_step = read_steps(args.train_log)[-1]
+        run.summarise(
+            {"train": last_step, "eval": evaluation.metrics, "generation": evaluation.generation}
+        )
         run.log_samples(
             "eval/samples",
             SAMPLE_COLUMNS,

@@ -117,7 +117,8 @@ def start_run(
         fingerprint: Names a run that belongs to no experiment: ``repro-1f2e3d4c``.
         run_id: The run to continue, as ``eval`` does with the run that trained its model. Offline
             that makes a second folder of the same id. ``wandb sync`` of both appends the history
-            and merges the config, but the later summary replaces the earlier one.
+            and merges the config, but the later summary replaces the earlier one, so it should
+            hold what that did.
         id_file: Holds the id of the run to continue, as a training does that was killed; without
             it the run is new, and its id is written there.
         folder: Where ``wandb/`` goes; by default ``WANDB_DIR``, else the root of the repository.

@@ -27,10 +27,16 @@ def curve_rows(
     return header, rows
 
 
+def read_steps(train_log: Path) -> list[dict[str, float]]:
+    """Return what training logged of each optimizer step, by column; without what it left empty."""
+    with train_log.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
 def charts(train_log: Path, evaluation: Evaluation) -> list[Chart]:
     """Draw the report's charts: the curves that DVC plots, both models in one."""
-    with train_log.open(encoding="utf-8", newline="") as file:
-        loss = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    loss = [(step["step"], step["loss"]) for step in read_steps(train_log)]
     found = [Chart("Training loss", "optimizer step", "nats per target token", {"loss": loss})]
     for axis, title, x_label, y_label in (
         ("turn", "Bits per byte by turn", "turn of the dialogue", "bits per byte"),
