@@ -6,13 +6,14 @@ import argparse
 import json
 import string
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
 from tuning.report.parts import rows_of_parts
 from tuning.report.scored import what_was_scored
+from tuning.run.errors import UserError
 from tuning.run.process import run_stage
 
 WIDTH = 80
@@ -29,26 +30,47 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     lines = [_line("validation", "base", "tuned", "change", "95 % interval", "n", "")]
     by_title = {"": headline_rows(metrics)} | rows_of_parts(metrics, "sources")
     by_title |= rows_of_parts(metrics, "also")
-    letters: dict[str, str] = {}
+    marks = marks_of(row.meaning for rows in by_title.values() for row in rows)
     for source, rows in by_title.items():
         for row in rows:
             (before, *_), (after, *_), (change, low, high) = row.cells
             title = f"{source}: {row.title}" if source else row.title
-            interval, number, meaning = f"[{low}, {high}]", f"{row.num_dialogues:,}", row.meaning
-            if " " in meaning:
-                meaning = letters.setdefault(meaning, string.ascii_lowercase[len(letters)])
-            lines.append(_line(title, before, after, change, interval, number, meaning))
+            cells = before, after, change, f"[{low}, {high}]", f"{row.num_dialogues:,}"
+            lines.append(_line(title, *cells, marks[row.meaning]))
     before, after = (metrics[model]["num_target_tokens"] for model in ("base", "tuned"))
     tokens = f"{before:,}", f"{after:,}", f"{after - before:+,}"
     lines.append(_line("target tokens", *tokens, "", "", ""))
-    notes = [f"{letter}: {meaning}" for meaning, letter in letters.items()]
+    notes = explained(marks)
     notes.append(WHAT_A_VERDICT_SAYS)
     over = f"over {what_was_scored(metrics['set'])}, resampled whole; n: those with a share."
-    return "\n".join([*lines, *(line for note in [over, *notes] for line in _wrapped(note))])
+    return "\n".join([*lines, *(line for note in [over, *notes] for line in wrapped(note))])
 
 
-def _wrapped(note: str) -> list[str]:
-    return textwrap.wrap(note, WIDTH)
+def marks_of(meanings: Iterable[str]) -> dict[str, str]:
+    """Return what stands for each meaning in a table: itself, or a letter for several words."""
+    marks: dict[str, str] = {}
+    letters = iter(string.ascii_lowercase)
+    for meaning in meanings:
+        if meaning not in marks:
+            marks[meaning] = next(letters) if " " in meaning else meaning
+    return marks
+
+
+def explained(marks: Mapping[str, str]) -> list[str]:
+    """Return a line for each letter."""
+    return [f"{mark}: {meaning}" for meaning, mark in marks.items() if mark != meaning]
+
+
+def wrapped(text: str, first: str = "", indent: str | None = None) -> list[str]:
+    """Break a text between words only, so that its lines fit a terminal if its words do."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first) if indent is None else indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _line(title: str, *cells: str) -> str:
@@ -63,7 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.summary", description=__doc__)
     parser.add_argument("metrics", type=Path, help="eval's figures, JSON")
     path = parser.parse_args().metrics
-    print(format_table(json.loads(path.read_text(encoding="utf-8"))))
+    try:
+        table = format_table(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} holds no evaluation, as metrics/eval.json does.") from None
+    print(table)
     if (page := path.with_name(REPORT)).exists():
         print(f"All of it to look at: {page}")
 

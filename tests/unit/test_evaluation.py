@@ -15,6 +15,7 @@ import torch
 from tests.corpora import assistant, system, tool, user
 from tests.scored_models import headlines_of, opinionated_model, uniform_model
 from tools.summary import format_table
+from tools.summary import main as summarise
 from tuning.dialogue import Dialogue, ToolCall, Turn
 from tuning.evaluation_set.text import cut_evaluation_set, text_sha256
 from tuning.report.headlines import HEADLINES, with_intervals
@@ -360,6 +361,16 @@ def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
     assert "2 responses cut at score.max_bytes; 3 dialogues left out" in text
 
 
+def test_a_file_of_other_figures_is_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in ("{", "[1]", '{"num_dialogues": 3}'):
+        (tmp_path / "prep.json").write_text(content)
+        monkeypatch.setattr("sys.argv", ["summary", str(tmp_path / "prep.json")])
+        with pytest.raises(UserError, match=r"prep\.json holds no evaluation"):
+            summarise()
+
+
 def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
     ends = {"perplexity_low": -12.0, "perplexity_high": -8.0, "word_perplexity_low": -1.0}
     ends |= {"word_perplexity_high": 1.0}
@@ -372,9 +383,9 @@ def test_the_table_gives_no_verdict_on_perplexity_across_templates() -> None:
     metrics = {"base": base, "tuned": tuned, "change": change, "set": SET}
     assert re.search(r"\[-12.00, -8.00\] +40 differ$", format_table(metrics).splitlines()[1])
     assert format_table(metrics).splitlines()[2].split()[2:5] == [
-        "6,304,715.7",
-        "2,332,704.3",
-        "-3,972,011.4",
+        "6.3e+06",
+        "2.3e+06",
+        "-4.0e+06",
     ]
     tuned["template"] = "speakers"
     row = format_table(metrics).splitlines()[1]

@@ -315,7 +315,9 @@ def test_what_is_no_table_is_refused(text: str) -> None:
 
 def test_a_number_is_shown_with_its_decimals_and_a_change_with_its_sign() -> None:
     words = BY_NAME["word_perplexity"]
-    assert words.shown(6304715.74) == "6,304,715.7"
+    assert words.shown(99_999.94) == "99,999.9"
+    assert words.shown(107_394_190_230.1) == "1.1e+11"  # else it would burst its column
+    assert words.shown_interval(-1.7e308, 0.26) == "[-1.7e+308, +0.3]"
     assert words.shown(1234.56, signed=True) == "+1,234.6"
     assert BY_NAME["bits_per_byte"].shown_interval(-0.25, 0.5) == "[-0.2500, +0.5000]"
 

@@ -25,6 +25,8 @@ template, another way to score or to choose what is scored. A new headline is no
 of different versions are not compared; those from before there were versions are of version 1."""
 
 
+LONG = 1e5
+"""From here on a number is shown by its power of ten."""
 SIGNIFICANCE = 0.05
 WHAT_A_VERDICT_SAYS = (
     "differ: these two models, on other such dialogues. Another seed may give another model: at "
@@ -103,8 +105,12 @@ class Headline:
         return self.ratio(*self.sums(table, model, counts))
 
     def shown(self, value: float, *, signed: bool = False) -> str:
-        """Return the number as people read it: ``1,234.50``; a change is signed: ``+0.25``."""
-        return f"{value:{'+' if signed else ''},.{self.decimals}f}"
+        """Return the number as people read it: ``1,234.50``; a change is signed: ``+0.25``.
+
+        One that would burst its column is ``1.1e+11``: a word may cost any perplexity.
+        """
+        form = f",.{self.decimals}f" if abs(value) < LONG else ".1e"
+        return f"{value:{'+' if signed else ''}{form}}"
 
     def shown_interval(self, low: float, high: float) -> str:
         """Return the interval of a change as people read it: ``[-0.10, +0.25]``."""
