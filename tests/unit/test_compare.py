@@ -295,14 +295,49 @@ def test_the_notes_say_what_the_interval_covers() -> None:
     single, uneven, several = (
         as_text(compared(runs[:a], runs[a:b])) for a, b in ((1, 2), (1, 4), (3, 6))
     )
+    single, uneven, several = (" ".join(text.split()) for text in (single, uneven, several))
     assert "at least 3 runs a side" in single and "at least 3 runs a side" in uneven
     assert "at least 3 runs a side" not in several
     assert "four times out of five" in several and "four times out of five" not in uneven
     text = uneven
     assert "1 on side A, 3 on side B" in text
     assert "unknown on the side with one run" in text
-    with pytest.raises(UserError, match="one commit twice"):
-        compared([runs[0], runs[0]], [runs[1]])
+
+
+def test_one_run_is_not_two_seeds_whatever_it_is_called() -> None:
+    """A commit of its documentation, or the working tree, holds the same model again."""
+    run, other = evaluation(), evaluation(seed=1)
+    for again in (run, replace(run, label="workspace", commit="workspace")):
+        with pytest.raises(UserError, match="are one run, twice on a side"):
+            compared([other], [run, again])
+
+
+def test_a_side_of_several_configurations_is_said_to_be_none() -> None:
+    rates = [
+        replace(evaluation(seed=n), params={"train.learning_rate": rate, "seed": str(n)})
+        for n, rate in enumerate(("1e-4", "1e-4", "3e-4", "3e-4"))
+    ]
+    same = " ".join(compared(rates[:2], rates[2:]).notes)
+    mixed = " ".join(compared(rates[:2], rates[1:3]).notes)
+    assert "no single configuration" not in same
+    assert "Side B is no single configuration" in mixed and "Side A is no" not in mixed
+    assert "differ in train.learning_rate." in mixed
+
+
+def test_the_headline_that_decides_by_itself_is_named() -> None:
+    def declaring(name: str, seed: int) -> Evaluation:
+        one = evaluation(seed=seed)
+        return replace(one, metrics={**one.metrics, "set": {**one.metrics["set"], "primary": name}})
+
+    for name, said in (("perplexity", ": perplexity."), ("recall", ": recall, which was not")):
+        notes = compared([declaring(name, 0)], [declaring(name, 1)]).notes
+        assert said in notes[0]
+
+
+def test_the_text_fits_a_terminal() -> None:
+    runs = [evaluation(seed=seed) for seed in range(6)]
+    for a, b in ((runs[:1], runs[1:2]), (runs[:3], runs[3:])):
+        assert max(map(len, as_text(compared(a, b)).splitlines())) <= 80
 
 
 def test_the_same_seed_gives_the_same_text() -> None:
@@ -444,8 +479,15 @@ def command(
 def verdict_on_bits(text: str) -> str:
     """The sign of the change, and the verdict."""
     line = next(line for line in text.splitlines() if line.startswith("bits per byte "))
-    _, _, _, change, *_, verdict = re.split(r"\s{2,}", line)
-    return f"{change[0]} {verdict}"
+    found = re.fullmatch(r".* ([-+])\d\S+ +\[.*\] +\d+ +(\w+)", line)
+    assert found is not None, line
+    return f"{found[1]} {meaning(text, found[2])}"
+
+
+def meaning(text: str, mark: str) -> str:
+    """What a mark in the table's last column stands for."""
+    explained = re.search(rf"^{mark}: (.*)$", text, re.M)
+    return mark if explained is None or mark == "differ" else explained[1]
 
 
 def test_commits_against_each_other(command: Command) -> None:
@@ -494,7 +536,7 @@ def test_the_test_sets_are_compared_when_that_is_asked_for(
     monkeypatch.chdir(clone)
     found = command("--test", "low", "high")
     assert verdict_on_bits(found) == "+ differ"
-    assert "The test set was used" in found
+    assert "The test set was used" in found and max(map(len, found.splitlines())) <= 80
     assert verdict_on_bits(command("low", "high")) == "+ no difference shown"
     for tag, why in (
         ("empty", "no scores of a test set"),
@@ -502,8 +544,16 @@ def test_the_test_sets_are_compared_when_that_is_asked_for(
     ):
         with pytest.raises(UserError, match=f"{tag} .*{why}"):
             command("--test", "low", tag)
+    page = clone / "page.html"
+    command("--test", "low", "high", "--html", str(page))
+    assert "Sample dialogues" not in page.read_text(encoding="utf-8")
+    (clone / "a.json").unlink()
+    with pytest.raises(UserError, match=r"workspace has no a\.json that can be read.*dvc pull"):
+        command("--test", "low", "workspace")
     with pytest.raises(SystemExit):
         command("--test", "--table", "low")
+    with pytest.raises(SystemExit):
+        command("low", "high", "--html", str(clone))
 
 
 def test_several_seeds_are_joined_by_commas(command: Command) -> None:
@@ -523,8 +573,12 @@ def test_it_works_from_a_folder_of_the_project(
 
 
 def test_perplexity_is_refused_across_tokenizers(command: Command) -> None:
-    line = next(li for li in command("first", "tokenizer").splitlines() if li.startswith("perp"))
-    assert re.split(r"\s{2,}", line)[3:] == ["–", "–", "–", "tokenizers differ"]
+    text = command("first", "tokenizer")
+    *_, change, interval, number, mark = next(
+        line.split() for line in text.splitlines() if line.startswith("perp")
+    )
+    assert (change, interval, number) == ("–", "–", "–")
+    assert meaning(text, mark) == "tokenizers differ"
 
 
 def test_samples_come_from_dvcs_cache(command: Command, project: Path, tmp_path: Path) -> None:
@@ -543,7 +597,7 @@ def test_samples_come_from_dvcs_cache(command: Command, project: Path, tmp_path:
         (("none", "first"), "dvc.yaml of none has no stage named eval"),
         (("broken", "first"), "results/eval.json of broken is no evaluation"),
         (("first", "text"), r"first \(\w{7}\) and text \(\w{7}\) were not evaluated on the same"),
-        (("first", "second,second"), "one commit twice"),
+        (("first", "second,second"), "are one run, twice on a side"),
     ],
 )
 def test_a_mistake_is_one_message(

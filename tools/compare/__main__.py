@@ -10,8 +10,9 @@ from tools.compare.files import WORKING_TREE
 from tools.compare.page import as_html, table_as_html
 from tools.compare.revisions import read_evaluations, read_runs
 from tools.compare.table import make_table
-from tools.compare.table_text import as_records
+from tools.compare.table_text import aligned, as_records
 from tools.compare.table_text import as_text as table_as_text
+from tools.summary import explained, marks_of, wrapped
 from tuning.run.errors import UserError
 from tuning.run.files import write_csv, write_text
 from tuning.run.process import run_stage
@@ -65,6 +66,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--test is for one last comparison of A and B, not for --table")
     if args.table is not None and args.a is not None:
         parser.error("--table takes the place of A and B; name all revisions behind it")
+    for file in (args.html, args.csv):
+        if file is not None and file.is_dir():
+            parser.error(f"{file} is a folder; name a file in it")
     return args
 
 
@@ -74,10 +78,10 @@ def compare_two(args: argparse.Namespace) -> None:
     comparison = compare(a, b, num_resamples=NUM_RESAMPLES, seed=SEED)
     print(as_text(comparison), end="")
     if args.test:
-        print(THE_TEST_SET_WAS_USED)
+        print("\n".join(wrapped(THE_TEST_SET_WAS_USED)))
     if args.html is not None:
         write_text(args.html, as_html(comparison))
-        print(f"the same with sample dialogues: {args.html}")
+        print(f"the same as a page: {args.html}")
 
 
 def compare_many(args: argparse.Namespace) -> None:
@@ -101,18 +105,16 @@ def revisions(side: str) -> list[str]:
 
 def as_text(comparison: Comparison) -> str:
     """Return the two sides, the table, and what its intervals cover, for a terminal."""
+    marks = marks_of(row.verdict for row in comparison.rows)
     table = [["fine-tuned", *COLUMNS]]
-    table += [[row.headline.title, *row.cells] for row in comparison.rows]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    lines = [f"{letter}  {name}" for letter, name in comparison.sides.items()]
-    lines += [comparison.text, ""]
-    for title, *numbers, verdict in table:
-        cells = [title.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
-        lines.append("  ".join([*cells, verdict]))
+    table += [[row.headline.title, *row.cells[:-1], marks[row.verdict]] for row in comparison.rows]
+    lines = [
+        line for letter, name in comparison.sides.items() for line in wrapped(name, f"{letter}  ")
+    ]
+    lines += [*wrapped(comparison.text), "", *aligned(table, left=(0, len(COLUMNS))), ""]
     about = "Δ = B − A, on the same dialogues; n: those with a share in it; the verdict is about B."
-    lines += ["", about, *comparison.notes]
-    return "\n".join(lines) + "\n"
+    notes = [*explained(marks), about, *comparison.notes]
+    return "\n".join([*lines, *(line for note in notes for line in wrapped(note))]) + "\n"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tools.compare.comparable import declared_primary, reason_against, set_differences
+from tools.compare.configurations import differing, is_same_run
 from tools.compare.resampling import draw_run_counts, pooled, pooled_value
 from tools.compare.revisions import Evaluation
 from tuning.report.call_shares import CALL_SHARES
@@ -15,6 +16,7 @@ from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, Headline, ve
 from tuning.results.bootstrap import FEWEST_RUNS, Estimate, draw_counts, summarise_draws
 from tuning.results.dialogue_table import in_order
 from tuning.run.errors import UserError
+from tuning.run.visible import as_name
 
 MODEL = "tuned"
 EVERY = (*HEADLINES, *CALL_SHARES)
@@ -81,13 +83,26 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what the intervals do and do not cover."""
+        """Sentences on how verdicts are found, and on what the intervals do and do not cover."""
         num_seeds = len(self.a), len(self.b)
-        if max(num_seeds) == 1:
-            return [WHAT_A_VERDICT_SAYS]
+        name = declared_primary(self.a[0])
+        titles = [row.headline.title for row in self.rows if row.headline.name == name]
         notes = [
+            f"Declared beforehand (eval.primary): {titles[0] if titles else name}"
+            f"{'' if titles else ', which was not measured'}. Its own interval decides, "
+            "the others are held to what several tests need (Holm)."
+        ]
+        if max(num_seeds) == 1:
+            return [*notes, WHAT_A_VERDICT_SAYS]
+        notes += [
             f"Runs: {num_seeds[0]} on side A, {num_seeds[1]} on side B. Both runs and dialogues "
             "are resampled."
+        ]
+        notes += [
+            f"Side {letter} is no single configuration, so its spread is not that of seeds: its "
+            f"runs differ in {as_name(', '.join(keys))}."
+            for letter, side in (("A", self.a), ("B", self.b))
+            if (keys := differing(side))
         ]
         first = self.rows[0]
         if min(num_seeds) >= FEWEST_RUNS and first.change is not None:
@@ -119,7 +134,7 @@ def compare(
     in examples). A single run is kept as it is.
 
     Raises:
-        UserError: the evaluation sets differ, or a side names one commit twice.
+        UserError: the evaluation sets differ, or a side names one run twice.
     """
     _check_distinct(a)
     _check_distinct(b)
@@ -181,9 +196,13 @@ def _primary(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _check_distinct(side: Sequence[Evaluation]) -> None:
-    if len({one.commit for one in side}) != len(side):
-        named = ", ".join(one.label for one in side)
-        raise UserError(f"{named}: one commit twice on a side; its spread would be none.")
+    for number, one in enumerate(side):
+        for other in side[:number]:
+            if is_same_run(one, other):
+                raise UserError(
+                    f"{other.label} and {one.label} are one run, twice on a side: it would count "
+                    "as two seeds whose spread is none. Name it once."
+                )
 
 
 def _check_same_set(evaluations: Sequence[Evaluation]) -> None:

@@ -88,7 +88,7 @@ def base_models(evaluations: Sequence[Evaluation], headline: Headline) -> list[C
         is_measured = BASE in one.metrics and headline.is_in(one.table, BASE)
         if is_measured and not any(_are_alike(headline, BASE, one, other) for other in found):
             found.append(one)
-    keys = [key for key in _differing(found) if key.startswith("model.")]
+    keys = [key for key in differing(found) if key.startswith("model.")]
     return [Configuration(BASE, [[one]], _chosen(one, keys)) for one in found]
 
 
@@ -108,7 +108,7 @@ def configurations(evaluations: Sequence[Evaluation], headline: Headline) -> lis
             if not run or _are_alike(headline, TUNED, one, run[0]):
                 run.append(one)
                 break
-    keys = _differing(evaluations)
+    keys = differing(evaluations)
     return [
         Configuration(
             TUNED,
@@ -119,13 +119,25 @@ def configurations(evaluations: Sequence[Evaluation], headline: Headline) -> lis
     ]
 
 
+def is_same_run(one: Evaluation, other: Evaluation) -> bool:
+    """Tell whether two revisions hold one run: a commit of other files changes none of its sums."""
+    return one.commit == other.commit or (
+        one.params == other.params
+        and one.dialogue_ids == other.dialogue_ids
+        and one.table.keys() == other.table.keys()
+        and all(
+            np.allclose(one.table[name], other.table[name], rtol=TOLERANCE) for name in one.table
+        )
+    )
+
+
 def _are_alike(headline: Headline, model: str, one: Evaluation, other: Evaluation) -> bool:
     names = (*headline.numerator, *headline.subtracted, *headline.denominator)
     columns = [name.format(m=model) for name in names]
     return all(np.allclose(one.table[c], other.table[c], rtol=TOLERANCE) for c in columns)
 
 
-def _differing(evaluations: Sequence[Evaluation]) -> list[str]:
+def differing(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return the parameters, but for the seed, that do not have one value in all."""
     keys = sorted({key for one in evaluations for key in one.params} - {SEED})
     return [key for key in keys if len({one.params.get(key) for one in evaluations}) > 1]

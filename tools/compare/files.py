@@ -46,8 +46,9 @@ class Files:
             content = self._cached(path)
         if content is None:
             raise UserError(
-                f"{self.name} has no {path} that can be read. Evaluate it first (dvc repro), "
-                "commit the result, or name another revision."
+                f"{self.name} has no {path} that can be read, in git or in DVC's cache here. "
+                "Evaluate it first (dvc repro) and commit the result, bring its files (dvc pull), "
+                "or name another revision."
             )
         try:
             return content.decode("utf-8")

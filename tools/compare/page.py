@@ -29,6 +29,7 @@ def as_html(comparison: Comparison) -> str:
         columns=COLUMNS,
         comparison=comparison,
         missing=missing,
+        is_sampled=any(one.samples != "" for one in first),
         samples={name: [*pair(ours[name], theirs[name])] for name in ours if name in theirs},
     )
 

@@ -131,7 +131,7 @@ def _read(files: Files, *, test: bool = False) -> Evaluation:
         metrics,
         ids,
         columns,
-        files.text_if_there(paths.samples),
+        "" if test else files.text_if_there(paths.samples),  # of the test set there are none
         files.params(),
         files.figures_if_there(files.flags("train", "--metrics").metrics),
         files.figures_if_there(paths.timing),
@@ -171,6 +171,7 @@ def _paths_of_test(files: Files) -> argparse.Namespace:
     paths = files.flags("release", "--test-metrics", "--test-dialogues")
     if paths.test_metrics is None or paths.test_dialogues is None:
         raise UserError(f"{files.name} is from before there were test sets.")
+    files.text(paths.test_metrics)  # which says so if it is not there
     if not files.figures_if_there(paths.test_metrics).get("tuned"):
         raise UserError(
             f"{files.name} has no scores of a test set: set data.test_fraction above 0, run dvc "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from tools.compare.table import COLUMNS, NOT_IN, Pair, Row, RunTable
-from tools.summary import WIDTH
+from tools.summary import WIDTH, wrapped
 from tuning.run.visible import as_name, visible
 
 MARKS = (
@@ -35,16 +34,16 @@ def as_text(table: RunTable) -> str:
     """Return the rows, what their letters stand for, all pairs, notes, and what is left out."""
     cells = [[row.letter, *row.cells(table.headline)] for row in table.rows]
     blocks = [
-        _wrapped(f"{table.title}: {table.text}"),
-        _aligned([*_in_two_lines(["", *COLUMNS]), *cells], left=(0,)),
+        wrapped(f"{table.title}: {table.text}"),
+        aligned([*_in_two_lines(["", *COLUMNS]), *cells], left=(0,)),
         [line for row in table.rows for line in _named(row)],
     ]
     if table.pairs:
         pairs = [[pair.name, *pair.cells(table.headline)] for pair in table.pairs]
-        blocks += [[*_wrapped(MARKS), "", *_matrix(table)], _aligned(pairs, left=(0, 3))]
-    blocks.append([line for note in table.notes for line in _wrapped(note)])
+        blocks += [[*wrapped(MARKS), "", *_matrix(table)], aligned(pairs, left=(0, 3))]
+    blocks.append([line for note in table.notes for line in wrapped(note)])
     if table.left_out:
-        reasons = [line for reason in table.left_out for line in _wrapped(visible(reason), "- ")]
+        reasons = [line for reason in table.left_out for line in wrapped(visible(reason), "- ")]
         blocks.append([NOT_IN, *reasons])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -101,8 +100,8 @@ def _pair_record(pair: Pair) -> list[object]:
 def _named(row: Row) -> list[str]:
     """Return the letter with what it stands for, and its revisions below."""
     indent = " " * (len(row.letter) + 2)
-    lines = _wrapped(row.configuration.name, f"{row.letter}  ", indent)
-    return lines + _wrapped("; ".join(row.configuration.revisions), indent)
+    lines = wrapped(row.configuration.name, f"{row.letter}  ", indent)
+    return lines + wrapped("; ".join(row.configuration.revisions), indent)
 
 
 def _matrix(table: RunTable) -> list[str]:
@@ -134,7 +133,7 @@ def _in_two_lines(titles: Sequence[str]) -> list[list[str]]:
     return [[first for first, _, _ in parts], [last for _, _, last in parts]]
 
 
-def _aligned(lines: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
     """Return columns with two blanks between them, or one where two are too many."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     gap = "  " if sum(widths) + 2 * len(widths) - 2 <= WIDTH else " "
@@ -145,15 +144,3 @@ def _aligned(lines: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str
         ).rstrip()
         for line in lines
     ]
-
-
-def _wrapped(text: str, first: str = "", indent: str | None = None) -> list[str]:
-    """Break a text between words only, so that its lines fit if its words do."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=" " * len(first) if indent is None else indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
