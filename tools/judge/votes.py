@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -53,6 +54,15 @@ class Vote:
     num_identical: int
     """Places where both sides say the same."""
 
+    def __post_init__(self) -> None:
+        """Refuse a vote between a side and itself.
+
+        Raises:
+            ValueError: both labels are one.
+        """
+        if self.a == self.b:
+            raise ValueError("a and b are one side")
+
 
 _VOTE = TypeAdapter(Vote)
 
@@ -69,7 +79,7 @@ def read_votes(path: Path) -> list[Vote]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
             try:
-                votes.append(_VOTE.validate_json(line))
+                votes.append(_VOTE.validate_json(line.removeprefix(BOM_UTF8)))
             except ValidationError as error:
                 raise UserError(
                     f"{path}, line {number} is no vote ({_reason(error)}). Mend that line, or "
