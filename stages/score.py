@@ -62,6 +62,12 @@ def main() -> None:
     )
     also = read_also(args.also, params.score, loss_on)
     raise_if_changed(template, also, loss_on)
+    for one in also:
+        if one.num_left_out:
+            print(
+                f"score: {one.name}: {len(one.all_dialogues):,} are scored, {one.num_left_out:,} "
+                "left out, beyond score.max_dialogues or without a response"
+            )
     if plan.not_encodable:
         print(f"score: left out as not encodable: {len(plan.not_encodable):,} dialogues")
     print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)

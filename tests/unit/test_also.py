@@ -37,6 +37,7 @@ DIALOGUES = [
     Dialogue("1", (Turn("ann", "how are you?"), Turn("bob", "I am fine."), Turn("ann", "good"))),
     Dialogue("2", (Turn("x", "it rains"), Turn("y", "here, too"))),
 ]
+ALONE = Dialogue("3", (Turn("a", "alone"),))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,16 @@ def test_texts_and_dialogues_have_the_nats_of_their_definitions(
         ('{"turns": []}\n', "line 1: wanted"),
         ('{"text": "a"}\n[1]\n', "line 2: wanted"),
         ('{"text": "a"}\n' + to_line(DIALOGUES[0]), "holds texts and dialogues"),
-        (to_line(Dialogue("x", (Turn("a", "alone"),))), "holds nothing to score"),
+        ('{"text": "a"}\n' + to_line(ALONE), "holds texts and dialogues"),
+        (to_line(ALONE), "no response to score: a turn behind another"),
+        (to_line(Dialogue("x", (Turn("a", "so?"), Turn("b", "")))), "no response to score"),
+        ('{"text": "\\ud800"}', "line 1: wanted"),
+        (to_line(DIALOGUES[0]).replace("good", "\\ud800"), "line 1: wanted"),
+        (to_line(DIALOGUES[0]).replace('"good"', "5"), "line 1: wanted"),
+        (to_line(DIALOGUES[0]).replace('"good"', "null"), "line 1: wanted"),
+        (to_line(DIALOGUES[0]).replace('"bob"', "null"), "line 1: wanted"),
+        (to_line(replace(DIALOGUES[0], loss_on="all")).replace('"all"', "5"), "line 1: wanted"),
+        (to_line(DIALOGUES[0]).replace('"good"', '"good", "weight": []'), "line 1: wanted"),
     ],
 )
 def test_a_set_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
@@ -108,6 +118,15 @@ def test_a_set_that_cannot_be_read(tmp_path: Path, content: str | None, message:
         (tmp_path / "mine.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
         read_also(tmp_path, settings(["mine"]), "auto")
+
+
+def test_what_a_set_has_beyond_what_is_scored_is_counted(tmp_path: Path) -> None:
+    few = settings(["text", "talk"]).model_copy(update={"max_dialogues": 1})
+    (tmp_path / "text.jsonl").write_text('{"text": "a"}\n' * 4)
+    (tmp_path / "talk.jsonl").write_text("".join(f"{to_line(d)}\n" for d in (ALONE, *DIALOGUES)))
+    text, talk = read_also(tmp_path, few, "auto")
+    assert (len(text.texts), text.num_left_out) == (1, 3)
+    assert ([one.dialogue_id for one in talk.dialogues], talk.num_left_out) == (["1"], 2)
 
 
 def test_a_text_that_the_tokenizer_changes_is_refused(speakers: SpeakerTokens) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from tuning.dialogue import Dialogue, Turn, from_line
 from tuning.evaluation_set.text import cut_evaluation_set
@@ -18,6 +19,8 @@ FORMS = (
     "them (val.jsonl of another run is such a file)"
 )
 
+_DIALOGUE = TypeAdapter(Dialogue)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlsoSet:
@@ -27,6 +30,8 @@ class AlsoSet:
     texts: list[str]
     """Empty if it is one of dialogues."""
     dialogues: list[Dialogue]
+    num_left_out: int = 0
+    """Texts or dialogues beyond ``score.max_dialogues``, and dialogues without a response."""
 
     @property
     def all_dialogues(self) -> list[Dialogue]:
@@ -53,12 +58,16 @@ def _read(folder: Path, name: str, settings: ScoreParams, loss_on: str | Sequenc
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()  # no half of a surrogate pair
             if isinstance(record.get("text"), str) and record["text"].strip():
                 texts.append(record["text"])
             else:
-                dialogues.append(_dialogue(record, line))
+                dialogues.append(_dialogue(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(f"score.also: {path}, line {number}: {FORMS}.") from None
+    if bool(texts) == bool(dialogues):
+        what = "holds texts and dialogues" if texts else "holds nothing to score"
+        raise UserError(f"score.also: {path} {what}; {FORMS}.")
     cut, _ = cut_evaluation_set(
         dialogues,
         max_dialogues=settings.max_dialogues,
@@ -66,13 +75,18 @@ def _read(folder: Path, name: str, settings: ScoreParams, loss_on: str | Sequenc
         max_bytes=settings.max_bytes,
         loss_on=loss_on,
     )
-    if bool(texts) == bool(cut):
-        what = "holds texts and dialogues" if texts else "holds nothing to score"
-        raise UserError(f"score.also: {path} {what}; {FORMS}.")
-    return AlsoSet(name=name, texts=texts[: settings.max_dialogues], dialogues=cut)
+    if dialogues and not any(one.turns[turn].text for one in cut for turn in one.responses):
+        raise UserError(
+            f"score.also: {path} holds no response to score: a turn behind another that "
+            "encoding.loss_on trains, within score.max_turns."
+        )
+    texts_read = texts[: settings.max_dialogues]
+    num_left_out = len(texts) + len(dialogues) - len(texts_read) - len(cut)
+    return AlsoSet(name=name, texts=texts_read, dialogues=cut, num_left_out=num_left_out)
 
 
-def _dialogue(record: Any, line: bytes) -> Dialogue:
-    if not record["turns"]:
+def _dialogue(line: bytes) -> Dialogue:
+    dialogue = from_line(line)
+    if not dialogue.turns:
         raise ValueError("no turn")
-    return from_line(line)
+    return _DIALOGUE.validate_python(asdict(dialogue))

@@ -135,9 +135,9 @@ def token_nll(
     limit = num_visible(model.config)
     if longest > limit:
         raise UserError(
-            f"a validation dialogue takes {longest} tokens and a token of the model sees only "
-            f"{limit}; lower score.max_bytes or score.max_turns, or take a dialogue whose prompt "
-            "alone is longer out of the data."
+            f"a dialogue (of the validation or test set, or of one of score.also) takes {longest} "
+            f"tokens and a token of the model sees only {limit}; lower score.max_bytes or "
+            "score.max_turns, or take a dialogue whose prompt alone is longer out of it."
         )
     scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
     rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
