@@ -653,6 +653,15 @@ def test_the_command_itself(project: Path) -> None:
     assert not {"torch", "transformers", "wandb"} & set(json.loads(loaded.stdout))
 
 
+def test_what_a_terminal_cannot_show_is_spelled(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = run_compare(project, "first", "second")
+    assert result.returncode == 0, result.stderr
+    assert "\\u0394" in result.stdout
+
+
 def test_the_draws_are_fixed(command: Command) -> None:
     a, b = read_evaluations(["first"]), read_evaluations(["second"])
     expected = as_text(compare(a, b, num_resamples=NUM_RESAMPLES, seed=SEED))

@@ -33,7 +33,8 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     if os.getppid() != PARENT:  # dvc has ended while this process was importing
         sys.exit(1)
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no failure
+    # A name that the terminal cannot show is no failure; dvc puts another stream before its own.
+    for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
