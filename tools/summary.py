@@ -10,7 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
+from tuning.report.headlines import (
+    PRIMARY,
+    WHAT_A_VERDICT_SAYS,
+    headline_rows,
+    what_was_declared,
+)
 from tuning.report.parts import rows_of_parts
 from tuning.report.scored import what_was_scored
 from tuning.run.errors import UserError
@@ -19,15 +24,16 @@ from tuning.run.process import run_stage
 WIDTH = 80
 """Columns of a terminal."""
 REPORT = "report.html"
-"""The page beside the figures."""
+"""The page beside the validation set's figures."""
+TEST = "test.json"
 
 
-def format_table(metrics: Mapping[str, Any]) -> str:
+def format_table(metrics: Mapping[str, Any], side: str = "validation") -> str:
     """Return a table of ``metrics/eval.json``, with what each headline's change means.
 
     A meaning of several words is a letter, which is explained below.
     """
-    lines = [_line("validation", "base", "tuned", "change", "95 % interval", "n", "")]
+    lines = [_line(side, "base", "tuned", "change", "95 % interval", "n", "")]
     by_title = {"": headline_rows(metrics)} | rows_of_parts(metrics, "sources")
     by_title |= rows_of_parts(metrics, "also")
     marks = marks_of(row.meaning for rows in by_title.values() for row in rows)
@@ -41,8 +47,10 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     tokens = f"{before:,}", f"{after:,}", f"{after - before:+,}"
     lines.append(_line("target tokens", *tokens, "", "", ""))
     notes = explained(marks)
+    if metrics["set"].get("primary", PRIMARY) != PRIMARY:
+        notes.append(what_was_declared(metrics))
     notes.append(WHAT_A_VERDICT_SAYS)
-    over = f"over {what_was_scored(metrics['set'])}, resampled whole; n: those with a share."
+    over = f"over {what_was_scored(metrics['set'], side)}, resampled whole; n: those with a share."
     return "\n".join([*lines, *(line for note in [over, *notes] for line in wrapped(note))])
 
 
@@ -86,11 +94,12 @@ def main() -> None:
     parser.add_argument("metrics", type=Path, help="eval's figures, JSON")
     path = parser.parse_args().metrics
     try:
-        table = format_table(json.loads(path.read_text(encoding="utf-8")))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        table = format_table(metrics, "test" if path.name == TEST else "validation")
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} holds no evaluation, as metrics/eval.json does.") from None
     print(table)
-    if (page := path.with_name(REPORT)).exists():
+    if path.name != TEST and (page := path.with_name(REPORT)).exists():
         print(f"All of it to look at: {page}")
 
 

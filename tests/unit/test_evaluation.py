@@ -356,6 +356,13 @@ def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
     assert "over 9 responses (90 bytes) of 1 validation dialogue, resampled" in format_table(
         metrics
     )
+    assert format_table(metrics, "test").splitlines()[0].startswith("test  ")
+    assert "of 1 test dialogue," in format_table(metrics, "test")
+    assert "Declared" not in format_table(metrics)
+    metrics["set"] = SET | {"primary": "history_gain"}
+    assert "\nDeclared beforehand (eval.primary): history gain. Its" in format_table(metrics)
+    metrics["set"] = SET | {"primary": "recall"}
+    assert "(eval.primary): recall, which was not measured. Its own" in format_table(metrics)
     metrics["set"] = SET | {"num_responses_cut": 2, "num_dialogues_left_out": 3}
     text = " ".join(format_table(metrics).split())
     assert "2 responses cut at score.max_bytes; 3 dialogues left out" in text

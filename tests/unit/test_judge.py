@@ -186,6 +186,9 @@ def test_a_line_that_is_no_vote_is_named(ballot: Ballot) -> None:
     ballot.path.write_text(line)
     with pytest.raises(UserError, match="line 1 is no vote .*a and b are one side"):
         read_votes(ballot.path)
+    ballot.path.write_text(json.dumps(json.loads(whole) | {"num_pairs": -5}))
+    with pytest.raises(UserError, match="line 1 is no vote .*num_pairs and num_identical are"):
+        read_votes(ballot.path)
     ballot.path.write_bytes(b"\xef\xbb\xbf" + whole.rstrip())  # as some editors leave it
     ballot.add(others[0], "right")
     assert [vote.vote for vote in read_votes(ballot.path)] == ["left", "right"]

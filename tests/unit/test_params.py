@@ -208,3 +208,48 @@ def test_bytes_that_are_not_utf8_are_refused(path: Path) -> None:
     path.write_bytes(TEXT.encode() + b"# caf\xe9\n")
     with pytest.raises(UserError, match=r"params\.yaml is not valid YAML"):
         load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"early_stopping_patience: null": "early_stopping_patience: 2"}, "set train.eval_steps."),
+        ({"quantization: null": "quantization: nf4"}, "are of adapters; set train.lora.rank."),
+        ({"use_dora: false": "use_dora: true"}, "are of adapters; set train.lora.rank."),
+        ({"rank: null": "rank: 4", "weights: float32": "weights: bfloat16"}, "train.weights is of"),
+        (
+            {
+                "weights: float32": "weights: bfloat16",
+                "mixed_precision: bf16": "mixed_precision: fp16",
+            },
+            "train.weights: bfloat16 needs train.mixed_precision: bf16.",
+        ),
+        (
+            {"shard_model: false": "shard_model: true", "rank: null": "rank: 4"},
+            "lora.rank: null; s",
+        ),
+        (
+            {
+                "shard_model: false": "shard_model: true",
+                "optimizer: adamw": "optimizer: adamw_8bit",
+            },
+            "runtime.shard_model needs train.optimizer: adamw; set one of them.",
+        ),
+        (
+            {"shard_model: false": "shard_model: true", "weights: float32": "weights: bfloat16"},
+            "runtime.shard_model needs train.weights: float32; set one of them.",
+        ),
+        (
+            {"also: [english, code]": "also: [code, code]"},
+            "score.also: found ['code', 'code'] (list)",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    path: Path, changes: dict[str, str], message: str
+) -> None:
+    text = TEXT
+    for old, new in changes.items():
+        assert f" {old}\n" in text
+        text = text.replace(f" {old}\n", f" {new}\n")
+    assert message in faults_of(path, text)

@@ -55,13 +55,15 @@ class Vote:
     """Places where both sides say the same."""
 
     def __post_init__(self) -> None:
-        """Refuse a vote between a side and itself.
+        """Refuse a vote between a side and itself, and one of no pairs.
 
         Raises:
-            ValueError: both labels are one.
+            ValueError: both labels are one, or a count is below what it can be.
         """
         if self.a == self.b:
             raise ValueError("a and b are one side")
+        if self.num_pairs < 1 or self.num_identical < 0:
+            raise ValueError("num_pairs and num_identical are counts of pairs, one of them this")
 
 
 _VOTE = TypeAdapter(Vote)

@@ -18,7 +18,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from tuning.release.example import Example
 from tuning.release.served_chat import ServedChat
 from tuning.report.call_shares import call_rows
-from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, HeadlineRow, headline_rows
+from tuning.report.headlines import (
+    HEADLINES,
+    WHAT_A_VERDICT_SAYS,
+    HeadlineRow,
+    headline_rows,
+    what_was_declared,
+)
 from tuning.report.parts import rows_of_parts
 from tuning.report.scored import what_was_scored
 from tuning.run.visible import JOINER, visible
@@ -219,7 +225,7 @@ None was trained on. Intervals (95 %) from resampling whole dialogues.
 
 {_table(headline_rows(facts.scores))}
 
-{WHAT_A_VERDICT_SAYS}
+{what_was_declared(facts.scores)} {WHAT_A_VERDICT_SAYS}
 {_test(facts.test)}{_also(facts.scores)}
 
 What it writes, beside what people wrote in the same {generation["counted"]["num_places"]:,} places:

@@ -36,6 +36,17 @@ PRIMARY = "bits_per_byte"
 """The headline of evaluations from before one was declared."""
 
 
+def what_was_declared(metrics: Mapping[str, Any]) -> str:
+    """Say which headline was declared before an evaluation, and what that decides."""
+    name = metrics["set"].get("primary", PRIMARY)
+    measured = [one.title for one in HEADLINES if one.name == name and name in metrics["change"]]
+    return (
+        f"Declared beforehand (eval.primary): {measured[0] if measured else name}"
+        f"{'' if measured else ', which was not measured'}. Its own interval decides, the others "
+        "are held to what several tests need (Holm)."
+    )
+
+
 def as_is(values: FloatArray) -> FloatArray:
     """Return the divided sums, which are the metric."""
     return values

@@ -12,7 +12,7 @@ from tuning.dialogue import Turn
 from tuning.pages.environment import render
 from tuning.report.call_shares import call_rows
 from tuning.report.charts import Chart, draw
-from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows
+from tuning.report.headlines import WHAT_A_VERDICT_SAYS, headline_rows, what_was_declared
 from tuning.report.parts import rows_of_parts
 from tuning.report.quality import Measures
 from tuning.report.scored import what_was_scored
@@ -86,7 +86,7 @@ def report_page(
         baselines=metrics.get("baselines", {}),
         baseline_titles=BASELINE_TITLES,
         headlines=headline_rows(metrics),
-        what_a_verdict_says=WHAT_A_VERDICT_SAYS,
+        what_a_verdict_says=f"{what_was_declared(metrics)} {WHAT_A_VERDICT_SAYS}",
         sources=rows_of_parts(metrics, "sources"),
         also=rows_of_parts(metrics, "also"),
         example_not_read=metrics["base"].get("example_not_read"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -24,6 +24,12 @@ Redact = Literal["none", "report", "replace"]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _without_repeats(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("each name once")
+    return names
 
 
 class Section(BaseModel):
@@ -251,7 +257,7 @@ class ScoreParams(Section):
     max_bytes: Annotated[int, Field(ge=64)]
     """UTF-8 bytes of each dialogue that are scored, from its first response on; a response that
     goes on is cut there."""
-    also: list[Name]
+    also: Annotated[list[Name], AfterValidator(_without_repeats)]
     """Further sets in ``evaluation_sets/`` that both models are scored on, such as ``english`` and
     ``code``: what was forgotten is seen there."""
     batch_size: Count
