@@ -60,7 +60,7 @@ def main() -> None:
             measured,
             args.training,
             relevance,
-            profile=params.score.profile,
+            settings=params.score,
             primary=params.eval.primary,
             num_resamples=params.eval.bootstrap_resamples,
             seed=params.seed,

@@ -23,7 +23,9 @@ from tuning.release.model_card import Facts, model_card
 from tuning.report.call_shares import CALL_SHARES
 from tuning.report.evaluation import Evaluation, evaluate
 from tuning.report.report_page import report_page
+from tuning.report.scored import what_was_scored
 from tuning.results.measured import Measured
+from tuning.results.response_scores import NUM_ROUNDED
 from tuning.run.params import ScoreParams, load_params
 from tuning.scoring.measures import measure
 from tuning.sources.pinned import Source
@@ -126,11 +128,33 @@ def evaluated(folder: Path, settings: ScoreParams) -> Evaluation:
         {"base": base, "tuned": tuned},
         folder / "dialogues.jsonl",
         None,
-        profile=settings.profile,
+        settings=settings,
         primary="bits_per_byte",
         num_resamples=100,
         seed=1,
     )
+
+
+def test_scores_in_bfloat16_say_what_that_changes(learned: Path) -> None:
+    """Against float32, on the first dialogues; where there are few, on all."""
+    evaluations = {
+        dtype: evaluated(learned, SCORE.model_copy(update={"dtype": dtype})).metrics
+        for dtype in ("float32", "bfloat16")
+    }
+    assert "rounding_base" not in evaluations["float32"]["set"]
+    about = evaluations["bfloat16"]["set"]
+    assert about["dtype"] == "bfloat16"
+    assert about["num_dialogues"] <= NUM_ROUNDED
+    for name in ("base", "tuned"):
+        exact, rounded = (one[name]["bits_per_byte"] for one in evaluations.values())
+        assert about[f"rounding_{name}"] == pytest.approx(rounded - exact, abs=1e-9)
+        assert 0 < abs(rounded - exact) < 0.1
+    said = what_was_scored(about)
+    assert (
+        f"; scored in bfloat16, which changes bits per byte by {about['rounding_base']:+.4f} (b"
+        in said
+    )
+    assert f"measured on {about['num_dialogues']} of the dialogues" in said
 
 
 def test_calls_that_are_known_by_heart_are_all_right(learned: Path) -> None:

@@ -13,8 +13,9 @@ _SET_PARTS = {
     "num_dialogues": "the number of dialogues",
     "num_responses": "the number of responses",
     "num_bytes": "the number of bytes",
+    "dtype": "score.dtype",
 }
-_DEFAULTS = {"metric_version": 1}
+_DEFAULTS = {"metric_version": 1, "dtype": "float32"}
 _BLOCK_COLUMNS = {"block_bytes", "num_context_items"}
 _PLACES = {
     "num_recall_items": "questions differ",
@@ -46,7 +47,7 @@ def set_differences(first: Evaluation, other: Evaluation) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) > 12:
         return f"{value[:12]}…"
     return (
         "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else f"{value}"

@@ -55,7 +55,7 @@ def score_test_side(
     metrics: dict[str, Any] = {}
     if dialogues:
         for name, (folder, template) in models.items():
-            model = load_model(folder, template)
+            model = load_model(folder, template, params.score.dtype)
             scoring = score_responses(template, dialogues)
             scores = score(model, scoring, batch_size=params.score.batch_size)
             found = response_findings(name, scores, None, len(dialogues))
@@ -71,7 +71,10 @@ def score_test_side(
         )
         for name, figures in with_intervals(columns, counts).items():
             metrics[name] = metrics.get(name, {}) | figures
-    about = set_figures(dialogues, num_left_out, columns) | {"primary": params.eval.primary}
+    about = set_figures(dialogues, num_left_out, columns) | {
+        "primary": params.eval.primary,
+        "dtype": params.score.dtype,
+    }
     return SideScores(metrics=metrics | {"set": about}, dialogues=dialogues, columns=columns)
 
 

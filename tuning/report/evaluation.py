@@ -23,7 +23,8 @@ from tuning.report.writing_table import Relevance, as_metrics, measure_writing, 
 from tuning.results.bootstrap import Estimate, draw_counts
 from tuning.results.dialogue_table import Column
 from tuning.results.measured import Measured
-from tuning.results.response_scores import bits_per_byte
+from tuning.results.response_scores import ROUNDING, bits_per_byte
+from tuning.run.params import ScoreParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def evaluate(
     training: Path,
     relevance: Relevance | None,
     *,
-    profile: str,
+    settings: ScoreParams,
     primary: str,
     num_resamples: int,
     seed: int,
@@ -63,7 +64,7 @@ def evaluate(
         measured: Both models' scores, by name.
         training: The training dialogues, for n-gram models and what was copied from them.
         relevance: The function that measures relevance; None leaves it out.
-        profile: Name of the amounts that were measured.
+        settings: How much was measured, and in which type.
         primary: The headline that was declared beforehand.
         num_resamples: Resamples of the dialogues behind each interval.
         seed: Seed of the resamples.
@@ -109,7 +110,9 @@ def evaluate(
                 num_resamples=num_resamples,
                 seed=seed,
             ),
-            "set": _set(plan, columns) | {"profile": profile, "primary": primary},
+            "set": _set(plan, columns)
+            | {"profile": settings.profile, "primary": primary, "dtype": settings.dtype}
+            | _rounding(measured),
         },
         generation=as_metrics(writing, len(plan.places)) | ({"calls": calls} if calls else {}),
         columns=columns,
@@ -129,6 +132,15 @@ def _set(plan: Plan, columns: Mapping[str, Column]) -> dict[str, Any]:
     return set_figures(plan.dialogues, num_left_out, columns) | {
         "blocks_sha256": blocks_sha256(plan.blocks),
         "num_blocks": len(plan.blocks),
+    }
+
+
+def _rounding(measured: Mapping[str, Measured]) -> dict[str, float | str]:
+    """What the type of each model's weights changed, where it is not float32."""
+    return {
+        f"rounding_{name}": one.figures[ROUNDING]
+        for name, one in measured.items()
+        if ROUNDING in one.figures
     }
 
 

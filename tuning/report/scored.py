@@ -10,6 +10,7 @@ from tuning.evaluation_set.text import text_sha256
 from tuning.pages.words import counted
 from tuning.report.headlines import METRIC_VERSION
 from tuning.results.dialogue_table import Column
+from tuning.results.response_scores import NUM_ROUNDED
 
 
 def set_figures(
@@ -49,5 +50,13 @@ def what_was_scored(about: Mapping[str, Any], side: str = "validation") -> str:
         found += (
             f"; {counted(left_out, 'dialogue')} left out, without a response within "
             "score.max_turns or with text that the tokenizer changes"
+        )
+    if about.get("dtype", "float32") != "float32":
+        found += f"; scored in {about['dtype']}"
+    if "rounding_base" in about:
+        base, tuned = (f"{about[f'rounding_{name}']:+.4f}" for name in ("base", "tuned"))
+        found += (
+            f", which changes bits per byte by {base} (base model) and {tuned} (fine-tuned), "
+            f"measured on {min(NUM_ROUNDED, about['num_dialogues'])} of the dialogues"
         )
     return found

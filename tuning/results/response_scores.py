@@ -82,6 +82,12 @@ def responses(dialogues: Sequence[Dialogue]) -> Iterator[tuple[int, int]]:
             yield dialogue_index, turn_index
 
 
+ROUNDING = "bits_per_byte_rounding"
+"""What weights of fewer bits than float32 change in bits per byte, on the dialogues below."""
+NUM_ROUNDED = 8
+"""The number of dialogues, the first ones of the evaluation set, on which that is measured."""
+
+
 def bits_per_byte(content_nll: FloatArray, num_bytes: IntArray) -> float:
     """Bits of content per UTF-8 byte: comparable between models with different tokenizers."""
     return float(content_nll.sum() / (math.log(2) * num_bytes.sum()))

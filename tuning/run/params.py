@@ -260,6 +260,9 @@ class ScoreParams(Section):
     also: Annotated[list[Name], AfterValidator(_without_repeats)]
     """Further sets in ``evaluation_sets/`` that both models are scored on, such as ``english`` and
     ``code``: what was forgotten is seen there."""
+    dtype: Literal["float32", "bfloat16"]
+    """Type of both models' weights while they are measured; what bfloat16, in half the memory,
+    changes in bits per byte is measured on eight of the dialogues."""
     batch_size: Count
     """Rows of 512 tokens per forward pass, or as many shorter ones; results agree to the last bits
     of float32."""

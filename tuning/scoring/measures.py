@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from tuning.evaluation_set.places import Place
 from tuning.evaluation_set.plan import Plan
 from tuning.language_model.loading import load_plain_model, num_visible
 from tuning.results.measured import Measured
+from tuning.results.response_scores import NUM_ROUNDED, ROUNDING, bits_per_byte
 from tuning.run.files import sha256_of, weights_sha256
 from tuning.run.params import ScoreParams
 from tuning.scoring.also import measure_also
@@ -25,7 +26,7 @@ from tuning.scoring.context_turns import measure_context_turns
 from tuning.scoring.history import measure_histories
 from tuning.scoring.measure import Findings, Measure, Subject
 from tuning.scoring.nats import both, score, together
-from tuning.scoring.perplexity import measure_responses
+from tuning.scoring.perplexity import measure_responses, score_responses
 from tuning.scoring.plain_text import measure_plain_text
 from tuning.scoring.recall import measure_recall
 from tuning.scoring.with_example import measure_with_example
@@ -71,6 +72,13 @@ def measure(
         seed: Seed of the first sampling.
     """
     model = load_model(folder, template)
+    rounding: dict[str, float | str] = {}
+    if settings.dtype != "float32":
+        sample = plan.dialogues[:NUM_ROUNDED]
+        exact = _bits_per_byte(model, template, sample, settings.batch_size)
+        model = load_model(folder, template, settings.dtype)
+        rounded = _bits_per_byte(model, template, sample, settings.batch_size)
+        rounding = {ROUNDING: rounded - exact}
     subject = Subject(
         name=name,
         template=template,
@@ -100,6 +108,7 @@ def measure(
         figures={
             "template": template.name,
             "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
+            **rounding,
             **everything.figures,
         },
         curves=everything.curves,
@@ -112,13 +121,24 @@ def measure(
     )
 
 
-def load_model(folder: Path, template: Template) -> PreTrainedModel:
-    """Load a model, in float32 on the GPU if there is one, and ready to score.
+def _bits_per_byte(
+    model: PreTrainedModel, template: Template, dialogues: Sequence[Dialogue], batch_size: int
+) -> float:
+    """Score the responses of some dialogues, and nothing else."""
+    scores = score(model, score_responses(template, dialogues), batch_size=batch_size)
+    return bits_per_byte(scores.content_nll, scores.num_bytes)
+
+
+def load_model(
+    folder: Path, template: Template, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> PreTrainedModel:
+    """Load a model, on the GPU if there is one, and ready to score.
 
     Raises:
         UserError: a token of the model sees more than a mask shows it.
     """
-    model = load_plain_model(folder, device_map="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_plain_model(folder, dtype=getattr(torch, dtype), device_map=device)
     drop_rows_without_token(model, template.tokenizer)
     return model
 
