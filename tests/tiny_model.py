@@ -190,7 +190,13 @@ def _write_tokenizer(folder: Path, texts: Iterable[str], like: Like = "gpt2") ->
         words_and_bytes = bpe.get_vocab()
         for byte in range(256):
             words_and_bytes[f"<0x{byte:02X}>"] = len(words_and_bytes)
-        learned["model"] |= {"vocab": words_and_bytes, "byte_fallback": True}
+        merges = [  # as SentencePiece joins: whatever two pieces are a third
+            (piece[:cut], piece[cut:])
+            for piece in sorted(words_and_bytes, key=words_and_bytes.__getitem__)
+            for cut in range(1, len(piece))
+            if piece[:cut] in words_and_bytes and piece[cut:] in words_and_bytes
+        ]
+        learned["model"] |= {"vocab": words_and_bytes, "merges": merges, "byte_fallback": True}
         learned["pre_tokenizer"] = None
         bpe = Tokenizer.from_str(json.dumps(learned))
         bpe.decoder = decoders.Sequence(

@@ -281,6 +281,9 @@ def test_the_model_is_used_as_its_card_and_the_documentation_say(repository: Rep
     result = repository.run("python", "-m", "tools.export_gguf", "data", file.name, check=False)
     assert result.returncode == 1
     assert result.stderr.strip() == "export: data is no model folder: it has no config.json."
+    beside = file.with_suffix(".Modelfile")
+    assert f"FROM ./{file.name}\n" in beside.read_text() and "\nTEMPLATE " in beside.read_text()
+    beside.unlink()
     file.unlink()
 
 

@@ -39,9 +39,11 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 inputs = tokenizer.apply_chat_template(
     {arguments}add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
-written = model.generate(**inputs, max_new_tokens=60, do_sample=True, temperature=0.7, top_p=0.9)
+written = model.generate(**inputs, max_new_tokens=60, do_sample=True, {sampling})
 print(tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""
+SAMPLING = {"temperature": 0.7, "top_p": 0.9}
+SHOWS_A_DIALOGUE = "The chat is a validation dialogue's."
 _HELLO = ServedChat(messages=[{"role": "user", "content": "Hi! How was your weekend?"}])
 """Where no validation dialogue can be shown."""
 
@@ -137,10 +139,12 @@ def use_section(example: Example | None) -> str:
         values += "\n" + _assigned("tools", chat.tools)
         arguments.append("tools=tools")
     arguments += (f"{name}={value!r}" for name, value in chat.settings.items())
-    use = _USE.format(chat=values, arguments="".join(f"{one}, " for one in arguments))
+    sampling = ", ".join(f"{name}={value}" for name, value in SAMPLING.items())
+    asked = "".join(f"{one}, " for one in arguments)
+    use = _USE.format(chat=values, arguments=asked, sampling=sampling)
     if example is None:
         return use
-    use += "\n\nThe chat is a validation dialogue's. There, the data goes on with:\n\n"
+    use += f"\n\n{SHOWS_A_DIALOGUE} There, the data goes on with:\n\n"
     use += _said(example.answer)
     if example.written is not None:
         use += "\n\nand the model, where it takes the likeliest tokens, with:\n\n"
