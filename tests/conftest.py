@@ -43,7 +43,7 @@ TEXTS = (
 
 LONGEST = (
     *("test_pipeline", "test_repair", "test_setup", "test_processes", "test_tracking"),
-    *("test_fetch", "test_training_failures", "test_ray"),
+    *("test_fetch", "test_training_failures", "test_ray", "test_export_gguf", "test_publish"),
 )
 """Files that take more than twenty seconds of a core."""
 

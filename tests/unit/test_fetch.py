@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
 from stages.fetch import extract_file, fetch_base_model
-from tests.loopback_hub import COMMIT, REPO, Fault, loopback_hub
+from tests.loopback_hub import COMMIT, REPO, Fault, closed_port, loopback_hub
 from tests.tiny_model import make_tiny_gpt2
 from tuning.run.errors import UserError
 from tuning.run.files import sha256_of
@@ -100,12 +99,6 @@ def assert_failed(result: subprocess.CompletedProcess[str], project: Path, *word
         assert word in result.stderr
     assert result.stdout == ""
     assert files_in(project) == {"params.yaml"}
-
-
-def closed_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_a_hub_model_and_the_corpus_arrive_byte_for_byte(source: Path, project: Path) -> None:
