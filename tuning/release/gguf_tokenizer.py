@@ -37,7 +37,7 @@ PRE_TOKENIZERS = {
 that is a token as a whole is looked up as one. Mistral NeMo's are not among them: llama.cpp's
 ``tekken`` cuts Devanagari otherwise."""
 
-_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _BLANKS = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 _KEEP_SPACES = {"<unk>", "<s>", "<|endoftext|>"}
 """Phi-3's special tokens that do not swallow the spaces behind them."""
@@ -92,12 +92,12 @@ def add_tokenizer(
         writer.add_tokenizer_pre("default")
         writer.add_token_scores([scores.get(token, 0.0) for token in tokens])
         writer.add_add_space_prefix(bool(space_first))
+        if isinstance(tokenizer.unk_token_id, int):
+            types[tokenizer.unk_token_id] = gguf.TokenType.UNKNOWN
+            writer.add_unk_token_id(tokenizer.unk_token_id)
         for id_, token in enumerate(tokens):
             if token in _BYTES:
                 types[id_] = gguf.TokenType.BYTE
-            elif id_ == tokenizer.unk_token_id:
-                types[id_] = gguf.TokenType.UNKNOWN
-                writer.add_unk_token_id(id_)
             elif types[id_] == gguf.TokenType.USER_DEFINED:  # found in texts as they are typed
                 tokens[id_] = token.replace("▁", " ")
     writer.add_token_list(tokens)
@@ -199,12 +199,12 @@ def _scores(model: dict[str, Any], added: set[str]) -> dict[str, float] | None:
     any text do not matter.
     """
     vocabulary = model["vocab"]
-    if not model["byte_fallback"] or model["ignore_merges"] or not vocabulary.keys() >= {*_BYTES}:
+    if not model["byte_fallback"] or model["ignore_merges"] or not vocabulary.keys() >= _BYTES:
         return None
     ranks: dict[str, list[int]] = {}
     for rank, (left, right) in enumerate(model["merges"]):
         ranks.setdefault(left + right, []).append(rank)
-    for piece in vocabulary.keys() - added - {*_BYTES}:
+    for piece in vocabulary.keys() - added - _BYTES:
         num_pairs = sum(
             piece[:cut] in vocabulary and piece[cut:] in vocabulary for cut in range(1, len(piece))
         )
