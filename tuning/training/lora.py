@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tuning.run.errors import UserError
-from tuning.run.params import LoraParams
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from tuning.run.params import LoraParams
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraParams, new_tokens: Sequence[int]) -> PeftModel:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim import Optimizer as OfTorch
 
-from tuning.run.params import TrainParams
 from tuning.training import few_bits
 from tuning.training.objective import Objective
 from tuning.training.start import embedding_weights
+
+if TYPE_CHECKING:
+    from tuning.run.params import TrainParams
 
 Moments = dict[str, Tensor | int]
 """What is kept of a parameter between its updates."""

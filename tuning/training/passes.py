@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tuning.language_model.device import Device
-from tuning.run.params import TrainParams
 from tuning.training.objective import Objective
 from tuning.training.processes import Processes
 from tuning.training.rows import PackedRows
+
+if TYPE_CHECKING:
+    from tuning.run.params import TrainParams
 
 TOKENS_PER_PASS = 2048
 """A CPU takes a batch in passes of so many tokens, or of one row: with more its products are no

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from tuning.run.params import TrainParams
+if TYPE_CHECKING:
+    from tuning.run.params import TrainParams
 
 
 class Schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from tuning.language_model.device import Device
 from tuning.language_model.loading import load_plain_model, num_visible, own_dtype
 from tuning.run.errors import UserError
-from tuning.run.params import TrainParams
 from tuning.template_record import read_record
+
+if TYPE_CHECKING:
+    from tuning.run.params import TrainParams
 
 
 def load_for_training(

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from tuning.language_model.device import Device, peak_memory_gb
 from tuning.run.errors import UserError, first_line
-from tuning.run.params import TrainParams
 from tuning.training import snapshot
 from tuning.training.checkpoint import CheckpointFolder
 from tuning.training.objective import Objective
@@ -28,6 +27,9 @@ from tuning.training.processes import Processes, whole
 from tuning.training.progress import Progress, Timing
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from tuning.run.params import TrainParams
 
 LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
 VALIDATION_LOSS = "validation_loss"
