@@ -388,3 +388,20 @@ def test_labels_are_shifted_once() -> None:
     logits[0, 1, 2] = 100.0
     assert summed_nll(logits, torch.tensor([[IGNORE_INDEX, 4, 2]])).item() == pytest.approx(0)
     assert summed_nll(logits, torch.tensor([[IGNORE_INDEX, 2, 4]])).item() > 100
+
+
+def test_a_mask_has_a_type_that_a_gpu_takes_beside_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of float32 it is refused there, or misread; then the head would not be found plain."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    types = []
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        types.append({settings["attn_mask"].dtype, torch.bool, query.dtype})
+        return attend(query, key, value, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    model = LlamaForCausalLM(LlamaConfig(**TINY, intermediate_size=32)).bfloat16()
+    PackedLoss(model, CPU)
+    assert types == 2 * [{torch.bool, torch.bfloat16}]
