@@ -12,9 +12,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tuning.language_model.device import Device
+from tuning.training.lora import head_of
 
 NUM_TRIES = 5
 """Timed tries of each product, after one that is not counted."""
+FLOPS_PER_TRY = 10**12
+"""Operations of a try on a GPU, a few milliseconds: as in training, the next product is asked for
+while it computes, and what asking and waiting take does not count."""
 NUM_TOKENS = 4096
 """Tokens of a forward pass that is large enough to reach the peak."""
 
@@ -22,17 +26,14 @@ NUM_TOKENS = 4096
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     """Floating-point operations of a training step per row token, and more per target token.
 
-    Six per weight of a linear layer (two forward, four backward), four if it is frozen; the head
-    counts for targets only, as only they pass it. Attention's own products and recomputed ones are
-    not counted.
+    Six per weight of a linear layer (two forward, four backward), four if it is frozen, whatever
+    its type; the head counts for targets only, as only they pass it. Attention's own products and
+    recomputed ones are not counted.
     """
-    head = model.get_output_embeddings()
-    per_row_token = sum(
-        (6 if layer.weight.requires_grad else 4) * layer.weight.numel()
-        for layer in _linear_layers(model)
-        if layer is not head
-    )
-    return per_row_token, 6 * head.weight.numel()
+    head, _, _ = head_of(model)
+    layers = _linear_layers(model)
+    per_row_token = sum(_flops(layer) for layer in layers if layer is not head)
+    return per_row_token, _flops(head)
 
 
 def linear_shapes(model: PreTrainedModel) -> Counter[tuple[int, int]]:
@@ -62,14 +63,30 @@ def _linear_layers(model: PreTrainedModel) -> list[nn.Linear | Conv1D]:
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D)]
 
 
+def _flops(layer: nn.Module) -> int:
+    """Operations per token that passes the layer; of a weight in 4 bits its size tells half."""
+    assert isinstance(layer.weight, Tensor)
+    num_weights = (
+        layer.in_features * layer.out_features
+        if isinstance(layer, nn.Linear)
+        else layer.weight.numel()
+    )
+    return (6 if layer.weight.requires_grad else 4) * num_weights
+
+
 def _layer_seconds(device: Device, num_tokens: int, num_in: int, num_out: int) -> float:
     x, weight, y = (
         torch.ones(size, dtype=device.dtype, device=device.kind)
         for size in ((num_tokens, num_in), (num_out, num_in), (num_tokens, num_out))
     )
+    repeats = 1
+    if device.kind == "cuda":
+        repeats = max(1, FLOPS_PER_TRY // (2 * num_tokens * num_in * num_out))
+        for each in (x, weight, y):  # ones take less power, so that its clock would be higher
+            each.normal_(generator=torch.Generator(device.kind).manual_seed(0))
 
     def fastest(left: Tensor, right: Tensor, out: Tensor) -> float:
-        return _fastest(lambda: torch.mm(left, right, out=out), device)
+        return _fastest(lambda: torch.mm(left, right, out=out), device, repeats)
 
     return (
         fastest(x, weight.t(), torch.empty_like(y))
@@ -78,17 +95,18 @@ def _layer_seconds(device: Device, num_tokens: int, num_in: int, num_out: int) -
     )
 
 
-def _fastest(product: Callable[[], object], device: Device) -> float:
-    """Seconds of the fastest try."""
+def _fastest(product: Callable[[], object], device: Device, repeats: int) -> float:
+    """Seconds of the product in the fastest try, which makes it so many times."""
     product()
     tries = []
     for _ in range(NUM_TRIES):
         _finish(device)
         started = time.perf_counter()
-        product()
+        for _ in range(repeats):
+            product()
         _finish(device)
         tries.append(time.perf_counter() - started)
-    return min(tries)
+    return min(tries) / repeats
 
 
 def _finish(device: Device) -> None:
