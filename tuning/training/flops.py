@@ -14,13 +14,13 @@ from transformers.pytorch_utils import Conv1D
 from tuning.language_model.device import Device
 from tuning.training.lora import head_of
 
-NUM_TRIES = 5
+NUM_TRIES = 3
 """Timed tries of each product, after one that is not counted."""
 FLOPS_PER_TRY = 10**12
 """Operations of a try on a GPU, a few milliseconds: as in training, the next product is asked for
 while it computes, and what asking and waiting take does not count."""
-NUM_TOKENS = 4096
-"""Tokens of a forward pass that is large enough to reach the peak."""
+NUM_TOKENS = 2048
+"""Tokens of a forward pass that is large enough to reach the peak, as many as a CPU's have."""
 
 
 def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
