@@ -25,7 +25,7 @@ from tuning.language_model.device import (
     peak_memory_gb,
     set_threads,
 )
-from tuning.language_model.loading import own_dtype
+from tuning.language_model.loading import own_dtype, reads_alone
 from tuning.run.errors import UserError
 from tuning.run.files import weights_sha256, write_csv, write_json
 from tuning.run.inputs import Inputs
@@ -181,29 +181,7 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
     train = params.train
     tokenizer = encoded / "tokenizer"
     template = template_record(tokenizer)
-    read_rows = partial(
-        PackedRows,
-        max_length=params.encoding.max_length,
-        packing=train.packing,
-        pad_token_id=template.pad_id,
-    )
-    rows = read_rows(encoded)
-    if not rows.num_target_tokens:
-        raise UserError(
-            f"nothing to train: no window in {encoded} has a target token; run dvc repro."
-        )
     dtype = weights_dtype(base, train, device)
-    rounds = train.lora.rank is not None or dtype != own_dtype(base)
-    validation = sample = None
-    if train.eval_steps is not None or rounds:
-        validation = sample = read_rows(encoded / "validation", num_windows=train.eval_windows)
-    if validation is not None and not validation.num_target_tokens:
-        sample = read_rows(encoded, num_windows=train.eval_windows)
-        if train.eval_steps is not None:
-            raise UserError(
-                "train.eval_steps is set, and there is nothing to validate on: no validation "
-                "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
-            )
     lora = train.lora
     few_bits = None
     if lora.quantization is not None:
@@ -217,6 +195,28 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
         quantization=few_bits,
     )
     check_publishing(model, tokenizer)
+    read_rows = partial(
+        PackedRows,
+        max_length=params.encoding.max_length,
+        packing=train.packing and not reads_alone(model),
+        pad_token_id=template.pad_id,
+    )
+    rows = read_rows(encoded)
+    if not rows.num_target_tokens:
+        raise UserError(
+            f"nothing to train: no window in {encoded} has a target token; run dvc repro."
+        )
+    rounds = train.lora.rank is not None or dtype != own_dtype(base)
+    validation = sample = None
+    if train.eval_steps is not None or rounds:
+        validation = sample = read_rows(encoded / "validation", num_windows=train.eval_windows)
+    if validation is not None and not validation.num_target_tokens:
+        sample = read_rows(encoded, num_windows=train.eval_windows)
+        if train.eval_steps is not None:
+            raise UserError(
+                "train.eval_steps is set, and there is nothing to validate on: no validation "
+                "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
+            )
     is_sharded = params.runtime.shard_model and processes.size > 1
     if not is_sharded:  # else each process moves its part
         nn.Module.to(model, device.kind)
@@ -274,6 +274,13 @@ def announce(setup: Setup, params: Params, device: Device, num_processes: int) -
     """Say what is going to be trained, on what, and whether that is little."""
     for note in device.notes:
         print(f"train: {note}", file=sys.stderr)
+    if params.train.packing and not setup.rows.packing:
+        kind = setup.objective.model.config.model_type
+        print(
+            f"train: {kind} models read a row from left to right whatever a mask hides, so each "
+            "window has a row of its own, in spite of train.packing.",
+            file=sys.stderr,
+        )
     parameters = setup.objective.parameters()
     num_trained = sum(each.numel() for each in parameters if each.requires_grad)
     print(
@@ -315,6 +322,7 @@ def record(
         "num_steps": len(result.log),
         "num_rows": len(rows),
         "num_target_tokens": rows.num_target_tokens,
+        "packing": rows.packing,
         "packing_efficiency": rows.packing_efficiency,
         "first_loss": result.log[0]["loss"],
         "last_epoch_loss": mean_loss([e for e in result.log if e["epoch"] > last_epoch]),

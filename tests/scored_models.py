@@ -56,6 +56,7 @@ class CopyingModel:
 
     def __init__(self, vocabulary_size: int, *, reach: int = 10**6) -> None:
         self.config = PreTrainedConfig()
+        self.config._attn_implementation = "sdpa"
         self.device = torch.device("cpu")
         self.vocabulary_size = vocabulary_size
         self.reach = reach

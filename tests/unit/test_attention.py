@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -101,6 +102,42 @@ def test_a_gpus_attention_is_the_same(
     found = output_and_gradients(packed_flex_attention, query, key, value, blocks, scaling=scaling)
     expected = output_and_gradients(blockwise_attention, query, key, value, mask, scaling=scaling)
     check_equal(found, expected)
+
+
+@pytest.mark.parametrize("first_seen", [None, lambda at: at - 99, lambda at: at // 130 * 130])
+@pytest.mark.parametrize("num_tokens", [*SEGMENTS, 256, 700])
+def test_blocks_are_those_that_the_whole_mask_would_show(num_tokens: int, first_seen: Any) -> None:
+    """Windows of up to several blocks, and layers that see all, the last 100, chunks of 130."""
+    long = [[1] * 128 + [2] * 300, [1] * 700, [1, *[2] * 270, *[3] * 129]]
+    rows = SEGMENTS.get(num_tokens) or [
+        (one + [PAD_SEGMENT] * num_tokens)[:num_tokens] for one in long
+    ]
+    segments = torch.tensor(rows)
+    found = block_mask(segments, first_seen)
+    place = torch.arange(num_tokens)
+    is_first = torch.tensor([[n == 0 or r[n] != r[n - 1] for n in range(num_tokens)] for r in rows])
+    position = place - (place * is_first).cummax(1).values
+    visible = attention_mask(segments)[:, 0]
+    if first_seen is not None:
+        visible = visible & (position[:, None] >= first_seen(position)[:, :, None])
+    assert found.mask_mod is not None
+    mask = create_mask(found.mask_mod, B, None, num_tokens, num_tokens, "cpu")
+    assert torch.equal(mask[:, 0], visible)
+    expected = create_block_mask(
+        lambda row, _head, query, key: visible[row, query, key],
+        B,
+        None,
+        num_tokens,
+        num_tokens,
+        device="cpu",
+    )
+    assert found.shape == expected.shape
+    for name in ("kv", "full_kv", "q", "full_q"):
+        counts = getattr(expected, f"{name}_num_blocks")
+        assert torch.equal(getattr(found, f"{name}_num_blocks"), counts)
+        blocks, wanted = (getattr(each, f"{name}_indices") for each in (found, expected))
+        is_listed = torch.arange(blocks.shape[-1]) < counts[..., None]
+        assert torch.equal(blocks[is_listed], wanted[is_listed])
 
 
 def test_the_rows_above_need_every_way_to_cut_a_row() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
+from benchmarks.families import WINDOW, small_model
 from tests.scored_models import opinionated_model
-from tests.tiny_model import enlarged
+from tests.tiny_model import MAX_POSITIONS
 from tuning.dialogue import Dialogue, Turn
+from tuning.language_model.loading import load_plain_model
 from tuning.scoring.nats import TokenSequence, token_nll
 from tuning.tokens.plain_lines import PlainLines
 from tuning.tokens.speaker_tokens import SpeakerTokens
@@ -173,32 +175,66 @@ def test_a_model_without_further_positions_stops(speakers: SpeakerTokens, tiny_b
             assert replies or length > 40 - 10
 
 
-def test_a_sliding_window_ends_what_is_written_and_changes_nothing_before(
-    speakers: SpeakerTokens,
-) -> None:
-    def model(sliding_window: int) -> Any:
-        config = Gemma3TextConfig(
-            vocab_size=len(speakers.tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            sliding_window=sliding_window,
-            layer_types=["sliding_attention", "full_attention"],
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            random = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-        return enlarged(random).eval()
+@pytest.fixture(
+    params=[
+        *("gemma3_text", "gemma2", "mistral", "gpt_oss", "llama4_text"),
+        *("qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1", "bamba", "falcon_mamba"),
+    ]
+)
+def other_model(
+    request: pytest.FixtureRequest, speakers: SpeakerTokens, tmp_path: Path
+) -> PreTrainedModel:
+    """Of layers that look back 8 tokens, or that read a row from left to right."""
+    made = small_model(
+        request.param, vocab_size=len(speakers.tokenizer), max_position_embeddings=MAX_POSITIONS
+    )
+    made.save_pretrained(tmp_path)
+    return load_plain_model(tmp_path)
 
+
+def test_other_models_write_what_their_whole_text_says(
+    other_model: PreTrainedModel, speakers: SpeakerTokens
+) -> None:
+    """Every token is the likeliest behind all before it, read anew, alone, without a cache."""
+    requests = [one for one in requests_for(speakers, 2) if one.sampling == GREEDY]
+    written = write(other_model, speakers, requests)
+    assert max(request.length for request in requests) > 2 * WINDOW
+    for request, replies in zip(requests, written, strict=True):
+        ids = list(request.context[: request.length])
+        for tag, reply in zip(request.tags, replies, strict=True):
+            ids += tag
+            for token, nats in zip(reply.ids, reply.nats, strict=True):
+                with torch.inference_mode():
+                    logits = other_model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+                assert logits.argmax() == token
+                assert nats == pytest.approx(-logits.log_softmax(-1)[token].item(), abs=1e-4)
+                ids.append(token)
+            ids += speakers.end
+
+
+def test_company_changes_nothing_that_other_models_write(
+    other_model: PreTrainedModel, speakers: SpeakerTokens
+) -> None:
+    requests = requests_for(speakers, 2)
+    written = [[one.ids for one in replies] for replies in write(other_model, speakers, requests)]
+    alone = [write(other_model, speakers, [one], 1)[0] for one in requests]
+    assert written == [[one.ids for one in replies] for replies in alone]
+
+
+def test_other_models_stop_without_further_positions(
+    speakers: SpeakerTokens, tmp_path: Path
+) -> None:
+    small_model("lfm2", vocab_size=len(speakers.tokenizer)).save_pretrained(tmp_path)
+    model = load_plain_model(tmp_path)
     requests = requests_for(speakers, 3)
-    far, near = (write(model(window), speakers, requests) for window in (1000, 40))
-    for request, expected, found in zip(requests, far, near, strict=True):
-        assert [one.ids for one in found] == [one.ids for one in expected[: len(found)]]
-        assert len(found) < len(expected) or request.length < 40
-    assert 0 < sum(map(len, near)) < sum(map(len, far))
+    unlimited = write(model, speakers, requests)
+    model.config.max_position_embeddings = 40
+    for request, expected, replies in zip(
+        requests, unlimited, write(model, speakers, requests), strict=True
+    ):
+        assert replies == expected[: len(replies)]
+        read = request.length + sum(len(one.ids) + 2 for one in replies)
+        assert read <= 40 + 2 or not replies
 
 
 def drawn(logits: torch.Tensor, sampling: Sampling, count: int = 2000) -> Counter[int]:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.families import WINDOW, small_model
 from tests.scored_models import distinct_dialogues, opinionated_model
 from tuning.evaluation_set.blocks import make_blocks
 from tuning.evaluation_set.places import Place
+from tuning.language_model.loading import load_plain_model
 from tuning.results.dialogue_table import FloatArray
 from tuning.results.measured import ScoredText
 from tuning.scoring import nats
@@ -71,6 +73,39 @@ def test_each_is_scored_as_if_it_were_alone(
     found = token_nll(model, sequences, batch_size=3)
     for sequence, nll in zip(sequences, found, strict=True):
         assert nll == pytest.approx(plain_nll(model, sequence), rel=1e-4, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("gemma3_text", "gemma2", "mistral", "gpt_oss", "llama4_text", "qwen3_moe"),
+        *("qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1", "jamba", "recurrent_gemma"),
+    ],
+)
+def test_other_models_score_each_as_if_it_were_alone(kind: str, tmp_path: Path) -> None:
+    """Those that look back less far than texts are long, and those that read from left to right."""
+    small_model(kind).save_pretrained(tmp_path)
+    other = load_plain_model(tmp_path)
+    sequences = random_sequences(1)
+    assert max(len(sequence.ids) for sequence in sequences) > 2 * WINDOW
+    for batch_size in (1, 3):
+        found = token_nll(other, sequences, batch_size=batch_size)
+        for sequence, nll in zip(sequences, found, strict=True):
+            assert nll == pytest.approx(plain_nll(other, sequence), rel=1e-5, abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize("capacity", [36, 1000])
+def test_a_row_without_branches_holds_one_sequence_and_those_that_begin_it(capacity: int) -> None:
+    sequences = random_sequences(capacity)
+    trees = merge(sequences, capacity, may_branch=False)
+    held = [number for tree in trees for number in tree.places]
+    assert sorted(held) == [i for i, sequence in enumerate(sequences) if sequence.ids]
+    for tree in trees:
+        assert len(tree.ids) == max(len(sequences[number].ids) for number in tree.places)
+        for number, places in tree.places.items():
+            assert places == list(range(len(sequences[number].ids)))
+            assert tree.ids[: len(places)] == sequences[number].ids
+    assert len(trees) < len(held)
 
 
 @pytest.mark.parametrize("min_shared", [1, 3, 1000])

@@ -24,6 +24,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.families import small_model
 from tests.warm_process import warm
 from tests.windows import write_windows
 from tuning.encoding.cutting import Window
@@ -149,6 +150,14 @@ def rewrite(file: str, **settings: Any) -> Callable[[Path], None]:
     return change_settings
 
 
+def other_layers(project: Path) -> None:
+    """Give the base model layers that read a row from left to right, whatever a mask says."""
+    base = project / "models/base"
+    num_tokens = AutoConfig.from_pretrained(base).vocab_size
+    small_model("lfm2", vocab_size=num_tokens).save_pretrained(base)
+    change(project, max_length=32)  # room for two windows
+
+
 @dataclass(frozen=True)
 class Case:
     """A project that is changed, a trainer that is limited, and what is said."""
@@ -196,9 +205,14 @@ CASES = {
         rewrite("config.json", validate=3),
         "train: model.name: what is trained could not be saved",
     ),
+    "a base whose layers do not keep texts in one row apart": Case(
+        other_layers,
+        "train: lfm2 models read a row from left to right whatever a mask hides",
+        succeeds=True,
+    ),
     "rows longer than the model's positions": Case(
         lambda project: change(project, max_length=1025),
-        "train: encoding.max_length: a token of this model sees only 1024 tokens; set it to 1024",
+        "train: encoding.max_length: this model has only 1024 positions; set it to 1024",
     ),
 }
 
@@ -249,6 +263,14 @@ def test_what_could_not_be_saved_is_told_before_the_first_step(
     outcome = outcomes["a base whose configuration transformers cannot save"]
     assert "target tokens in" not in outcome.output
     assert not checkpoints(outcome.project)
+
+
+def test_such_a_base_is_trained_a_window_a_row(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["a base whose layers do not keep texts in one row apart"]
+    figures = json.loads(outcome.published()["metrics/train.json"])
+    assert (figures["packing"], figures["num_rows"]) == (False, len(windows()))
+    usual = json.loads(outcomes["nothing wrong"].published()["metrics/train.json"])
+    assert usual["packing"]
 
 
 def test_the_base_s_way_to_generate_is_published_as_it_is(outcomes: dict[str, Outcome]) -> None:

@@ -11,6 +11,8 @@ A token sees itself and what its sequences have before it: token i sees j if j <
 predicted where the token before stands. Logits, a fifth of a small model's work, are computed only
 there.
 
+Of a model that ``reads_alone`` each row holds one sequence, and others only if they begin it.
+
 A measure is a generator: it yields its sequences, gets the nats of their tokens, and returns what
 follows from them. Measures taken ``together`` are read in the same passes.
 """
@@ -21,7 +23,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +31,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tuning.language_model.device import TARGETS_PER_CHUNK
-from tuning.language_model.loading import num_visible
+from tuning.language_model.loading import num_visible, reads_alone
+from tuning.language_model.masks import attention_masks
 from tuning.packing import pack
 from tuning.progress import Bar
 from tuning.results.dialogue_table import FloatArray
@@ -124,23 +127,26 @@ def token_nll(
     Neither the batch size nor the other sequences change what a token sees.
 
     Args:
-        model: Any causal language model whose attention is plain.
+        model: Any causal language model, as it is loaded.
         sequences: ``[N]`` In any order.
         batch_size: Rows of ``TREE_TOKENS`` per forward pass, or as many shorter ones as fit there.
 
     Raises:
-        UserError: a sequence is longer than what a token of the model sees.
+        UserError: a sequence has more tokens than the model has positions.
     """
     longest = max((len(sequence.ids) for sequence in sequences), default=0)
     limit = num_visible(model.config)
     if longest > limit:
         raise UserError(
             f"a dialogue (of the validation or test set, or of one of score.also) takes {longest} "
-            f"tokens and a token of the model sees only {limit}; lower score.max_bytes or "
+            f"tokens and the model has only {limit} positions; lower score.max_bytes or "
             "score.max_turns, or take a dialogue whose prompt alone is longer out of it."
         )
     scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
-    rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
+    if reads_alone(model):
+        rows = sorted(merge(sequences, longest, may_branch=False), key=lambda row: len(row.ids))
+    else:
+        rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
     bar = Bar("score", "tokens read", sum(len(row.ids) for row in rows))
     for batch in _batches(rows, batch_size * TREE_TOKENS):
         batch_nll, others = _batch_nll(model, batch)
@@ -184,16 +190,23 @@ class Tree:
             self.or_last[number] = sequence.or_last
 
 
-def merge(sequences: Sequence[TokenSequence], capacity: int) -> list[Tree]:
-    """Trees of at most ``capacity`` tokens that hold every sequence once."""
+def merge(
+    sequences: Sequence[TokenSequence], capacity: int, *, may_branch: bool = True
+) -> list[Tree]:
+    """Trees of at most ``capacity`` tokens that hold every sequence once.
+
+    Without branches, a tree's sequences are beginnings of its longest.
+    """
     trees: list[Tree] = []
     before: list[int] = []
     path: list[int] = []
     in_order = sorted((one.ids, number) for number, one in enumerate(sequences) if one.ids)
     for ids, number in in_order:
         shared = len(os.path.commonprefix([before, ids]))
-        if shared < min(MIN_SHARED, len(ids)) or (
-            len(trees[-1].ids) + len(ids) - shared > capacity
+        if (
+            shared < min(MIN_SHARED, len(ids))
+            or len(trees[-1].ids) + len(ids) - shared > capacity
+            or not (may_branch or shared == len(before))
         ):
             trees.append(Tree())
             path = []
@@ -262,10 +275,15 @@ def _batch_nll(model: PreTrainedModel, rows: Sequence[Tree]) -> tuple[FloatArray
     parent = parents[row, place]
     predicts = torch.zeros(ids.shape, dtype=torch.bool)
     predicts[row, parent] = True
+    inputs: dict[str, Any] = {}
+    if not reads_alone(model):
+        positions = position_ids.to(model.device)
+        visible = who_sees_whom(parents).to(model.device)
+        inputs["attention_mask"] = attention_masks(model, visible, positions, positions)
+        inputs["position_ids"] = positions
     logits = model(
         input_ids=ids.to(model.device),
-        attention_mask=who_sees_whom(parents).to(model.device),
-        position_ids=position_ids.to(model.device),
+        **inputs,
         use_cache=False,
         logits_to_keep=predicts.to(model.device),
     ).logits

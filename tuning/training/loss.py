@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from tuning.language_model.device import Device, targets_per_chunk
+from tuning.language_model.loading import has_plain_attention, reads_alone
+from tuning.language_model.masks import attention_masks, by_layer
 from tuning.packing import IGNORE_INDEX, attention_mask
 from tuning.training import attention_cpu, attention_gpu
 from tuning.training.lora import head_of
@@ -41,10 +44,11 @@ class PackedLoss(Objective):
             model.activation_checkpointing_enable()
         self.model = model
         self._has_plain_head = _has_plain_head(model)
-        if device.kind == "cpu":
-            model.set_attn_implementation(attention_cpu.NAME)
-        elif device.compiled and attention_gpu.suits(model):
-            model.set_attn_implementation(attention_gpu.NAME)
+        if has_plain_attention(model) and not reads_alone(model):
+            if device.kind == "cpu":
+                model.set_attn_implementation(attention_cpu.NAME)
+            elif device.compiled and attention_gpu.suits(model):
+                model.set_attn_implementation(attention_gpu.NAME)
         self._nll_to_gradient = nll_to_gradient
         if device.compiled:
             self._nll_to_gradient = torch.compile(nll_to_gradient, dynamic=True)
@@ -66,15 +70,14 @@ class PackedLoss(Objective):
             input_ids: ``[B, T]``.
             labels: ``[B, T]``, unshifted; ``IGNORE_INDEX`` where there is no target.
             position_ids: ``[B, T]``, from 0 in each window.
-            segment_ids: ``[B, T]``, equal within a window.
+            segment_ids: ``[B, T]``, equal within a window. A model that ``reads_alone`` takes one
+                window per row, from its first token on.
             weights: ``[B, T]``, each target's share in both sums; None: 1.
         """
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": self._mask(segment_ids),
-            "position_ids": position_ids,
-            "use_cache": False,
-        }
+        inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+        if not reads_alone(self.model):
+            inputs["position_ids"] = position_ids
+            inputs["attention_mask"] = self._masks(segment_ids, position_ids)
         is_target = labels[:, 1:] != IGNORE_INDEX
         total = is_target.sum() if weights is None else (weights[:, 1:] * is_target).sum()
         if not self._has_plain_head:
@@ -86,13 +89,16 @@ class PackedLoss(Objective):
         )
         return nll, total
 
-    def _mask(self, segment_ids: Tensor) -> Tensor | BlockMask:
-        """Return the mask in the form that the model's attention takes."""
-        implementation = self.model.config._attn_implementation
-        if implementation == attention_gpu.NAME:
-            return attention_gpu.block_mask(segment_ids)
-        mask = attention_mask(segment_ids)
-        return torch.where(mask, 0.0, -math.inf) if implementation == attention_cpu.NAME else mask
+    def _masks(
+        self, segment_ids: Tensor, position_ids: Tensor
+    ) -> Tensor | BlockMask | dict[str, Tensor] | dict[str, BlockMask]:
+        """Return the masks in the form that the model's attention takes, made once per pass."""
+        if self.model.config._attn_implementation == attention_gpu.NAME:
+            make = partial(attention_gpu.block_mask, segment_ids)
+            blocks: BlockMask | dict[str, BlockMask] = by_layer(self.model.config, make)
+            return blocks
+        visible = attention_mask(segment_ids)
+        return attention_masks(self.model, visible, position_ids, position_ids)
 
 
 def summed_nll(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -222,24 +228,23 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
     plain, _, _ = head_of(model)
     if type(plain) is not nn.Linear or plain.bias is not None:
         return False
-    seen: list[Tensor] = []
+    seen: list[Tensor | None] = []
     hooks = [
         model.get_decoder().register_forward_hook(
-            lambda _module, _inputs, output: seen.append(output.last_hidden_state)
+            lambda _module, _inputs, output: seen.append(output.get("last_hidden_state"))
         ),
         head.register_forward_hook(lambda _module, inputs, output: seen.extend([*inputs, output])),
     ]
-    device = model.device
-    logits = model(
-        input_ids=torch.arange(4, device=device)[None],
+    ids = torch.arange(4, device=model.device)[None]
+    inputs: dict[str, Any] = {}
+    if not reads_alone(model):  # the attention may be ours already, which takes a mask
         # Boolean: beside bfloat16 a GPU's kernels take no mask of float32, or misread it.
-        attention_mask=torch.ones(1, 1, 4, 4, dtype=torch.bool, device=device).tril(),
-        position_ids=torch.arange(4, device=device)[None],
-        use_cache=False,
-    ).logits
+        inputs["attention_mask"] = attention_mask(torch.zeros_like(ids))
+        inputs["position_ids"] = ids
+    logits = model(input_ids=ids, **inputs, use_cache=False).logits
     for hook in hooks:
         hook.remove()
-    if len(seen) != 3:
+    if len(seen) != 3 or None in seen:
         return False
     last_hidden_state, head_input, head_output = seen
     return torch.equal(last_hidden_state, head_input) and torch.equal(head_output, logits)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from tuning.language_model.loading import has_plain_attention
 from tuning.run.errors import UserError, first_line
 from tuning.run.files import new_folder
 from tuning.template_record import read_record
@@ -72,7 +73,7 @@ def _save(
     """Write weights and configurations; for what is not said here see ``publish``."""
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("sdpa" if has_plain_attention(model) else "eager")
     model.config.use_cache = True
     model.config._name_or_path = ""
     generation = model.generation_config

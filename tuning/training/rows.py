@@ -37,6 +37,7 @@ class PackedRows(Dataset[dict[str, Tensor]]):
         """
         self.windows = read_windows(folder)
         self.max_length = max_length
+        self.packing = packing
         self.pad_token_id = pad_token_id
         lengths = np.diff(self.windows.window_starts)
         wanted = len(lengths) if num_windows is None else min(num_windows, len(lengths))

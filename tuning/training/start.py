@@ -41,7 +41,7 @@ def load_for_training(
         quantization: How the linear layers' weights are kept in fewer bits.
 
     Raises:
-        UserError: in this model a token does not simply see every one before it in its row.
+        UserError: a window may have more tokens than the model has positions.
     """
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"
@@ -49,8 +49,8 @@ def load_for_training(
     span = num_visible(model.config)
     if span < max_length:
         raise UserError(
-            f"encoding.max_length: a token of this model sees only {span} tokens; set it to "
-            f"{span} or less (found {max_length})."
+            f"encoding.max_length: this model has only {span} positions; set it to {span} or less "
+            f"(found {max_length})."
         )
     num_tokens = record.num_base_tokens + len(record.new_rows)
     if num_tokens > len(_weight(model.get_input_embeddings())):

@@ -4,6 +4,8 @@ Rows share the forward passes of one batch and nothing else. A row's random draw
 of its name, so neither the order of the rows nor the batch size changes what is drawn. Rows that
 continue the same dialogue share its pass, at whatever turn they leave it; the place of a row that
 has finished is taken by the next request.
+
+A model that ``reads_alone`` writes one reply after the other.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from tuning.language_model.loading import num_visible
+from tuning.language_model.in_parts import read_part
+from tuning.language_model.loading import num_visible, reads_alone
 from tuning.progress import Bar
 from tuning.tokens.template import Ending, Template
 from tuning.writing.row_cache import RowCache
@@ -98,7 +102,7 @@ def write_replies(
     """Let the model write.
 
     Args:
-        model: Any causal language model whose attention is plain.
+        model: Any causal language model, as it is loaded.
         template: The model's way to write turns, with the tokens that end one.
         requests: ``[N]`` The turns to write.
         max_new_tokens: Most tokens of a turn.
@@ -111,6 +115,11 @@ def write_replies(
     num_positions = num_visible(model.config)
     replies: list[list[Reply]] = [[] for _ in requests]
     waiting = deque(_in_order(requests, num_positions))
+    if reads_alone(model):
+        written = _write_alone(model, template, [requests[i] for i in waiting], max_new_tokens)
+        for number, turns in zip(waiting, written, strict=True):
+            replies[number] = turns
+        return replies
     cache = RowCache(min(batch_size, len(waiting)))
     contexts = _Contexts(model, [requests[number] for number in waiting])
     rows: list[_Row] = []
@@ -124,7 +133,7 @@ def write_replies(
             rows.append(_Row(number, request, pending=first, position=request.length))
         logits = model(
             input_ids=torch.tensor([[row.pending.pop(0)] for row in rows], device=model.device),
-            attention_mask=cache.expect([row.position for row in rows]),
+            attention_mask=cache.expect(model, [row.position for row in rows]),
             position_ids=torch.tensor([[row.position] for row in rows], device=model.device),
             past_key_values=cache,
             use_cache=True,
@@ -146,6 +155,37 @@ def write_replies(
                     rows[index] = last
     bar.close()
     return replies
+
+
+def _write_alone(
+    model: PreTrainedModel, template: Template, requests: Sequence[Request], max_new_tokens: int
+) -> list[list[Reply]]:
+    """Write one reply after the other; what neighbours read before the first token is read once."""
+    num_positions = num_visible(model.config)
+    rows: list[_Row] = []
+    before: list[int] = []
+    bar = Bar("score", "responses written", len(requests), shown=len(requests) > 1)
+    for request in requests:
+        bar.update()
+        start = [*request.context[: request.length], *request.tags[0]]
+        row = _Row(len(rows), request, pending=[], position=len(start))
+        rows.append(row)
+        if len(start) > num_positions:
+            continue
+        if start != before:
+            before, read = start, DynamicCache(config=model.config)
+            first = read_part(model, start, read, 0)
+        cache, logits = deepcopy(read), first
+        while True:
+            [token], [nat] = choose_tokens(logits.float(), [row])
+            _take(row, token, nat, template, max_new_tokens)
+            if row.is_done or row.position + len(row.pending) > num_positions:
+                break
+            for pending in row.pending:
+                logits = read_part(model, [pending], cache, row.position)
+                row.position += 1
+    bar.close()
+    return [row.replies for row in rows]
 
 
 def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:
@@ -174,7 +214,7 @@ class _Contexts:
         """Return a context's keys and values; those of the last context are kept."""
         if context != self._context:
             self._context = context
-            self._cache = DynamicCache(config=self._model.config)
+            self._cache = DynamicCache()  # keeps what layers that look back less far see no more
             self._model(
                 input_ids=torch.tensor(
                     [context[: self._lengths[context]]], device=self._model.device

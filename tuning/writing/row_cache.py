@@ -16,7 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from tuning.language_model.masks import attention_masks
 
 SLOTS_AT_ONCE = 256
 """The fewest slots by which the rows grow at once."""
@@ -48,19 +51,23 @@ class RowCache(Cache):
             for own in (layer.keys, layer.values):
                 own[to, :, :length] = own[row, :, :length]
 
-    def expect(self, positions: Sequence[int]) -> Tensor:
+    def expect(
+        self, model: PreTrainedModel, positions: Sequence[int]
+    ) -> Tensor | dict[str, Tensor]:
         """Say where the next pass's token of each row in use belongs.
 
         Returns:
-            The mask of that pass, ``[rows, 1, 1, slots]``: each row sees its own tokens and the
-            new one.
+            The masks of that pass, ``[rows, 1, 1, slots]``: each row sees its own tokens and the
+            new one, as far as a layer looks back.
         """
         num_slots = max(positions) + 1
         place = torch.tensor(positions, device=self._rows[0].keys.device)
         for layer in self._rows:
             layer.reserve(num_slots)
             layer.place, layer.num_slots = place, num_slots
-        return (torch.arange(num_slots, device=place.device) <= place[:, None])[:, None, None]
+        slots = torch.arange(num_slots, device=place.device)[None]
+        visible = (slots <= place[:, None])[:, None, None]
+        return attention_masks(model, visible, place[:, None], slots)
 
 
 class _Layer(DynamicLayer):
