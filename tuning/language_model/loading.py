@@ -49,6 +49,7 @@ LOW_TOLERANCE = 0.15
 moves that by at most 4e-2, and a token that goes to another expert by more than its size. So there
 another neighbour is tried, too: which changes nothing at all."""
 _READS_ALONE = "_reads_alone"
+_ROUTER_COEFFICIENT = "_router_coefficient"
 
 
 def load_plain_model(
@@ -72,6 +73,10 @@ def load_plain_model(
     try:
         # Read first, for in a call that reads it the configuration's own word on attention wins.
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text = config.get_text_config()
+        has_router_loss = getattr(text, "output_router_logits", False)
+        if has_router_loss:  # else every pass makes a loss, and takes no mask of ours
+            text.output_router_logits = False
         load = partial(
             AutoModelForCausalLM.from_pretrained,
             folder,
@@ -90,6 +95,8 @@ def load_plain_model(
         for layer in model.modules():  # a CPU would repack 4-bit weights, if their shape allows
             if "support_avx512bf16_for_cpu" in vars(layer):
                 vars(layer)["support_avx512bf16_for_cpu"] = False
+        if has_router_loss:
+            setattr(model, _ROUTER_COEFFICIENT, getattr(model, "router_aux_loss_coef", 0.0))
         is_fit = keeps_apart(model)
         if not is_fit:
             setattr(model, _READS_ALONE, True)
@@ -113,6 +120,11 @@ def load_plain_model(
 def reads_alone(model: PreTrainedModel) -> bool:
     """Tell whether each text needs a row of its own in this model, which is loaded."""
     return getattr(model, _READS_ALONE, False)
+
+
+def router_coefficient(model: PreTrainedModel) -> float:
+    """Return the factor of the router loss that the model's configuration asks for; 0: none."""
+    return getattr(model, _ROUTER_COEFFICIENT, 0.0)
 
 
 @torch.no_grad()

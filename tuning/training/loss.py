@@ -13,12 +13,13 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from tuning.language_model.device import Device, targets_per_chunk
-from tuning.language_model.loading import has_plain_attention, reads_alone
+from tuning.language_model.loading import has_plain_attention, reads_alone, router_coefficient
 from tuning.language_model.masks import attention_masks, by_layer
 from tuning.packing import IGNORE_INDEX, attention_mask
 from tuning.training import attention_cpu, attention_gpu
 from tuning.training.lora import head_of
 from tuning.training.objective import Objective
+from tuning.training.router_loss import RouterLoss
 
 TARGETS_PER_SHAPE = 128
 """Chunks of targets are filled up to a multiple of it: oneDNN keeps code for every shape, for good,
@@ -49,6 +50,7 @@ class PackedLoss(Objective):
                 model.set_attn_implementation(attention_cpu.NAME)
             elif device.compiled and attention_gpu.suits(model):
                 model.set_attn_implementation(attention_gpu.NAME)
+        self._router = RouterLoss(model) if router_coefficient(model) else None
         self._nll_to_gradient = nll_to_gradient
         if device.compiled:
             self._nll_to_gradient = torch.compile(nll_to_gradient, dynamic=True)
@@ -66,6 +68,8 @@ class PackedLoss(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Nats summed over the batch's targets, and the number of these; or both weighted.
 
+        In training a router loss, if the model has one, is in the gradient and not in the sum.
+
         Args:
             input_ids: ``[B, T]``.
             labels: ``[B, T]``, unshifted; ``IGNORE_INDEX`` where there is no target.
@@ -78,16 +82,26 @@ class PackedLoss(Objective):
         if not reads_alone(self.model):
             inputs["position_ids"] = position_ids
             inputs["attention_mask"] = self._masks(segment_ids, position_ids)
+        router = self._router if self.training else None
+        if router is not None:
+            inputs["output_router_logits"] = True
         is_target = labels[:, 1:] != IGNORE_INDEX
-        total = is_target.sum() if weights is None else (weights[:, 1:] * is_target).sum()
+        shares = is_target if weights is None else weights[:, 1:] * is_target
+        nll = self._nll(inputs, labels, weights)
+        if router is not None:
+            loss = router.of_pass(segment_ids, shares.sum(1))
+            nll = nll + (loss - loss.detach())
+        return nll, shares.sum()
+
+    def _nll(self, inputs: dict[str, Any], labels: Tensor, weights: Tensor | None) -> Tensor:
         if not self._has_plain_head:
-            return summed_nll(self.model(**inputs).logits, labels, weights), total
+            return summed_nll(self.model(**inputs).logits, labels, weights)
         hidden = self.model.get_decoder()(**inputs).last_hidden_state
         head, rows, indices = head_of(self.model)
         nll: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden, head.weight, rows, indices, labels, weights, self._nll_to_gradient
         )
-        return nll, total
+        return nll
 
     def _masks(
         self, segment_ids: Tensor, position_ids: Tensor

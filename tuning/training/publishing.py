@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from tuning.language_model.loading import has_plain_attention
+from tuning.language_model.loading import has_plain_attention, router_coefficient
 from tuning.run.errors import UserError, first_line
 from tuning.run.files import new_folder
 from tuning.template_record import read_record
@@ -74,6 +74,8 @@ def _save(
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"
     model.set_attn_implementation("sdpa" if has_plain_attention(model) else "eager")
+    if router_coefficient(model):
+        model.config.get_text_config().output_router_logits = True  # as the base model's says
     model.config.use_cache = True
     model.config._name_or_path = ""
     generation = model.generation_config
