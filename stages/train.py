@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,7 @@ def main(processes: Processes) -> None:
     num_threads = set_threads(max(1, num_threads // processes.num_on_this_host))
     torch.manual_seed(params.seed)
     setup = build(args.encoded, args.base, params, device, processes)
+    device = setup.passes.device
     if processes.is_main:
         announce(setup, params, device, processes.size)
     measure_peak = partial(matmul_peak, linear_shapes(setup.objective.model), device)
@@ -195,6 +196,8 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
         quantization=few_bits,
     )
     check_publishing(model, tokenizer)
+    if reads_alone(model):
+        device = alone_on(device, model, params)
     read_rows = partial(
         PackedRows,
         max_length=params.encoding.max_length,
@@ -244,6 +247,20 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
     )
 
 
+def alone_on(device: Device, model: PreTrainedModel, params: Params) -> Device:
+    """Return the device for a model that reads texts alone, with notes on what is not as asked."""
+    kind = model.config.model_type
+    notes = list(device.notes)
+    if params.train.packing:
+        notes.append(
+            f"{kind} models read a row from left to right whatever a mask hides, so each window "
+            "has a row of its own, in spite of train.packing"
+        )
+    if device.compiled:  # loops over tokens: minutes or hours, and no faster in the end
+        notes.append(f"{kind} models are not compiled, in spite of train.torch_compile")
+    return replace(device, compiled=False, notes=tuple(notes))
+
+
 def template_record(tokenizer: Path) -> TemplateRecord:
     """Return the record that encode writes beside the tokenizer."""
     record = read_record(tokenizer)
@@ -274,13 +291,6 @@ def announce(setup: Setup, params: Params, device: Device, num_processes: int) -
     """Say what is going to be trained, on what, and whether that is little."""
     for note in device.notes:
         print(f"train: {note}", file=sys.stderr)
-    if params.train.packing and not setup.rows.packing:
-        kind = setup.objective.model.config.model_type
-        print(
-            f"train: {kind} models read a row from left to right whatever a mask hides, so each "
-            "window has a row of its own, in spite of train.packing.",
-            file=sys.stderr,
-        )
     parameters = setup.objective.parameters()
     num_trained = sum(each.numel() for each in parameters if each.requires_grad)
     print(
