@@ -26,6 +26,7 @@ from tuning.sources.base_model import from_folder, from_gguf, from_hub, origin_o
 from tuning.sources.hub_data import fetch_data_set, hub_repository
 from tuning.sources.model_check import check_model, leave_out_settings
 from tuning.sources.pinned import CHITCHAT, SMOLLM2, PinnedFile
+from tuning.sources.text_part import take_text_part
 
 
 def main() -> None:
@@ -83,9 +84,16 @@ def fetch_base_model(name: str, revision: str | None, target: Path) -> None:
             assert revision is not None
             from_hub(name, revision, folder)
         left_out = leave_out_settings(name, folder)
+        num_tensors = take_text_part(name, folder)
         check_model(name, folder)
     for setting in left_out:
         print(f"fetch: {setting} left out, for it says nothing of the model itself", flush=True)
+    if num_tensors:
+        print(
+            f"fetch: {name} reads more than text; its text part alone is taken, without the other "
+            f"{num_tensors:,} tensors",
+            flush=True,
+        )
 
 
 def fetch_file(pinned: PinnedFile, target: Path) -> None:

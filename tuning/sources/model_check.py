@@ -68,7 +68,7 @@ def leave_out_settings(name: str, folder: Path) -> list[str]:
     left_out: list[str] = []
     for path in (folder / CONFIG, folder / TOKENIZER_CONFIG):
         if path.exists():
-            content = _read_object(name, path)
+            content = read_object(name, path)
             if found := sorted(set(_take_out(content))):
                 write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
                 left_out += [f"{path.name}: {key}" for key in found]
@@ -97,8 +97,8 @@ def check_model(name: str, folder: Path) -> None:
         raise _unusable(
             name, "it has no fast tokenizer (tokenizer.json, or vocab.json and merges.txt)."
         )
-    settings = {path.name: _read_object(name, path) for path in sorted(folder.glob("*.json"))}
-    shapes = _shapes(name, folder, settings.get(INDEX))
+    settings = {path.name: read_object(name, path) for path in sorted(folder.glob("*.json"))}
+    shapes = shapes_of_weights(name, folder, settings.get(INDEX))
     _check_counts(name, settings[CONFIG], shapes)
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -116,7 +116,12 @@ def check_model(name: str, folder: Path) -> None:
         why = _told(error).replace(str(folder), name)
         raise _unusable(name, f"transformers cannot load it ({why}).") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise _unusable(name, f"{config.model_type!r} is not a causal language model.")
+        more = (
+            ": it reads more than text, and transformers has no class for its text part alone. "
+            "Name a model of text alone"
+        )
+        what = more if "text_config" in settings[CONFIG] else ""
+        raise _unusable(name, f"{config.model_type!r} is not a causal language model{what}.")
     if getattr(config, "quantization_config", None) is not None:
         raise _unusable(name, "its weights are quantised; name the unquantised original.")
     if not tokenizer.is_fast:
@@ -194,8 +199,12 @@ def _compare(config: PreTrainedConfig, shapes: Shapes) -> tuple[int, list[str]]:
     return len(embeddings), [*faults, *report["error_msgs"][:1]]
 
 
-def _shapes(name: str, folder: Path, index: Mapping[str, Any] | None) -> Shapes:
-    """Read the headers of the weights; opening a file compares its header with its length."""
+def shapes_of_weights(name: str, folder: Path, index: Mapping[str, Any] | None) -> Shapes:
+    """Read the headers of the weights; opening a file compares its header with its length.
+
+    Raises:
+        UserError: a file is missing or damaged, or the index names one that is not beside it.
+    """
     shapes: dict[str, list[int]] = {}
     is_single = index is None or (folder / WEIGHTS).is_file()
     for file in [WEIGHTS] if is_single else _shards(name, index or {}):
@@ -256,7 +265,12 @@ def _check_tokens(
             raise _unusable(name, f"{GENERATION} says eos_token_id: {end!r}, which is no token.")
 
 
-def _read_object(name: str, path: Path) -> dict[str, Any]:
+def read_object(name: str, path: Path) -> dict[str, Any]:
+    """Read a model's settings.
+
+    Raises:
+        UserError: the file holds no JSON object.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
