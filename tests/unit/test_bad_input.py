@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from ruamel.yaml import YAML
 
 from stages.prep import prepare
 from tests.corpora import as_record, data_params, generated
+from tuning.corpus import faults
 from tuning.dialogue import Dialogue, read_dialogues
 from tuning.reading import records as reading
 from tuning.run.errors import UserError
@@ -786,6 +788,46 @@ def test_an_invalid_record_is_listed_by_its_beginning_and_without_private_data(
         assert first["text"].startswith(f'{{"turns": "ask {shown}, caf\N{REPLACEMENT CHARACTER} xx')
         assert 1900 < len(first["text"]) <= 2000
         assert (second["reason"], second["text"]) == ("unknown_layout", "[7]")
+
+
+PACKED: dict[str, tuple[str, bytes, bytes, bytes]] = {
+    "a list": ("x.json", b'[{"a": [', b"{},", b"{}]}]"),
+    "objects in an object": ("x.json", b'[{"a": {', b'"b":{},', b'"b":{}}}]'),
+    "empty lists": ("x.json", b'[{"a": [', b"[],", b"[]]}]"),
+    "numbers": ("x.json", b'[{"messages": [', b"1,", b"1]}]"),
+    "messages": ("x.json", b'[{"messages": [', b'{"role":"user"},', b"{}]}]"),
+    "a line": ("x.jsonl", b'{"a": [', b"{},", b"{}]}\n"),
+    "text that is JSON": ("x.jsonl", b'{"messages": "[', b"{},", b'{}]"}\n'),
+    "cells": ("x.csv", b"a,b\n", b",", b"\n"),
+    "cells of a TSV file": ("x.tsv", b"a\tb\n", b"\t", b"\n"),
+    "lines of a cell": ("x.csv", b'a,b\n"', b"\n", b'",x\n'),
+    "a chat's messages": ("x.txt", b"", b"1/2/24, 10:00 - A: x\n", b""),
+}
+"""Records of many short values: a file's name, its beginning, what is repeated, and its end."""
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_record_of_many_short_values_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Some kilobytes of gzip, in which there are 1,500,000 values where 2**16 are allowed.
+
+    A file's first megabyte is looked into whatever it holds.
+    """
+    monkeypatch.setattr(reading, "MAX_PARTS", 2**16)
+    monkeypatch.setattr(faults, "MAX_PARTS", 2**16)
+    file, start, repeated, end = PACKED[name]
+    path = tmp_path / f"{file}.gz"
+    path.write_bytes(gzip.compress(start + repeated * 1_500_000 + end))
+    assert path.stat().st_size < 120_000
+    tracemalloc.start()
+    try:
+        said = message(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "more than 65,536 values" in said
+    assert peak < 90_000_000
 
 
 class Stage:

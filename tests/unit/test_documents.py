@@ -129,6 +129,27 @@ def test_an_object_that_never_shows_what_it_is_is_cut_up(
     assert len(read(written(value))) == 30
 
 
+@pytest.mark.parametrize("value", [0, {}, [], {"a": 1}, [{"a": 1}]], ids=json.dumps)
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_a_large_object_is_not_asked_what_it_is_at_every_key(
+    written: Any, value: Any, levels: int
+) -> None:
+    """Each answer takes as long as the object has keys; a million of them had no end."""
+    num_seen = 0
+
+    def is_no_record(value: Any) -> bool:
+        nonlocal num_seen
+        num_seen += len(value) if isinstance(value, dict | list) else 0
+        return False
+
+    content = {f"word {number}": value for number in range(4000)}
+    for _ in range(levels):
+        content = {"within": content}
+    pieces = read_pieces(written(content), is_record=is_no_record)
+    assert sum(1 for piece in pieces for _ in piece.records()) == (1 if levels else 4000)
+    assert num_seen < 20 * 4000
+
+
 @given(
     elements=st.lists(
         st.lists(st.text(st.sampled_from('aé"\\☺😀'), max_size=4), min_size=2, max_size=4),

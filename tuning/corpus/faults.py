@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from tuning.reading.json_text import fault_of
+from tuning.reading.records import MAX_PARTS, num_values
 
 NOT_TEXT = re.compile("[\ud800-\udfff\0]")
 
@@ -46,6 +47,8 @@ def decoded(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
+        if num_values(text) > MAX_PARTS:
+            raise Invalid("not_json", f"not usable JSON: more than {MAX_PARTS:,} values")
         return json.loads(text, object_pairs_hook=_object_of)
     except UnicodeDecodeError as error:
         message = f"byte {error.start} of the line is not UTF-8 ({error.reason})"

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tuning.reading.compression import open_plain
 from tuning.reading.records import (
-    MAX_RECORD_BYTES,
+    PIECE_BYTES,
     Gathered,
     RawRecord,
     check_record_size,
@@ -37,6 +37,8 @@ _IOS: Final = re.compile(
     rf"{_MARKS}\[{_DATE}{_HOUR_MINUTE}(?:[:.](\d{{2}}))?{_HALF}\]{_SPACE}{_MARKS}"
 )
 _ANDROID: Final = re.compile(rf"{_MARKS}{_DATE}{_HOUR_MINUTE}(){_HALF}{_SPACE}-{_SPACE}{_MARKS}")
+_VALUES_PER_LINE: Final = 16
+"""Of values of JSON that take as much memory as a line does here."""
 _NAME: Final = re.compile('([^:"\u201c\u201d\u00ab\u00bb]{1,80}): ?')
 """A text in quotation marks before a colon is no name: a group's new subject, say."""
 _ORDERS: Final = ("dmy", "mdy", "ymd")
@@ -58,8 +60,12 @@ def read_chat_text(path: Path, name: str) -> Gathered:
         UserError: the file is damaged, or not UTF-8.
     """
     with open_plain(path) as file:
-        text = file.read(MAX_RECORD_BYTES + 1)
-        check_record_size(len(text), str(path))
+        text = bytearray()
+        num_lines = 0
+        while block := file.read(PIECE_BYTES):
+            text += block
+            num_lines += block.count(b"\n")
+            check_record_size(len(text), str(path), _VALUES_PER_LINE * num_lines)
         if file.damage:
             raise UserError(file.damage)
     try:

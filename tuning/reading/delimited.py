@@ -72,8 +72,8 @@ def read_rows(
     """
     with open_plain(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-        lines = _Lines(text, path)
-        rows = _rows(lines, is_tsv)
+        lines = _Lines(text, path, is_tsv=is_tsv)
+        rows = _rows(lines)
         columns = next(rows, (0, ""))[1]
         if not columns:
             raise UserError(file.damage or f"{path} is empty.")
@@ -81,7 +81,8 @@ def read_rows(
         num_rows = num_characters = num_cut = 0
         piece: list[tuple[int, list[str] | str]] = []
         for number, cells in rows:
-            if num_characters >= records.PIECE_BYTES:  # the last row stays: it may be cut off
+            is_full = num_characters >= records.PIECE_BYTES or len(piece) >= records.PIECE_RECORDS
+            if is_full:  # the last row stays: it may be cut off
                 yield Rows(path, name, columns, piece)
                 piece, num_characters = [], 0
             piece.append((number, cells))
@@ -104,28 +105,33 @@ def read_rows(
 class _Lines:
     """The lines of a text as the reader of rows asks for them."""
 
-    def __init__(self, text: io.TextIOWrapper, path: Path) -> None:
+    def __init__(self, text: io.TextIOWrapper, path: Path, *, is_tsv: bool) -> None:
         """Read the first one."""
         self._text = text
         self._path = path
         self.first = text.readline(MAX_HEADER_CHARACTERS)
+        self.delimiter = "\t" if is_tsv else max(",;\t", key=self.first.count)
         self.of_row = [self.first]
         """Those of the row that was read last."""
 
     def __iter__(self) -> Iterator[str]:
         """Every line, the first one included."""
         yield self.first
+        num_characters = num_parts = 0
         while line := self._text.readline(records.MAX_RECORD_BYTES + 1):
-            records.check_record_size(len(line), str(self._path))
+            if not self.of_row:
+                num_characters = num_parts = 0
+            num_characters += len(line)
+            num_parts += 1 + line.count(self.delimiter)
+            records.check_record_size(num_characters, str(self._path), num_parts)
             self.of_row.append(line)
             yield line
 
 
-def _rows(lines: _Lines, is_tsv: bool) -> Iterator[tuple[int, list[str] | str]]:
+def _rows(lines: _Lines) -> Iterator[tuple[int, list[str] | str]]:
     """Number and cells of every row, blank ones left out; the first is the header."""
     csv.field_size_limit(records.MAX_RECORD_BYTES)
-    delimiter = "\t" if is_tsv else max(",;\t", key=lines.first.count)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=lines.delimiter, strict=True)
     number = 0
     while True:
         number += 1

@@ -30,6 +30,9 @@ also asked about the part of an object that has been read, in which lists end at
 Numbers may be text."""
 LOOK_CHARACTERS = 2**24
 """An object that does not show what it is within these is unclear."""
+LOOK_KEYS = 64
+"""With more keys, an object is asked what it is whenever their number has doubled: each time the
+answer takes as long as it has keys."""
 LOOK_LEVELS = 4
 """Objects within one another that are looked into."""
 
@@ -84,7 +87,8 @@ def read_documents(
                 entries.append(entry)
                 num_records += 1
                 num_characters += len(entry[1])
-                if num_characters >= records.PIECE_BYTES:
+                is_full = num_characters >= records.PIECE_BYTES
+                if is_full or len(entries) == records.PIECE_RECORDS:
                     yield Elements(path, name, num_records - len(entries) + 1, entries)
                     entries, num_characters = [], 0
         except BrokenError as error:
@@ -219,9 +223,9 @@ def _shape(text: JsonText, is_record: IsRecord, levels: int) -> tuple[_Shape, di
                 if dialogue:
                     return "table", seen
                 dialogue = {key: seen.pop(key)}
-            elif not is_record(seen) and value and is_record(value[0]):
+            elif value and is_record(value[0]) and not is_record(seen):
                 return "wrapper", seen
-        if is_record(seen):
+        if (number <= LOOK_KEYS or number.bit_count() == 1) and is_record(seen):
             return "record", seen
         if isinstance(value, list):
             _skip_rest(text, len(value))

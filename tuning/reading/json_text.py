@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from tuning.reading import records
 from tuning.reading.compression import Plain
-from tuning.reading.records import BrokenError, check_record_size
+from tuning.reading.records import BrokenError, check_record_size, num_values
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -20,6 +20,10 @@ class JsonText:
 
     # Numbers stay text: one of thousands of digits is its own record's fault, not the file's.
     _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    _skipper = json.JSONDecoder(
+        parse_int=str, parse_float=str, object_pairs_hook=lambda pairs: None
+    )
+    """It finds a value's end, and keeps no object: there may be millions of them in a kilobyte."""
 
     def __init__(self, path: Path, file: Plain) -> None:
         """Begin before the first character; the path is named in errors."""
@@ -57,7 +61,7 @@ class JsonText:
         self.peek()
         while True:
             try:
-                _, end = self._decoder.raw_decode(self._buffer, self._position)
+                _, end = self._skipper.raw_decode(self._buffer, self._position)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
                 if self._at_end or not cut:
@@ -148,7 +152,8 @@ class JsonText:
         last = done.rfind("\n")
         self._column = len(done) - last - 1 if last >= 0 else self._column + len(done)
         left = self._buffer[start:]
-        check_record_size(len(left), f"{self._path}, line {self._num_lines + 1}")
+        where = f"{self._path}, line {self._num_lines + 1}"
+        check_record_size(len(left), where, num_values(self._buffer, self._position))
         block = self._file.read(max(records.PIECE_BYTES, len(left)))
         try:
             text = self._decode.decode(block, final=not block)

@@ -12,6 +12,10 @@ PIECE_BYTES = 2**20
 """A piece ends at the first record that reaches this size."""
 MAX_RECORD_BYTES = 2**28
 """A record over a quarter of a gigabyte is a file that is not what its reader believes."""
+MAX_PARTS = 2**23
+"""Values of JSON, or cells: so many take up to two gigabytes of memory, however short they are."""
+PIECE_RECORDS = 2**14
+"""A piece ends at so many records, too, for a short one takes a thousand times its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,19 @@ def broken(error: BrokenError, num_records: int) -> UserError:
     return UserError(f"{error} data.on_invalid: skip keeps the {records} before it.")
 
 
-def check_record_size(num_bytes: int, where: str) -> None:
-    """Raise ``UserError`` for a record that is too large to be one."""
-    if num_bytes > MAX_RECORD_BYTES:
-        raise UserError(
-            f"{where}: a record of more than {MAX_RECORD_BYTES:,} bytes; wanted one dialogue per "
-            "record. Cut it into several."
-        )
+def check_record_size(num_bytes: int, where: str, num_parts: int = 0) -> None:
+    """Raise ``UserError`` for a record that is too large, or has too many parts, to be one."""
+    for number, most, what in (
+        (num_bytes, MAX_RECORD_BYTES, "bytes"),
+        (num_parts, MAX_PARTS, "values"),
+    ):
+        if number > most:
+            raise UserError(
+                f"{where}: a record of more than {most:,} {what}; wanted one dialogue per record. "
+                "Cut it into several."
+            )
+
+
+def num_values(text: str, start: int = 0) -> int:
+    """Count the values of JSON from a place on, or what looks so within texts; of a short one 0."""
+    return sum(text.count(mark, start) for mark in "[{,") if len(text) > MAX_PARTS else 0
