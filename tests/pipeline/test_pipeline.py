@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.full_disk import NEEDS, WHAT_TO_DO
 from tests.tiny_model import make_tiny_gpt2
 from tests.warm_process import warm_path
 from tuning.dialogue import read_dialogues
@@ -245,6 +246,56 @@ def test_every_token_is_in_one_place(repository: Repository) -> None:
 
 def test_a_second_repro_runs_nothing(repository: Repository) -> None:
     assert repository.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "num_blocks"),
+    [
+        ("fetch", 8),
+        ("prep", 1),
+        ("prep", 500),
+        ("encode", 1),
+        ("encode", 40),
+        ("train", 20),
+        ("score@base", 1),
+        ("eval", 1),
+        ("eval", 8),
+        ("release", 8),
+    ],
+)
+def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(
+    repository: Repository, tmp_path: Path, stage: str, num_blocks: int
+) -> None:
+    """A limit on the size of files stands for it, in blocks of 512 bytes."""
+    path = tmp_path / "project"
+    shutil.copytree(repository.path, path, ignore=shutil.ignore_patterns(".git", ".dvc", "wandb"))
+    name, _, model = stage.partition("@")
+    declared = own_stages()[name]
+    command = declared["cmd"].replace("${key}", model).replace("${item}", f"models/{model}")
+    places = {
+        one if isinstance(one, str) else next(iter(one))
+        for kind in ("outs", "metrics", "plots")
+        for one in declared.get(kind, [])
+    }
+    places = {place.replace("${key}", model) for place in places}
+    whole = files_in(path, places)
+    for place in places:  # as DVC does
+        if (path / place).is_dir():
+            shutil.rmtree(path / place)
+        else:
+            (path / place).unlink()
+    result = Repository(path).run("sh", "-c", f"ulimit -f {num_blocks} && {command}", check=False)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert re.search(rf"\n{name}: {NEEDS} \(.+\)\. {re.escape(WHAT_TO_DO)}\n\Z", result.stderr)
+    assert files_in(path, places).items() <= whole.items()
+    assert not [*path.rglob(".*.tmp")]
+
+
+def files_in(path: Path, places: set[str]) -> dict[str, bytes]:
+    """The bytes of files and of all that is in folders, by path."""
+    files = (file for place in places for file in (path / place, *(path / place).rglob("*")))
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
 
 
 def test_the_card_says_what_the_run_measured(repository: Repository) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.full_disk import NEEDS, full_disk
 from tuning.run.errors import UserError
 from tuning.training.checkpoint import COMPLETE, STATE, TENSORS, CheckpointFolder
 
@@ -269,7 +270,6 @@ def test_where_all_are_damaged_the_run_starts_anew(capsys: pytest.CaptureFixture
 def test_a_disk_that_takes_no_more_costs_one_line(
     too_large: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A limit on a file's size stands for the full disk: the same call returns the error."""
     tensors, state = tensors_at(12), state_at(12)
     if too_large == TENSORS:
         tensors["large"] = torch.zeros(100_000)
@@ -277,16 +277,13 @@ def test_a_disk_that_takes_no_more_costs_one_line(
         state["large"] = "x" * 400_000
     with CheckpointFolder(RUNS, FINGERPRINT) as folder:
         save(folder, 4, 8)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        try:
+        with full_disk(100_000):
             saved = folder.save(12, tensors, state)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert not saved
-        assert capsys.readouterr().err == (
-            f"\ntrain: no checkpoint at step 12: File too large ({folder.path}). Training goes on "
-            "and the checkpoints before it stay; free some space there.\n"
+        assert re.fullmatch(
+            rf"\ntrain: no checkpoint at step 12: {NEEDS} \({folder.path}\)\. Training goes on and "
+            r"the checkpoints before it stay; free some space there\.\n",
+            capsys.readouterr().err,
         )
         assert names(folder.path) == ["checkpoint-4", "checkpoint-8"]
         check(folder, 8)

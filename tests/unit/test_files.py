@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -181,6 +182,12 @@ def test_a_users_mistake_is_one_message_and_exit_code_1() -> None:
 def test_a_file_that_cannot_be_read_is_named_without_a_traceback() -> None:
     code, out, err = run_main("open('/no/such/file')")
     assert (code, out, err) == (1, "", "\nprep: No such file or directory (/no/such/file)\n")
+
+
+def test_a_full_disk_that_a_library_meets_is_one_message() -> None:
+    code, out, err = run_main("raise RuntimeError('OSError: [Errno 28] No space left on device')")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"\nprep: No space left on device: [\d,]+ bytes free in .*\n", err)
 
 
 def test_our_own_mistake_keeps_its_traceback() -> None:

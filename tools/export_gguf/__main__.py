@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tools.export_gguf.gguf_file import TYPES, export
 from tools.export_gguf.modelfile import modelfile
-from tuning.run.files import write_text
+from tuning.run.files import new_file, write_text
 from tuning.run.process import run_stage
 
 
@@ -23,12 +23,8 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="GGUF file to write")
     parser.add_argument("--type", choices=TYPES, default="f16", help="of the matrices")
     args = parser.parse_args()
-    temporary = args.file.with_name(f".{args.file.name}.tmp")
-    try:
+    with new_file(args.file) as temporary:
         export(args.model, temporary, kind=args.type)
-        temporary.replace(args.file)
-    finally:
-        temporary.unlink(missing_ok=True)
     beside = args.file.with_suffix(".Modelfile")
     write_text(beside, modelfile(args.model, args.file.name))
     print(f"export: {args.file}, {args.file.stat().st_size / 1e6:,.1f} MB; for Ollama: {beside}")

@@ -12,6 +12,7 @@ from tools.judge.pairs import Shown
 from tools.judge.votes import CHOICES, Ballot, Choice
 from tools.local_page import import_gradio
 from tuning.run.errors import UserError
+from tuning.run.files import told
 from tuning.run.visible import JOINER, visible
 
 LABELS: dict[Choice, str] = {
@@ -130,8 +131,9 @@ def build_page(questions: Questions) -> Any:
                 try:
                     questions.answer(shown_id, choice)
                     return show()
-                except UserError as error:
-                    gradio.Warning(html.escape(str(error)), duration=None)
+                except (UserError, OSError) as error:
+                    why = told(error) if isinstance(error, OSError) else str(error)
+                    gradio.Warning(html.escape(why), duration=None)
                     return [gradio.skip() for _ in outputs]
 
             return answer

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tools.judge.pairs import Pairing, Shown
 from tuning.run.errors import UserError
+from tuning.run.files import disk_errors, make_folder
 
 Choice = Literal["left", "right", "tie", "both_bad"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
@@ -146,10 +147,16 @@ class Ballot:
 
 def append(path: Path, line: str) -> None:
     """Append a line, begun anew if the file's last one has no end, and wait for the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
+    make_folder(path.parent)
+    with disk_errors(path), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         begun = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * begun + line.encode() + b"\n")
-        os.fsync(file.fileno())
+        left = b"\n" * begun + line.encode() + b"\n"
+        try:
+            while left:  # a full disk takes a part, and then nothing
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise

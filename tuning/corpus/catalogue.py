@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -55,16 +56,18 @@ class Catalogue:
     def __exit__(self, *_: object) -> None:
         """Remove the scratch files."""
         files = (self._lines, self._rows, self._speakers, self._runs, self._invalid)
-        for file in (*files, *self._bands):
-            file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            for file in (*files, *self._bands):
+                stack.enter_context(file)
 
     def add(self, piece: CleanPiece) -> None:
         """Append a piece's dialogues and counts."""
         self._lines.write(piece.lines)
-        piece.rows.tofile(self._rows)
-        piece.speakers.tofile(self._speakers)
-        piece.runs.tofile(self._runs)
+        # By the files' own write: of a full disk, numpy's tofile says nothing, or not what it is.
+        self._rows.write(piece.rows.tobytes())
+        self._speakers.write(piece.speakers.tobytes())
+        self._runs.write(piece.runs.tobytes())
         self._invalid.write(piece.invalid_lines)
         self.num_records[piece.source] += piece.num_records
         self.num_invalid[piece.source] += piece.invalid.total()
@@ -125,7 +128,7 @@ class Catalogue:
         """Take the near-duplicate index of some dialogues, ``[D, bands]`` in all, in pieces."""
         for bands in pieces:
             for file, column in zip(self._bands, bands.T, strict=True):
-                np.ascontiguousarray(column).tofile(file)
+                file.write(column.tobytes())
 
     def band(self, number: int) -> UInts:
         """``[D]``: one band's hash of every dialogue of ``write_bands``."""

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from tuning import PARENT
 from tuning.run.errors import UserError
+from tuning.run.files import failure_of, told
 from tuning.run.visible import visible
 
 MAX_LINE = 4_000
@@ -45,9 +46,11 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; run the same command again to continue.", file=sys.stderr)
         _leave(128 + signal.SIGINT)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"\n{name}: {_shown(f'{error.strerror or error}{where}')}", file=sys.stderr)
+    except Exception as error:
+        failure = error if isinstance(error, OSError) else failure_of(error)
+        if failure is None:
+            raise
+        print(f"\n{name}: {_shown(told(failure))}", file=sys.stderr)
         sys.exit(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # all is done, whatever libraries still wait for
         signal.signal(number, lambda *_: _leave(0))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuning.run.errors import UserError
-from tuning.run.files import write_json
+from tuning.run.files import disk_errors, write_json
 from tuning.sources.hub import HUB_ID, Repository, checked_commit
 from tuning.sources.pinned import EMBEDDED_MODEL
 
@@ -96,14 +96,19 @@ def from_folder(source: Path, folder: Path) -> None:
     inside = source.resolve()
     if inside.parent.name == "snapshots":  # its files are links to blobs/, a level up
         inside = inside.parents[1]
-    for path in sorted(source.iterdir()):
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in MODEL_FILES):
-            if not path.resolve().is_relative_to(inside):
-                raise UserError(
-                    f"model.name: {path} is a link that leads out of the folder, to "
-                    f"{path.resolve()}. If that is the file you mean, put a copy of it there "
-                    "(cp -L makes one) and run again."
-                )
+    named = [
+        p for p in sorted(source.iterdir()) if any(fnmatch(p.name, one) for one in MODEL_FILES)
+    ]
+    files = [path for path in named if path.is_file()]
+    for path in files:
+        if not path.resolve().is_relative_to(inside):
+            raise UserError(
+                f"model.name: {path} is a link that leads out of the folder, to "
+                f"{path.resolve()}. If that is the file you mean, put a copy of it there "
+                "(cp -L makes one) and run again."
+            )
+    with disk_errors(folder, sum(path.stat().st_size for path in files)):
+        for path in files:
             shutil.copyfile(path, folder / path.name)
 
 

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from tuning.run.errors import UserError, first_line
-from tuning.run.files import sha256_of
+from tuning.run.files import DiskFullError, disk_errors, sha256_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -77,7 +77,7 @@ class Repository:
             UserError: as for ``files``, or a file's SHA-256 is not the one that is announced.
         """
         announced = self.files
-        with self._errors():
+        with self._errors(), disk_errors(folder):
             snapshot_download(
                 self.name,
                 repo_type=self.kind,
@@ -103,6 +103,8 @@ class Repository:
             disable_progress_bars()
         try:
             yield
+        except DiskFullError:
+            raise
         except Exception as error:  # huggingface_hub, httpx, hf_xet (RuntimeError) share no base
             raise UserError(f"{self.title}: {self._what_happened(error)}") from None
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tuning.run.errors import UserError
-from tuning.run.files import disk_errors, sha256_of
+from tuning.run.files import disk_errors, make_folder, sha256_of, sync
 
 COMPLETE = "COMPLETE"
 TENSORS = "tensors.safetensors"
@@ -55,7 +55,7 @@ class CheckpointFolder:
         """
         root = Path(os.environ.get("DVC_ROOT", ".")) / parent
         self.path = root / fingerprint[:16]
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = _try_lock(self.path)
         if lock is None:
             raise UserError(
@@ -99,21 +99,22 @@ class CheckpointFolder:
         folder = self._folder(step)
         temporary = folder.with_name(f".{folder.name}.tmp")
         try:
-            temporary.mkdir(exist_ok=True)
-            with disk_errors(temporary / TENSORS):
-                save_file(dict(tensors), temporary / TENSORS)
             content = json.dumps(state, sort_keys=True, allow_nan=False)
-            (temporary / STATE).write_text(content, encoding="utf-8")
-            hashes = {name: sha256_of(temporary / name) for name in (STATE, TENSORS)}
-            for name in hashes:
-                _sync(temporary / name)
-            (temporary / COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
-            _sync(temporary / COMPLETE)
-            _sync(temporary)
+            num_bytes = len(content) + sum(each.nbytes for each in tensors.values())
+            with disk_errors(temporary, num_bytes):
+                temporary.mkdir(exist_ok=True)
+                save_file(dict(tensors), temporary / TENSORS)
+                (temporary / STATE).write_text(content, encoding="utf-8")
+                hashes = {name: sha256_of(temporary / name) for name in (STATE, TENSORS)}
+                for name in hashes:
+                    sync(temporary / name)
+                (temporary / COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
+                sync(temporary / COMPLETE)
+                sync(temporary)
             if folder.exists():
                 _remove(folder)
             temporary.rename(folder)
-            _sync(self.path)
+            sync(self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             print(
@@ -214,11 +215,3 @@ def _try_lock(run: Path) -> IO[str] | None:
         file.close()
         return None
     return file
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

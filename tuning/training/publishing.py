@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from tuning.language_model.loading import has_plain_attention, router_coefficient
 from tuning.run.errors import UserError, first_line
-from tuning.run.files import new_folder
+from tuning.run.files import disk_errors, new_folder
 from tuning.template_record import read_record
 
 
@@ -34,7 +34,8 @@ def publish(
         target: The folder to write.
         weights: Written in place of the model's own, of which a process may hold only a part.
     """
-    with new_folder(target) as folder:
+    num_bytes = sum(each.nbytes for each in (weights.values() if weights else model.parameters()))
+    with new_folder(target, num_bytes) as folder:
         _save(model, tokenizer_folder, folder, weights)
         for file in sorted(tokenizer_folder.iterdir()):
             shutil.copyfile(file, folder / file.name)
@@ -52,7 +53,7 @@ def check_publishing(model: PreTrainedModel, tokenizer_folder: Path) -> None:
         with torch.device("meta"):
             empty = type(model)(deepcopy(model.config))
         empty.generation_config = deepcopy(model.generation_config)
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, disk_errors(Path(folder)):
             _save(empty, tokenizer_folder, Path(folder), {})
     except OSError:
         raise

@@ -29,6 +29,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import parse_args, run
 
 from tuning.run.errors import UserError
+from tuning.run.files import failure_of, told
 from tuning.training.processes import Processes
 
 TORCHRUN = "TUNING_TORCHRUN"
@@ -74,11 +75,15 @@ def _work(main: Callable[[Processes], None]) -> None:
         )
         dist.barrier()  # nobody leaves while another may still wait for its part
         dist.destroy_process_group()
-    except (UserError, OSError) as error:
+    except UserError as error:
         _fail(_USER_ERROR, str(error))
+    except OSError as error:
+        _fail(_USER_ERROR, told(error))
     except Exception as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             _fail(_LOST_CONNECTION, f"lost the connection to another process: {error}")
+        if failure := failure_of(error):
+            _fail(_USER_ERROR, told(failure))
         _fail(_FAULT, traceback.format_exc())
 
 
