@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import subprocess
 from itertools import compress
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +22,7 @@ from tests.chat_models import (
     make_chat_base,
 )
 from tests.thorough import few_or_all
+from tests.warm_process import warm
 from tuning.dialogue import Dialogue, ToolCall, Turn, trained_turns
 from tuning.run.errors import UserError
 from tuning.template_record import read_record
@@ -25,6 +30,8 @@ from tuning.tokens import sandbox
 from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.template import NotEncodableError, Rendering
 from tuning.tokens.templates import prepare_tokenizer, template_of
+
+ROOT = Path(__file__).parents[2]
 
 TOOLS = '[{"type": "function", "function": {"name": "weather", "parameters": {}}}]'
 CALL = ToolCall("weather", '{"city": "Oslo"}', "call_0123456789")
@@ -372,6 +379,15 @@ def test_an_answer_stands_behind_any_part_of_its_history(served: dict[str, Serve
             assert len(place.prompt) >= 1
 
 
+TOO_LARGE = r"takes more than 0\.1 GB of memory"
+
+
+def doubling(value: str) -> str:
+    """A template that adds a value to itself again and again."""
+    again = "{% for i in range(60) %}{% set all.x = all.x + all.x %}{% endfor %}"
+    return f"{{% set all = namespace(x={value}) %}}{again}"
+
+
 @pytest.mark.parametrize(
     ("template", "why"),
     [
@@ -383,6 +399,15 @@ def test_an_answer_stands_behind_any_part_of_its_history(served: dict[str, Serve
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
             "took more than 1 s",
         ),
+        ("{{ 'a' * 10**10 }}", TOO_LARGE),
+        ("{{ 'a'|center(10**10) }}", TOO_LARGE),
+        ("{{ 'a'.ljust(10**10) }}", TOO_LARGE),
+        ("{{ '%10000000000d' % 1 }}", TOO_LARGE),
+        ("{{ '{:>10000000000}'.format(1) }}", TOO_LARGE),
+        ("{{ ('a' * 10**5).replace('a', 'b' * 10**6) }}", TOO_LARGE),
+        ("{{ (['b' * 10**6] * 10**4)|join }}", TOO_LARGE),
+        (doubling("'a'"), TOO_LARGE),
+        (doubling("[1]"), TOO_LARGE),
     ],
 )
 def test_a_base_that_cannot_be_asked_is_an_error_with_a_way_out(
@@ -392,11 +417,41 @@ def test_a_base_that_cannot_be_asked_is_an_error_with_a_way_out(
     template: str | None,
     why: str,
 ) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 1)
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 1 if "took" in why else 60)
+    monkeypatch.setattr(sandbox, "MAX_BYTES", 10**8)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
     folder = make_chat_base(tiny_base, tmp_path / "base", template)
     with pytest.raises(UserError, match=why) as error:
         template_of(folder, choice="chat")
     assert "encoding.template" in str(error.value)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+def test_a_template_that_python_cannot_stop_ends_the_process(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Within one operation no signal of Python's arrives."""
+    lines = [
+        "from pathlib import Path",
+        "from tuning.tokens import sandbox",
+        "from tuning.tokens.templates import template_of",
+        "sandbox.MAX_SECONDS = 1",
+        "template_of(Path('base'), choice='chat')",
+    ]
+    make_chat_base(tiny_base, tmp_path / "base", "{{ 9 ** (9 ** 9) }}")
+    run = subprocess.run(
+        [warm("python"), "-c", "\n".join(lines)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert run.returncode in (-signal.SIGVTALRM, 128 + signal.SIGVTALRM)
+
+
+def test_a_pipe_is_no_template(tiny_base: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jinja")
+    with pytest.raises(UserError, match=r"pipe\.jinja: wanted a file to read, found a pipe"):
+        template_of(tiny_base, choice=str(tmp_path / "pipe.jinja"))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,7 +29,10 @@ MAX_SECONDS = 20
 """A template that takes longer for one dialogue is stopped."""
 MAX_CHARACTERS = 100_000_000
 """A template that writes more for one dialogue is refused."""
+MAX_BYTES = 2**30
+"""A template that takes so much more memory for one dialogue is stopped, on Linux."""
 
+_MEMORY = threading.Lock()
 _ARGUMENTS = frozenset({"messages", "tools", "add_generation_prompt", "chat_template", "tokenize"})
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
@@ -71,7 +77,7 @@ class SandboxedTemplate:
         """
         settings: dict[str, Any] = self.settings
         try:
-            with _limited(MAX_SECONDS):
+            with _limited_memory(MAX_BYTES), _limited(MAX_SECONDS):
                 text = self._tokenizer.apply_chat_template(
                     list(messages),
                     tools=tools,
@@ -80,6 +86,10 @@ class SandboxedTemplate:
                     tokenize=False,
                     **settings,
                 )
+        except MemoryError:
+            raise NotEncodableError(
+                f"the chat template takes more than {MAX_BYTES / 1e9:.1f} GB of memory for it"
+            ) from None
         except Exception as error:  # whatever a template does wrong
             raise NotEncodableError(f"the chat template refuses it ({first_line(error)})") from None
         assert isinstance(text, str)
@@ -102,7 +112,11 @@ def _with_fixed_date(template: str) -> str:
 
 @contextmanager
 def _limited(seconds: int) -> Iterator[None]:
-    """Stop what takes longer, with ``TimeoutError``; a thread that is not the main one has time."""
+    """Stop what takes longer, with ``TimeoutError``; a thread that is not the main one has time.
+
+    Python does not stop within one operation, such as a power of powers: with twice the time it
+    ends the process.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -112,8 +126,28 @@ def _limited(seconds: int) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _limited_memory(num_bytes: int) -> Iterator[None]:
+    """Raise ``MemoryError`` where the process grows by more; one thread at a time comes in."""
+    if sys.platform != "linux":
+        yield
+        return
+    with _MEMORY:
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = num_pages * resource.getpagesize() + num_bytes
+        soft, hard = (most if limit == resource.RLIM_INFINITY else limit for limit in before)
+        resource.setrlimit(resource.RLIMIT_AS, (min(most, soft, hard), before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)

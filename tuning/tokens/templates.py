@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tuning.dialogue import Dialogue, trained_turns
 from tuning.run.errors import UserError, first_line
-from tuning.run.files import write_json, write_text
+from tuning.run.files import raise_if_no_file, write_json, write_text
 from tuning.template_record import TemplateRecord, read_record, write_record
 from tuning.tokens.chat_template import ChatTemplate
 from tuning.tokens.plain_lines import PlainLines
@@ -162,6 +162,7 @@ def _load_for(base: Path, choice: str) -> PreTrainedTokenizerFast:
 
 
 def _template_in(path: str) -> str:
+    raise_if_no_file(Path(path))
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
