@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,16 @@ def test_a_check_names_all_that_changed_and_nothing_else(paths: list[Path]) -> N
     found = str(caught.value).removeprefix("changed while this stage ran: ").split(". Nothing was")
     assert sorted(found[0].split(", ")) == sorted(map(str, names))
     assert inputs.fingerprint == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link to a device"])
+def test_what_has_no_end_is_refused(paths: list[Path], kind: str) -> None:
+    file = paths[1] / "x"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "socket":
+        os.mknod(file, stat.S_IFSOCK)
+    else:
+        file.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="base/x: wanted a file to read, found a pipe, a socket or"):
+        fingerprint(paths)

@@ -7,6 +7,7 @@ code or kernels, names of files that lead out of the folder, sizes that never en
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import time
@@ -384,6 +385,17 @@ def test_a_link_out_of_a_local_folder_is_refused(file: str, source: Path, tmp_pa
     (source / file).unlink()
     shutil.copyfile(outside, source / file)  # as the message says
     fetch_base_model(str(source), None, tmp_path / "base")
+
+
+@pytest.mark.parametrize("file", [CONFIG, "model.safetensors", TOKENIZER])
+def test_a_pipe_in_a_local_folder_is_no_file_of_the_model(
+    file: str, source: Path, tmp_path: Path
+) -> None:
+    (source / file).unlink()
+    os.mkfifo(source / file)
+    with pytest.raises(UserError, match="it has no "):
+        fetch_base_model(str(source), None, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 def test_links_of_the_hub_s_cache_are_followed(source: Path, tmp_path: Path) -> None:

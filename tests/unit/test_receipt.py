@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,9 @@ def test_each_difference_is_a_line(model: Path) -> None:
         ("{", "is no receipt: "),
         ("[]", "is no receipt of version 2"),
         ('{"version": 1}', "is no receipt of version 2"),
+        ('{"version": 2}', "it has no files, inputs, code, params, run, prompts"),
+        ("[" * 100_000, "is no receipt: "),
+        ("\0" * 8, "is no receipt: "),
     ],
 )
 def test_without_a_receipt_there_is_one_message(
@@ -75,4 +79,18 @@ def test_without_a_receipt_there_is_one_message(
     if content is not None:
         (model / RECEIPT).write_text(content)
     with pytest.raises(UserError, match=message):
+        differences(model, PARAMS)
+
+
+def test_a_pipe_is_no_receipt(model: Path) -> None:
+    (model / RECEIPT).unlink()
+    os.mkfifo(model / RECEIPT)
+    with pytest.raises(UserError, match=r"receipt\.json: wanted a file to read, found a pipe"):
+        differences(model, PARAMS)
+
+
+def test_a_receipt_must_have_its_sections(model: Path) -> None:
+    receipt = json.loads((model / RECEIPT).read_text())
+    (model / RECEIPT).write_text(json.dumps(receipt | {"files": ["weights"]}))
+    with pytest.raises(UserError, match=r"is no receipt: it has no files\. Get it again"):
         differences(model, PARAMS)

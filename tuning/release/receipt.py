@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tuning.run.errors import UserError
-from tuning.run.files import flattened, sha256_of
+from tuning.run.files import flattened, raise_if_no_file, sha256_of
 from tuning.run.pipeline import CODE, CODE_SUFFIXES, ROOT
 
 RECEIPT = "receipt.json"
 VERSION = 2
+_SECTIONS = ("files", "inputs", "code", "params", "run", "prompts")
 
 
 def make_receipt(
@@ -96,6 +97,7 @@ def read_receipt(model: Path) -> dict[str, Any]:
         UserError: the folder has no receipt, or one that cannot be read.
     """
     path = model / RECEIPT
+    raise_if_no_file(path)
     try:
         receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -103,11 +105,15 @@ def read_receipt(model: Path) -> dict[str, Any]:
             f"{path} is not there: that folder was not made by this pipeline, or only in part. Get "
             "it with dvc pull, or make it with dvc repro."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no receipt: {error}. Get it again with dvc checkout.") from None
     if not isinstance(receipt, dict) or receipt.get("version") != VERSION:
         raise UserError(
             f"{path} is no receipt of version {VERSION}; use the code of the commit that made it."
+        )
+    if missing := [name for name in _SECTIONS if not isinstance(receipt.get(name), dict)]:
+        raise UserError(
+            f"{path} is no receipt: it has no {', '.join(missing)}. Get it again with dvc checkout."
         )
     return receipt
 
