@@ -40,7 +40,7 @@ from tuning.run.errors import UserError
 from tuning.run.params import LoraParams
 from tuning.tokens.tokenizer import load_tokenizer
 from tuning.training import attention_cpu as attention
-from tuning.training import passes
+from tuning.training import passes, trainer
 from tuning.training.checkpoint import CheckpointFolder
 from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
@@ -263,6 +263,26 @@ def test_a_stopped_run_continues_to_the_same_bytes(
 ) -> None:
     """Stopped in epoch 1, 2 or 3, before the step's checkpoint is written; dropout is on."""
     changes: dict[str, Any] = {"epochs": 3, "lora": lora, "checkpoint_minutes": 1e-9}
+    whole = run(dropping_gpt2, rows, tmp_path / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(dropping_gpt2, rows, tmp_path / "cut", stop_at=stop_at, **changes)
+    again = run(dropping_gpt2, rows, tmp_path / "cut", **changes)
+    assert again.result.timing.num_steps == 9 - (stop_at - 1)
+    assert again.log == whole.log
+    assert not moved(again.weights, whole.weights)
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_a_checkpoint_that_is_written_while_training_goes_on_is_of_its_own_step(
+    dropping_gpt2: Start,
+    rows: PackedRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+) -> None:
+    """As on a GPU: from a copy; each is whole when the run ends, or when it is stopped."""
+    monkeypatch.setattr(trainer, "WRITTEN_BEHIND", ("cpu",))
+    changes: dict[str, Any] = {"epochs": 3, "checkpoint_minutes": 1e-9}
     whole = run(dropping_gpt2, rows, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(dropping_gpt2, rows, tmp_path / "cut", stop_at=stop_at, **changes)

@@ -72,24 +72,26 @@ class Processes:
                 source = distribute_tensor(source, mesh, placements, src_data_rank=None)
             target.copy_(source)
 
-    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def gather(self, tensors: Mapping[str, Tensor], *, copy: bool = False) -> dict[str, Tensor]:
         """Gather whole tensors on the main process's CPU; all must call this, the others get none.
+
+        They may be the tensors themselves, unless a ``copy`` is asked for.
 
         Names that stand for one tensor do so in the result.
         """
         found = {}
         for tensor in dict.fromkeys(tensors.values()):
             if self.is_main or isinstance(tensor, DTensor):
-                full = whole(tensor)
+                full = whole(tensor, copy=copy)
                 if self.is_main:  # the others need not have room for all
                     found[tensor] = full
         return {name: found[tensor] for name, tensor in tensors.items() if self.is_main}
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor, *, copy: bool = False) -> Tensor:
     """Return a tensor with all its shards, on the CPU; every process must call this."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().cpu()
+    return full.detach().to("cpu", copy=copy)
 
 
 def shard(loss: nn.Module, blocks: Iterable[nn.Module]) -> None:

@@ -16,14 +16,19 @@ from tuning.training.optimizer import Moments, Optimizer
 from tuning.training.processes import Processes
 
 
-def take(model: nn.Module, optimizer: Optimizer, processes: Processes) -> dict[str, Tensor]:
-    """Return weights and state, whole, on the main process's CPU; every process must call this."""
+def take(
+    model: nn.Module, optimizer: Optimizer, processes: Processes, *, copy: bool = False
+) -> dict[str, Tensor]:
+    """Return weights and state, whole, on the main process's CPU; every process must call this.
+
+    A ``copy`` stays as it is while the training goes on.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(model):
         tensors[f"weight/{name}"] = parameter
         for key, value in _own(optimizer.moments(parameter)):
             tensors[f"{key}/{name}"] = value
-    return processes.gather(tensors)
+    return processes.gather(tensors, copy=copy)
 
 
 def restore_weights(

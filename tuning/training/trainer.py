@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,12 @@ from tuning.training.schedule import Schedule
 if TYPE_CHECKING:
     from tuning.run.params import TrainParams
 
+WRITTEN_BEHIND = ("cuda",)
+"""Kinds of devices that train on while a checkpoint is written, from a copy on the host."""
+TRAINING_TO_SAVING = 20
+"""Between two saves training goes on for at least so many times as long as one takes."""
+SHORT_SAVE = 5.0
+"""Seconds of a save for which that does not hold: it may come as often as it is asked for."""
 LOG_COLUMNS = ("step", "epoch", "loss", "num_target_tokens", "learning_rate", "grad_norm")
 VALIDATION_LOSS = "validation_loss"
 _NOT_FINITE = (
@@ -93,6 +100,8 @@ def fine_tune(
         if "alloc" in str(error) and "memory" in str(error):
             raise _out_of_memory(trainer.passes.rows_per_pass) from error
         raise
+    finally:
+        trainer.wait_for_writing()
 
 
 class _Trainer:
@@ -125,6 +134,9 @@ class _Trainer:
         self.log: Log = []
         self._is_whole = True  # weights and moments are those after the last step in the log
         self._last_saved = 0
+        self._seconds_of_save = 0.0
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._being_written: Future[bool] | None = None
 
     def run(
         self,
@@ -166,12 +178,15 @@ class _Trainer:
                 progress.say(f"step {number}: validation loss {entry[VALIDATION_LOSS]:.4f}")
             if self.processes.is_main:
                 on_step(number, entry | {"tokens_per_second": progress.timing.tokens_per_second})
-            is_due = time.monotonic() - last_save > 60 * checkpoint_minutes
+            seconds = self._seconds_of_save
+            rest = TRAINING_TO_SAVING * seconds if seconds > SHORT_SAVE else 0
+            is_due = time.monotonic() - last_save > max(60 * checkpoint_minutes, rest)
             needs_best = is_best and self.train.load_best_model_at_end
             if self.processes.share(is_due or needs_best):
                 self._save(number, checkpoints)
                 last_save = time.monotonic()
         progress.close()
+        self.wait_for_writing()
         best_step = self._best_step()
         if self.train.load_best_model_at_end and best_step not in (None, len(self.log)):
             self._load_weights(best_step, checkpoints)
@@ -275,18 +290,36 @@ class _Trainer:
         return int(step)
 
     def _save(self, step: int, checkpoints: CheckpointFolder | None) -> None:
-        tensors = snapshot.take(self.objective, self.optimizer, self.processes)
+        """Save a step; on a device with a memory of its own, the next one need not wait for it."""
+        started = time.monotonic()
+        self.wait_for_writing()
+        goes_on = self.device.kind in WRITTEN_BEHIND
+        tensors = snapshot.take(self.objective, self.optimizer, self.processes, copy=goes_on)
         if checkpoints is not None:
             best_step = self._best_step() if self.train.load_best_model_at_end else None
-            state: dict[str, Any] = {"log": self.log, "scaler": self.scaler.state_dict()}
-            saved = checkpoints.save(step, tensors, state, keep=[best_step] if best_step else [])
+            state: dict[str, Any] = {"log": [*self.log], "scaler": self.scaler.state_dict()}
+            keep = [best_step] if best_step else []
+
+            def write() -> bool:
+                saved = checkpoints.save(step, tensors, state, keep=keep)
+                self._seconds_of_save = time.monotonic() - started
+                return saved
+
+            self._being_written = self._writer.submit(write)
             self._last_saved = step
-            if not saved and best_step == step:
+            if goes_on and best_step != step:
+                return
+            if not self.wait_for_writing() and best_step == step:
                 raise UserError(
                     f"the best weights so far (step {step}) could not be saved, and "
                     "train.load_best_model_at_end needs them. Free some space and run the same "
                     "command again."
                 )
+
+    def wait_for_writing(self) -> bool:
+        """Wait for the checkpoint that is being written, if one is; return whether it was saved."""
+        being_written, self._being_written = self._being_written, None
+        return being_written is None or being_written.result()
 
     def _save_before_the_end(self, step: int, checkpoints: CheckpointFolder | None) -> None:
         """Save the steps made so far, unless weights are being changed or others have to help."""
