@@ -31,6 +31,7 @@ class Inputs:
         """
         self._paths = [*paths, *_loaded_code()]
         self._params = params
+        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
         self._hashes = self._take()
 
     @property
@@ -50,14 +51,26 @@ class Inputs:
                 "old values restored it continues from its last checkpoint)."
             )
 
+    def _hash(self, file: Path) -> str:
+        """Return a file's hash: the known one if it is the same file, unwritten since, as DVC does.
+
+        Gigabytes of weights are read once.
+        """
+        if not file.exists():
+            return "missing"
+        there = file.stat()
+        state = (there.st_ino, there.st_size, there.st_mtime_ns)
+        if self._known.get(file, ((), ""))[0] != state:
+            self._known[file] = (state, sha256_of(file))
+        return self._known[file][1]
+
     def _take(self) -> dict[str, str]:
         hashes = {}
         for path in self._paths:
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in files:
                 if not file.is_dir():
-                    name = _name(file)
-                    hashes[name] = sha256_of(file) if file.exists() else "missing"
+                    hashes[_name(file)] = self._hash(file)
         for name, value in self._params().items():
             hashes[f"parameter {name}"] = json.dumps(value, sort_keys=True)
         return hashes
