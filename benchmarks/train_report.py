@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.prep import spread
+from benchmarks.tables import markdown
 
 CONTENDERS = {
     "project": "this project",
@@ -117,7 +117,7 @@ def print_tables(
                 f"{spread(share)} %",
             )
         )
-    print_markdown(header, rows)
+    print(markdown(header, rows))
     if "project" in runs and len(runs) > 1:
         print()
         ratios = [
@@ -129,7 +129,7 @@ def print_tables(
             for contender, figures in runs.items()
             if contender != "project"
         ]
-        print_markdown(("ratio, run by run", "useful tokens/s", "peak memory"), ratios)
+        print(markdown(("ratio, run by run", "useful tokens/s", "peak memory"), ratios))
     notes = NOTES.format(
         extrapolated=", extrapolated from tokens/s" if about else "",
         num_equal_tokens=equal,
@@ -154,9 +154,3 @@ def ratio(ours: list[Figures], theirs: list[Figures], figure: str) -> tuple[floa
     """One contender's figure over another's, in each round."""
     pairs = zip(ours, theirs, strict=True)
     return tuple(getattr(one, figure) / getattr(other, figure) for one, other in pairs)
-
-
-def print_markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table."""
-    for row in (header, ("---",) * len(header), *rows):
-        print(f"| {' | '.join(row)} |")
