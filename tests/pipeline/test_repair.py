@@ -46,6 +46,7 @@ REPAIR = (
     "tuning/__init__.py",
     "tuning/run/__init__.py",
     "tuning/run/errors.py",
+    "tuning/run/files.py",
     "tuning/run/process.py",
     "tuning/run/visible.py",
 )

@@ -189,7 +189,7 @@ def test_a_dialogue_longer_than_the_model_is_a_clear_error(
     model: Any, speakers: SpeakerTokens
 ) -> None:
     long = Dialogue("long", (Turn("a", "hi"), Turn("b", "ж" * 1200)))
-    with pytest.raises(UserError, match=r"sees only 1024; lower score\.max_bytes"):
+    with pytest.raises(UserError, match=r"has only 1024 positions; lower score\.max_bytes"):
         score(model, score_responses(speakers, [long]), batch_size=1)
 
 
@@ -199,7 +199,7 @@ def test_a_dialogue_may_take_all_positions(tiny_base: Path, speakers: SpeakerTok
     model.config.max_position_embeddings = num_tokens
     score(model, score_responses(speakers, DIALOGUES[:1]), batch_size=1)
     model.config.max_position_embeddings = num_tokens - 1
-    with pytest.raises(UserError, match=f"takes {num_tokens} tokens and .* only {num_tokens - 1};"):
+    with pytest.raises(UserError, match=f"takes {num_tokens} tokens and .* only {num_tokens - 1} positions;"):
         score(model, score_responses(speakers, DIALOGUES[:1]), batch_size=1)
 
 
