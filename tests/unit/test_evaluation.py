@@ -199,7 +199,8 @@ def test_a_dialogue_may_take_all_positions(tiny_base: Path, speakers: SpeakerTok
     model.config.max_position_embeddings = num_tokens
     score(model, score_responses(speakers, DIALOGUES[:1]), batch_size=1)
     model.config.max_position_embeddings = num_tokens - 1
-    with pytest.raises(UserError, match=f"takes {num_tokens} tokens and .* only {num_tokens - 1} positions;"):
+    said = f"takes {num_tokens} tokens and .* only {num_tokens - 1} positions;"
+    with pytest.raises(UserError, match=said):
         score(model, score_responses(speakers, DIALOGUES[:1]), batch_size=1)
 
 

@@ -54,10 +54,11 @@ def merge_adapters(
     device = passes.objective.model.device
     nn.Module.to(passes.objective.model, "cpu")  # a GPU need not hold both
     model = merge()
-    uncompiled = replace(passes.device, compiled=False)
+    is_compiled = passes.device.compiled and device.type != "cpu"
+    device_of_merged = replace(passes.device, compiled=is_compiled)
     nn.Module.to(model, device)
     try:
-        objective = PackedLoss(model, uncompiled)
+        objective = PackedLoss(model, device_of_merged)
         after = _loss(replace(passes, objective=objective, processes=Processes()), sample)
     finally:
         nn.Module.to(model, "cpu")
@@ -65,7 +66,10 @@ def merge_adapters(
 
 
 def _loss(passes: Passes, sample: PackedRows) -> float:
-    with torch.compiler.set_stance("force_eager"):  # it is read once
+    # It is read once, so compiling is not worth it on a CPU; uncompiled, flex attention on a GPU
+    # would hold all scores at once.
+    stance = "force_eager" if passes.device.kind == "cpu" else "default"
+    with torch.compiler.set_stance(stance):
         return passes.mean_loss(sample)
 
 
