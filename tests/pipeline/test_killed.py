@@ -30,7 +30,7 @@ from tests.pipeline.test_pipeline import CHANGES, ENVIRONMENT, Repository, copy_
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 NUM_CHAINS = int(os.environ.get("KILLED_CHAINS", "1"))
-STEPS_PER_EPOCH = 21
+STEPS_PER_EPOCH = 22
 MORE_CHANGES: dict[str, dict[str, Any]] = {
     "data": {"max_dialogues": 9},
     "encoding": {"max_length": 128},
