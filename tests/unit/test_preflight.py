@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 from tools.preflight.files import check_files
 from tools.preflight.finding import Finding
 from tools.preflight.last_run import check_loss_on, check_windows
-from tools.preflight.machine import check_disk, check_packages, float32_bytes
+from tools.preflight.machine import check_packages
 from tools.preflight.parameters import check_params, runs_of
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.run.params import load_params
@@ -201,19 +200,3 @@ def test_a_package_that_eval_needs_is_asked_for_before_training(
     asked = params.model_copy(update={"eval": params.eval.model_copy(update={"relevance": True})})
     (finding,) = check_packages(asked)
     assert finding.kind == "error" and "pip install" in finding.text
-
-
-def test_the_disk_must_hold_the_models_and_should_hold_checkpoints(
-    project: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = float32_bytes(tiny_base)
-    on_disk = (tiny_base / "model.safetensors").stat().st_size
-    assert 0 < weights <= on_disk < 2 * weights  # float32, and a header
-    usage = namedtuple("usage", "free")
-    params = load_params()
-    found = []
-    for free in (3 * weights - 1, 3 * weights, 12 * weights - 1, 12 * weights):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free))
-        found.append([finding.kind for finding in check_disk(tiny_base, params)])
-    assert found == [["error"], ["warning"], ["warning"], []]
-    assert list(check_disk(project, params)) == []  # nothing is fetched yet

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and what to do."""
+    """One thing that is wrong, and what to do; or what the run is going to take."""
 
-    kind: Literal["error", "warning"]
+    kind: Literal["error", "warning", "plan"]
     text: str

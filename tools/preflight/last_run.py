@@ -60,7 +60,7 @@ def check_windows(runs: Sequence[Params]) -> Iterator[Finding]:
 def check_loss_on(runs: Sequence[Params]) -> Iterator[Finding]:
     """Find values of ``encoding.loss_on`` that no turn of the last prep's dialogues has."""
     prepared = Path(own_stages()["prep"]["outs"][0]) / "train.jsonl"
-    values = _last_values(["prep"])
+    values = last_values(["prep"])
     if not (prepared.exists() and values):
         return
     dialogues = list(islice(read_dialogues(prepared), NUM_READ))
@@ -98,7 +98,7 @@ def _last_encode() -> tuple[dict[str, Any], dict[str, Any]] | None:
     ledger = json.loads(content)
     if "max_length_enough" not in ledger:  # an older encode's
         return None
-    return _last_values(TO_ENCODE), ledger
+    return last_values(TO_ENCODE), ledger
 
 
 def _locked() -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _locked() -> dict[str, Any]:
     return found
 
 
-def _last_values(stages: Sequence[str]) -> dict[str, Any]:
+def last_values(stages: Sequence[str]) -> dict[str, Any]:
     """Return the parameters that some stages last ran with, by their keys."""
     values: dict[str, Any] = {}
     for name in stages:

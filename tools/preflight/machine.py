@@ -1,21 +1,13 @@
-"""What this machine lacks for the run: a device, packages, disk."""
+"""What this machine lacks for the run: a device, packages."""
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from tools.preflight.finding import Finding
 from tuning.run.errors import UserError
 from tuning.run.params import Params
-from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
-
-MODELS_WRITTEN = 3
-"""Training's, DVC's copy of it, and the released one, in the size of the base model in float32."""
-MODELS_PER_CHECKPOINT = 3
-"""Weights and AdamW's two moments."""
 
 
 def check_device(params: Params) -> Iterator[Finding]:
@@ -47,37 +39,3 @@ def check_packages(params: Params) -> Iterator[Finding]:
             encoder_folder()
         except UserError as error:
             yield Finding("error", str(error))
-
-
-def check_disk(base: Path, params: Params) -> Iterator[Finding]:
-    """Compare the free disk with what training writes: checkpoints, and the model three times."""
-    size = float32_bytes(base)
-    if not size:
-        return  # not fetched yet
-    checkpoints = (NUM_CHECKPOINTS_KEPT + 1) * MODELS_PER_CHECKPOINT  # one is being written
-    if params.train.lora.rank is not None:
-        checkpoints = 0  # adapters and two embeddings: far below the rest
-    least, most = MODELS_WRITTEN * size, (MODELS_WRITTEN + checkpoints) * size
-    free = shutil.disk_usage(".").free
-    if free < least:
-        yield Finding(
-            "error", f"{free / 1e9:.1f} GB of disk are free; the models take {least / 1e9:.1f} GB."
-        )
-    elif free < most:
-        yield Finding(
-            "warning",
-            f"{free / 1e9:.1f} GB of disk are free; models and checkpoints take up to "
-            f"{most / 1e9:.1f} GB, and training goes on without checkpoints on a full disk.",
-        )
-
-
-def float32_bytes(base: Path) -> int:
-    """Return the bytes of a model's weights in float32; 0 where there are none."""
-    from safetensors import safe_open
-
-    num_weights = 0
-    for file in base.glob("*.safetensors"):
-        with safe_open(file, framework="np") as weights:
-            for name in weights.keys():  # noqa: SIM118 # it is no dict
-                num_weights += math.prod(weights.get_slice(name).get_shape())
-    return 4 * num_weights

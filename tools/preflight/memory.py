@@ -1,0 +1,305 @@
+"""The memory of a training step and of scoring, counted on tensors without contents.
+
+The code that a stage runs is run once on such tensors; what they would take is counted as they come
+and go. So a model of 8 billion parameters is counted in seconds, on any machine. What the process
+itself takes, and what a heap loses between tensors of many sizes, was measured
+(``benchmarks/memory.py``, docs/large-models.md).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from tuning.language_model.device import TARGETS_PER_CHUNK, Device
+from tuning.run.params import TrainParams
+from tuning.scoring.nats import TREE_TOKENS
+from tuning.scoring.written import ROWS_PER_DIALOGUE
+from tuning.training.attention_cpu import in_product_type
+from tuning.training.flops import flops_per_token, linear_shapes
+from tuning.training.lora import add_adapters
+from tuning.training.loss import PackedLoss, decoder_blocks, nll_to_gradient
+from tuning.training.optimizer import Optimizer
+from tuning.training.passes import Passes
+from tuning.training.processes import Processes
+from tuning.writing.row_cache import SLOTS_AT_ONCE
+
+aten = torch.ops.aten
+FUSED = "counted_as_fused"
+BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
+"""Of linear layers' frozen weights; nf4 has a scale of 8 bits per 64 of them, and one of 32 bits
+per 256 scales."""
+NUM_NEW_TOKENS = 8
+"""Rows that templates other than chat add to the embeddings, at most usually."""
+
+
+class Meter(FakeTensorMode):
+    """A mode in which tensors have no contents, and their bytes are counted.
+
+    What asks for contents gets the answer that costs most: every token is a target, and what is
+    compared is equal if it is one tensor.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+        self._depth = 0  # an operation of a new shape runs others, for its own shape
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation on shapes; count what it allocates."""
+        if func is aten.equal.default:
+            return args[0].untyped_storage()._cdata == args[1].untyped_storage()._cdata
+        if func in (aten._local_scalar_dense.default, aten.allclose.default):
+            return 1
+        if func is aten.nonzero.default:
+            func, args = aten.zeros.default, ([args[0].numel(), args[0].ndim],)
+            kwargs = {"dtype": torch.int64, "device": "cpu"}
+        self._depth += 1
+        try:
+            result = super().__torch_dispatch__(func, types, args, kwargs or {})
+        finally:
+            self._depth -= 1
+        self.fake_tensor_converter.tensor_memo.clear()  # its references keep modules from moving
+        for each in tree_leaves(result):
+            if self._depth == 0 and isinstance(each, Tensor):
+                self._count(each.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+
+        def forget(_: object) -> None:
+            self.now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, forget)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """Bytes of one training process."""
+
+    weights: int
+    """Of all weights, as training holds them."""
+    trained: int
+    """Of those that are trained; their gradients take as much."""
+    moments: int
+    """Of what the optimizer keeps of them."""
+    published: int
+    """Of the model's weights in the base model's own type."""
+    largest_part: int
+    """Of the most weights that a process gathers at once where the model is sharded."""
+    passing: int
+    """The most at once besides weights, gradients and moments: what a pass keeps for its gradients,
+    and the logits."""
+    unfused: int
+    """Of the loss of a chunk of targets, besides its logits, where it is not compiled."""
+    flops_per_token: tuple[int, int]
+    """As ``tuning.training.flops.flops_per_token`` has them."""
+    shapes: Counter[tuple[int, int]]
+    """Of linear layers, by (inputs, outputs)."""
+
+
+def count_training(
+    config: PreTrainedConfig,
+    train: TrainParams,
+    *,
+    max_length: int,
+    device: Device,
+    has_new_tokens: bool,
+    num_processes: int = 1,
+) -> Counted:
+    """Count a training step: a pass over the first model on which gradients add up, an update.
+
+    Args:
+        config: The base model's.
+        train: Hyperparameters.
+        max_length: Tokens of a row.
+        device: Where it would be trained; need not be here.
+        has_new_tokens: Whether the template adds tokens.
+        num_processes: Processes that share the rows of a step.
+    """
+    here = replace(device, kind="cpu", compiled=False)
+    with Meter() as meter:
+        model = _empty_model(config, _held_type(config, train, device))
+        num_weights = sum(each.numel() for each in model.parameters())
+        if train.lora.rank is not None:
+            last = model.config.get_text_config().vocab_size
+            new = range(last - NUM_NEW_TOKENS, last) if has_new_tokens else ()
+            add_adapters(model, train.lora, new)
+        objective = PackedLoss(model, here, gradient_checkpointing=train.gradient_checkpointing)
+        objective.train()
+        if device.kind == "cuda":
+            model.set_attn_implementation(FUSED)
+        if device.compiled:
+            torch.compiler.reset()  # it stops compiling after some models of other shapes
+            objective._nll_to_gradient = _fused_nll_to_gradient
+            for block in decoder_blocks(model):
+                block.compile(dynamic=False, backend="aot_eager_decomp_partition")
+        optimizer = Optimizer(objective, train)
+        trained = [each for each in model.parameters() if each.requires_grad]
+        before = meter.now
+        for each in trained:
+            optimizer.moments(each)
+        moments = meter.now - before
+        passes = Passes(
+            objective=objective,
+            train=train,
+            max_length=max_length,
+            device=device,
+            processes=Processes(size=num_processes),
+        )
+        num_rows = passes.rows_per_pass
+        rows_per_step = train.batch_size * train.gradient_accumulation_steps
+        if num_rows * num_processes < rows_per_step:
+            for each in trained:
+                each.grad = torch.zeros_like(each)
+        meter.peak = meter.now
+        ids = torch.zeros(num_rows, max_length, dtype=torch.int64)
+        with replace(passes, device=here).autocast(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are said where a model is trained
+            total, _ = objective(input_ids=ids, labels=ids, position_ids=ids, segment_ids=ids)
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        flops, shapes = flops_per_token(model), linear_shapes(model)
+        passing = meter.peak
+        unfused = _count_unfused(meter, len(model.get_output_embeddings().weight), device.dtype)
+    saved, widened = _few_bits(model, train.lora.quantization)
+    weights, of_trained = sum(map(_size, model.parameters())), sum(map(_size, trained))
+    blocks = [sum(map(_size, block.parameters())) for block in decoder_blocks(model)]
+    return Counted(
+        weights=weights - saved,
+        trained=of_trained,
+        moments=moments,
+        published=num_weights * _own_type(config).itemsize,
+        largest_part=max([*blocks, weights - sum(blocks)]),
+        passing=passing - weights - of_trained - moments + widened,
+        unfused=unfused,
+        flops_per_token=flops,
+        shapes=shapes,
+    )
+
+
+def count_scoring(
+    config: PreTrainedConfig, *, batch_size: int, max_new_tokens: int
+) -> tuple[int, int]:
+    """Count scoring, in float32: a pass that reads, and the rows that write beside each other.
+
+    Returns:
+        Bytes of the weights, and the most at once besides.
+    """
+    with Meter() as meter, torch.no_grad():  # inference_mode would hide what operations hold
+        model = _empty_model(config, torch.float32)
+        weights = sum(map(_size, model.parameters()))
+        meter.peak = meter.now
+        ids = torch.zeros(batch_size, TREE_TOKENS, dtype=torch.int64)
+        mask = torch.ones(batch_size, 1, TREE_TOKENS, TREE_TOKENS, dtype=torch.bool)
+        inputs = {"input_ids": ids, "position_ids": ids, "attention_mask": mask}
+        logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
+        targets = ids.flatten()[:TARGETS_PER_CHUNK]
+        nn.functional.cross_entropy(logits[targets], targets)
+        passing = meter.peak - weights
+        del logits
+        before = meter.now
+        cache = model(input_ids=ids[:1], use_cache=True, logits_to_keep=1).past_key_values
+        per_token = (meter.now - before) / TREE_TOKENS if cache else 0
+    slots = SLOTS_AT_ONCE * math.ceil((TREE_TOKENS + max_new_tokens) / SLOTS_AT_ONCE)
+    return weights, max(passing, int(per_token * slots * ROWS_PER_DIALOGUE * batch_size))
+
+
+def _fused_attention(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,  # noqa: ARG001
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Stand for a GPU's attention: it keeps queries, keys, values and output, and no scores.
+
+    So do the products of linear attention, which this is.
+    """
+    query, key, value = in_product_type(query, key, value)
+    in_groups = torch.unflatten(query, 1, (key.shape[1], -1)).flatten(2, 3)
+    output = (in_groups @ (key.transpose(-1, -2) @ value)).view_as(query)
+    return output.transpose(1, 2), None
+
+
+AttentionInterface.register(FUSED, _fused_attention)
+
+
+def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        deepcopy(config), dtype=dtype, attn_implementation="sdpa"
+    )
+    model.config.use_cache = False
+    return model
+
+
+def _held_type(config: PreTrainedConfig, train: TrainParams, device: Device) -> torch.dtype:
+    if train.lora.rank is None:
+        return torch.bfloat16 if train.weights == "bfloat16" else torch.float32
+    if train.lora.quantization is not None:
+        return device.dtype
+    return device.dtype if _own_type(config) == device.dtype else torch.float32
+
+
+def _own_type(config: PreTrainedConfig) -> torch.dtype:
+    dtype = config.dtype or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _few_bits(model: PreTrainedModel, kind: str | None) -> tuple[int, int]:
+    """Return the bytes that fewer bits save of the linear layers, and those of one widened."""
+    if kind is None:
+        return 0, 0
+    frozen = [
+        each
+        for block in decoder_blocks(model)
+        for each in block.parameters()
+        if each.ndim == 2 and not each.requires_grad
+    ]
+    few = sum(BYTES_PER_WEIGHT[kind] * each.numel() for each in frozen)
+    return sum(map(_size, frozen)) - int(few), max(map(_size, frozen))
+
+
+def _count_unfused(meter: Meter, num_tokens: int, dtype: torch.dtype) -> int:
+    logits = torch.zeros(TARGETS_PER_CHUNK, num_tokens, dtype=dtype)
+    before = meter.peak = meter.now
+    nll_to_gradient(logits, torch.zeros(TARGETS_PER_CHUNK, dtype=torch.int64), None)
+    return meter.peak - before
+
+
+def _fused_nll_to_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001
+    """As it is compiled: into one kernel that needs no other memory."""
+    return logits.sum(dtype=torch.float32)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

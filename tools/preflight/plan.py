@@ -1,0 +1,171 @@
+"""What a run is going to take, memory and disk; and the smallest change with which it fits.
+
+Bytes are counted (``tools.preflight.memory``); what stands here beside them was measured on a CPU
+(docs/large-models.md) or, for GPUs, is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from tools.preflight.memory import Counted, count_scoring, count_training
+from tuning.language_model.device import Device
+from tuning.run.params import Params
+from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
+
+PROCESS = {"cpu": 0.5e9, "cuda": 0.6e9}
+"""What a process takes before there is a model: libraries, or a GPU's context (assumed)."""
+COMPILER = 0.2e9
+"""What the compiler leaves in a process that trains on a CPU."""
+HEAP = {
+    "uncompiled": 1.45,
+    "compiled": 1.25,
+    "adapters": 1.65,  # uncompiled
+    "few_bits": 2.2,  # from a single run
+    "cuda": 1.1,  # assumed
+}
+"""What passes take of the heap, over what they hold: between tensors of many sizes some is lost."""
+MODELS_WRITTEN = 3
+"""Training's, DVC's copy of it, and the released one."""
+CLOSE = 0.85
+"""From this share of what there is, a plan may be wrong about whether it fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run is planned for; it need not be this one."""
+
+    device: Device
+    memory: float
+    """Bytes of each device."""
+    num_devices: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Bytes on the device and on the disk."""
+
+    train: float
+    score: float
+    score_weights: float
+    """What the weights take of it."""
+    disk: float
+    """With checkpoints."""
+    least_disk: float
+    """Without any."""
+    counted: Counted
+
+
+def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Plan:
+    """Plan a run.
+
+    Args:
+        config: The base model's.
+        params: Of the run.
+        machine: Where it runs.
+    """
+    train, device = params.train, machine.device
+    num_parts = machine.num_devices if params.runtime.shard_model else 1
+    counted = count_training(
+        config,
+        train,
+        max_length=params.encoding.max_length,
+        device=device,
+        has_new_tokens=params.encoding.template != "chat",
+        num_processes=num_parts,
+    )
+    held: float = counted.weights + counted.trained + counted.moments
+    if num_parts > 1:
+        held = held / num_parts + 2 * counted.largest_part  # gathered, and its gradient
+    heap = "compiled" if device.compiled else "adapters" if train.lora.rank else "uncompiled"
+    heap = "few_bits" if train.lora.quantization else heap
+    needed = _in_process(device, held, counted.passing, heap)
+    if device.kind == "cpu":
+        # Beside what training's heap keeps, adapters are merged, and the loss is measured where
+        # publishing changes weights, uncompiled.
+        if train.lora.rank is not None:
+            needed += counted.published
+        if device.compiled:
+            needed += COMPILER + counted.unfused * (counted.published != counted.weights)
+    weights, passing = count_scoring(
+        config, batch_size=params.score.batch_size, max_new_tokens=params.score.max_new_tokens
+    )
+    models = MODELS_WRITTEN * counted.published
+    checkpoints = (NUM_CHECKPOINTS_KEPT + 1) * (counted.trained + counted.moments)  # one is new
+    return Plan(
+        train=needed,
+        score=_in_process(device, weights, passing, "uncompiled"),
+        score_weights=weights,
+        disk=models + checkpoints,
+        least_disk=models,
+        counted=counted,
+    )
+
+
+def _in_process(device: Device, held: float, passing: float, heap: str) -> float:
+    factor = HEAP["cuda" if device.kind == "cuda" else heap]
+    return PROCESS[device.kind] + held + factor * passing
+
+
+def smallest_change(
+    config: PreTrainedConfig, params: Params, machine: Machine
+) -> dict[str, Any] | None:
+    """Return the least change with which training fits, by keys; None if there is none.
+
+    What leaves the result as it is comes first: smaller passes, then checkpointing.
+    """
+
+    def fits(change: dict[str, Any]) -> bool:
+        plan = make_plan(config, with_values(params, change), machine)
+        return plan.train < CLOSE * machine.memory
+
+    same = [{}, *_same_result(params)]
+    for other in ({}, *_other_result(params, machine)):
+        if fits(other | same[-1]):
+            return next(other | one for one in same if fits(other | one))
+    return None
+
+
+def with_values(params: Params, values: Mapping[str, Any]) -> Params:
+    """Return parameters with other values, by keys such as ``train.lora.rank``."""
+    sections = params.model_dump()
+    for key, value in values.items():
+        *names, last = key.split(".")
+        reduce(getitem, names, sections)[last] = value
+    return Params.model_validate(sections)
+
+
+def _same_result(params: Params) -> list[dict[str, Any]]:
+    """Return changes of which the result differs by rounding alone, the least first."""
+    train = params.train
+    changes: list[dict[str, Any]] = []
+    rows, batches = train.batch_size, train.gradient_accumulation_steps
+    while rows % 2 == 0:
+        rows, batches = rows // 2, batches * 2
+        changes.append({"train.batch_size": rows, "train.gradient_accumulation_steps": batches})
+    fewest = changes[-1] if changes else {}
+    checkpointing = {"train.gradient_checkpointing": True}
+    return [*changes, checkpointing, fewest | checkpointing]
+
+
+def _other_result(params: Params, machine: Machine) -> Iterator[dict[str, Any]]:
+    """Yield changes of what is trained and how, the one that is preferred first."""
+    train = params.train
+    adapters = {"train.lora.rank": train.lora.rank or 16, "train.weights": "float32"}
+    if params.runtime.shard_model:
+        return
+    if train.lora.rank is None:
+        yield adapters
+        if train.mixed_precision == "bf16":
+            yield {"train.weights": "bfloat16", "train.optimizer": "adamw_8bit"}
+    yield adapters | {"train.lora.quantization": "nf4"}
+    if machine.num_devices > 1:
+        whole = {"train.lora.rank": None, "train.lora.quantization": None}
+        plain = {"train.weights": "float32", "train.optimizer": "adamw"}
+        yield whole | plain | {"runtime.shard_model": True}
