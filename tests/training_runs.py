@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
@@ -145,6 +146,21 @@ def run(
             on_step=on_step,
         )
     return Run(weights(), result, validated)
+
+
+def check_continues(train: Callable[..., Run], folder: Path, *, stop_at: int) -> Run:
+    """A training that is stopped before a step's checkpoint ends with the bytes of one that is not.
+
+    ``train`` takes the folder of the checkpoints and ``stop_at``, and saves every step.
+    """
+    whole = train(folder / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(folder / "cut", stop_at=stop_at)
+    again = train(folder / "cut")
+    assert again.result.timing.num_steps == len(whole.log) - (stop_at - 1)
+    assert again.log == whole.log
+    assert not moved(again.weights, whole.weights)
+    return whole
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:

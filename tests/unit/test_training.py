@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.training_runs import (
     WINDOWS,
     Start,
     check_close,
+    check_continues,
     load,
     moved,
     num_targets,
@@ -263,13 +265,8 @@ def test_a_stopped_run_continues_to_the_same_bytes(
 ) -> None:
     """Stopped in epoch 1, 2 or 3, before the step's checkpoint is written; dropout is on."""
     changes: dict[str, Any] = {"epochs": 3, "lora": lora, "checkpoint_minutes": 1e-9}
-    whole = run(dropping_gpt2, rows, tmp_path / "whole", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run(dropping_gpt2, rows, tmp_path / "cut", stop_at=stop_at, **changes)
-    again = run(dropping_gpt2, rows, tmp_path / "cut", **changes)
-    assert again.result.timing.num_steps == 9 - (stop_at - 1)
-    assert again.log == whole.log
-    assert not moved(again.weights, whole.weights)
+    whole = check_continues(partial(run, dropping_gpt2, rows, **changes), tmp_path, stop_at=stop_at)
+    assert len(whole.log) == 9
 
 
 @pytest.mark.parametrize("stop_at", [2, 5])
@@ -283,13 +280,8 @@ def test_a_checkpoint_that_is_written_while_training_goes_on_is_of_its_own_step(
     """As on a GPU: from a copy; each is whole when the run ends, or when it is stopped."""
     monkeypatch.setattr(trainer, "WRITTEN_BEHIND", ("cpu",))
     changes: dict[str, Any] = {"epochs": 3, "checkpoint_minutes": 1e-9}
-    whole = run(dropping_gpt2, rows, tmp_path / "whole", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run(dropping_gpt2, rows, tmp_path / "cut", stop_at=stop_at, **changes)
-    again = run(dropping_gpt2, rows, tmp_path / "cut", **changes)
-    assert again.result.timing.num_steps == 9 - (stop_at - 1)
-    assert again.log == whole.log
-    assert not moved(again.weights, whole.weights)
+    whole = check_continues(partial(run, dropping_gpt2, rows, **changes), tmp_path, stop_at=stop_at)
+    assert len(whole.log) == 9
 
 
 @pytest.mark.parametrize("num_passes", [1, 4, 7])
