@@ -12,7 +12,13 @@ from tools.compare.configurations import differing, is_same_run
 from tools.compare.resampling import draw_run_counts, pooled, pooled_value
 from tools.compare.revisions import Evaluation
 from tuning.report.call_shares import CALL_SHARES
-from tuning.report.headlines import HEADLINES, WHAT_A_VERDICT_SAYS, Headline, verdicts
+from tuning.report.headlines import (
+    HEADLINES,
+    WHAT_A_VERDICT_SAYS,
+    Headline,
+    declaration,
+    verdicts,
+)
 from tuning.results.bootstrap import FEWEST_RUNS, Estimate, draw_counts, summarise_draws
 from tuning.results.dialogue_table import in_order
 from tuning.run.errors import UserError
@@ -85,13 +91,8 @@ class Comparison:
     def notes(self) -> list[str]:
         """Sentences on how verdicts are found, and on what the intervals do and do not cover."""
         num_seeds = len(self.a), len(self.b)
-        name = declared_primary(self.a[0])
-        titles = [row.headline.title for row in self.rows if row.headline.name == name]
-        notes = [
-            f"Declared beforehand (eval.primary): {titles[0] if titles else name}"
-            f"{'' if titles else ', which was not measured'}. Its own interval decides, "
-            "the others are held to what several tests need (Holm)."
-        ]
+        measured = [row.headline for row in self.rows]
+        notes = [declaration(declared_primary(self.a[0]), measured)]
         if max(num_seeds) == 1:
             return [*notes, WHAT_A_VERDICT_SAYS]
         notes += [

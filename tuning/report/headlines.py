@@ -39,10 +39,15 @@ PRIMARY = "bits_per_byte"
 def what_was_declared(metrics: Mapping[str, Any]) -> str:
     """Say which headline was declared before an evaluation, and what that decides."""
     name = metrics["set"].get("primary", PRIMARY)
-    measured = [one.title for one in HEADLINES if one.name == name and name in metrics["change"]]
+    return declaration(name, [one for one in HEADLINES if one.name in metrics["change"]])
+
+
+def declaration(name: str, measured: Collection[Headline]) -> str:
+    """Say that a headline was declared beforehand, and what that decides, in a table of some."""
+    titles = [one.title for one in measured if one.name == name]
     return (
-        f"Declared beforehand (eval.primary): {measured[0] if measured else name}"
-        f"{'' if measured else ', which was not measured'}. Its own interval decides, the others "
+        f"Declared beforehand (eval.primary): {titles[0] if titles else name}"
+        f"{'' if titles else ', which was not measured'}. Its own interval decides, the others "
         "are held to what several tests need (Holm)."
     )
 
