@@ -28,15 +28,15 @@ from transformers import (
 )
 
 from benchmarks.train import ROOT, run
-from stages.train import build, to_publish
 from tools.preflight.fit import this_machine
 from tools.preflight.plan import CLOSE, Machine, make_plan, with_values
 from tuning.language_model.device import Device, keep_freed_memory, set_threads
+from tuning.processes.group import Processes
 from tuning.run.params import Params, load_params
 from tuning.tokens.templates import prepare_tokenizer
 from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.processes import Processes
 from tuning.training.publishing import publish
+from tuning.training.setup import build, to_publish
 from tuning.training.trainer import fine_tune
 from tuning.windows import WindowWriter
 
@@ -239,8 +239,8 @@ def train() -> None:
     params = load_params()
     device = this_machine(params).device
     set_threads(params.num_threads)
-    args = argparse.Namespace(base=Path("models/base"), encoded=Path("data/encoded"))
-    setup = build(args.encoded, args.base, params, device, Processes())
+    base, encoded = Path("models/base"), Path("data/encoded")
+    setup = build(encoded, base, params, device, Processes())
     with CheckpointFolder(Path("checkpoints"), "fingerprint") as checkpoints:
         fine_tune(
             setup.objective,
@@ -251,8 +251,8 @@ def train() -> None:
             checkpoints=checkpoints,
             checkpoint_minutes=params.runtime.checkpoint_minutes,
         )
-    model, _ = to_publish(setup, args, params)
-    publish(model, args.encoded / "tokenizer", Path("models/trained"))
+    model, _ = to_publish(setup, base, encoded / "tokenizer", params)
+    publish(model, encoded / "tokenizer", Path("models/trained"))
 
 
 if __name__ == "__main__":

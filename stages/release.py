@@ -12,7 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from tuning.dialogue import read_dialogues
 from tuning.evaluation_set.plan import has_roles
-from tuning.language_model.device import keep_freed_memory, set_threads
+from tuning.language_model.device import keep_freed_memory, set_threads, share_threads
+from tuning.processes.group import Processes
+from tuning.processes.torchrun import run_in_processes
 from tuning.release.example import choose_example
 from tuning.release.final_test import score_test_side
 from tuning.release.model_card import Facts, model_card
@@ -32,14 +34,13 @@ from tuning.tokens.templates import template_of
 CARD = "README.md"
 
 
-def main() -> None:
+def main(processes: Processes) -> None:
     """Copy the model, ask engines what they are fed, write the card, then the receipt over all."""
     args = parse_arguments()
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     params = declared_params("release")
-    set_threads(params["num_threads"])
     metrics = [args.ledger, args.tokens, args.training, args.scores, args.generation]
     data = Path(params["data"]["path"])
     paths = [data, args.prepared, args.base, args.lock, args.tuned, *metrics]
@@ -47,6 +48,8 @@ def main() -> None:
     ledger, tokens, training, scores, generation = (
         json.loads(path.read_text(encoding="utf-8")) for path in metrics
     )
+    processes.require_same(inputs.fingerprint)
+    share_threads(params["num_threads"], processes.num_on_this_host)
     record = read_record(args.trained)
     assert record is not None, "train writes it"
     template = template_of_training(args.base, args.trained, params["encoding"]["template"])
@@ -60,7 +63,12 @@ def main() -> None:
         args.test,
         {"base": (args.base, base_template), "tuned": (args.trained, template)},
         load_params(),
+        processes,
     )
+    processes.part()
+    if not processes.is_main:
+        return
+    set_threads(params["num_threads"])
     example = choose_example(
         read_dialogues(args.validation),
         read_measured(args.tuned).written.greedy,
@@ -125,4 +133,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_stage("release", main)
+    run_stage("release", partial(run_in_processes, "stages.release", main))

@@ -5,26 +5,29 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from tuning.evaluation_set.plan import has_roles, make_plan, read_example
-from tuning.language_model.device import keep_freed_memory, set_threads
+from tuning.evaluation_set.plan import Plan, has_roles, make_plan, read_example
+from tuning.language_model.device import keep_freed_memory, share_threads
+from tuning.processes.group import Processes
+from tuning.processes.torchrun import run_in_processes
 from tuning.results.measured import write_measured
 from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.scoring.also import raise_if_changed
-from tuning.scoring.also_sets import read_also
-from tuning.scoring.measures import measure
+from tuning.scoring.also_sets import AlsoSet, read_also
+from tuning.scoring.measures import load_model, measure
 from tuning.timing import record_timing
 from tuning.tokens.templates import is_encodable, template_of
 
 
-def main() -> None:
+def main(processes: Processes) -> None:
     """Measure, check that nothing changed meanwhile, write."""
     parser = argparse.ArgumentParser(prog="python -m stages.score", description=__doc__)
     parser.add_argument("--name", choices=("base", "tuned"), required=True, help="which model")
@@ -46,7 +49,8 @@ def main() -> None:
         [args.validation, args.example, args.also, args.model, args.lock],
         partial(declared_params, "score"),
     )
-    set_threads(params.num_threads)
+    processes.require_same(inputs.fingerprint)
+    share_threads(params.num_threads, processes.num_on_this_host)
     loss_on = params.encoding.loss_on
     template = template_of(
         args.model,
@@ -62,15 +66,8 @@ def main() -> None:
     )
     also = read_also(args.also, params.score, loss_on)
     raise_if_changed(template, also, loss_on)
-    for one in also:
-        if one.num_left_out:
-            print(
-                f"score: {one.name}: {len(one.all_dialogues):,} are scored, {one.num_left_out:,} "
-                "left out, beyond score.max_dialogues or without a response"
-            )
-    if plan.not_encodable:
-        print(f"score: left out as not encodable: {len(plan.not_encodable):,} dialogues")
-    print(f"score: the {args.name} model on {len(plan.dialogues):,} dialogues", flush=True)
+    if processes.is_main:
+        announce(args.name, plan, also)
     measured = measure(
         args.name,
         args.model,
@@ -83,7 +80,11 @@ def main() -> None:
         example=read_example(args.example, params.score, loss_on) if args.name == "base" else None,
         also=also,
         seed=params.seed,
+        load=partial(load_model, processes=processes, in_parts=params.runtime.shard_model),
     )
+    processes.part()
+    if not processes.is_main:
+        return
     inputs.check_unchanged()
     write_measured(args.scores, measured)
     record_timing(
@@ -96,5 +97,18 @@ def main() -> None:
     )
 
 
+def announce(name: str, plan: Plan, also: Sequence[AlsoSet]) -> None:
+    """Say what is scored, and what is not."""
+    for one in also:
+        if one.num_left_out:
+            print(
+                f"score: {one.name}: {len(one.all_dialogues):,} are scored, {one.num_left_out:,} "
+                "left out, beyond score.max_dialogues or without a response"
+            )
+    if plan.not_encodable:
+        print(f"score: left out as not encodable: {len(plan.not_encodable):,} dialogues")
+    print(f"score: the {name} model on {len(plan.dialogues):,} dialogues", flush=True)
+
+
 if __name__ == "__main__":
-    run_stage("score", main)
+    run_stage("score", partial(run_in_processes, "stages.score", main))

@@ -7,13 +7,11 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -21,61 +19,30 @@ from tuning.language_model.device import (
     Device,
     choose_device,
     keep_freed_memory,
-    num_cores,
     peak_memory_gb,
-    set_threads,
+    share_threads,
 )
-from tuning.language_model.loading import own_dtype, reads_alone
-from tuning.run.errors import UserError
+from tuning.processes.group import Processes
+from tuning.processes.torchrun import run_in_processes
 from tuning.run.files import weights_sha256, write_csv, write_json
 from tuning.run.inputs import Inputs
 from tuning.run.params import Params, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.template_record import TemplateRecord, read_record
 from tuning.timing import record_timing
 from tuning.tracking import head_commit, start_run
 from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.few_bits import quantization_config
-from tuning.training.finish import merge_adapters, round_weights
 from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
-from tuning.training.lora import add_adapters, merged
-from tuning.training.loss import PackedLoss, decoder_blocks
-from tuning.training.passes import Passes
-from tuning.training.processes import Processes, shard
 from tuning.training.progress import Timing
-from tuning.training.publishing import check_publishing, publish
+from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
-from tuning.training.start import load_for_training, weights_dtype
-from tuning.training.torchrun import run_in_processes
+from tuning.training.setup import Setup, build, to_publish
 from tuning.training.trainer import LOG_COLUMNS, VALIDATION_LOSS, TrainResult, fine_tune
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 FEW_STEPS = 30
 """Fewer optimizer steps than these hardly move a model, at usual learning rates."""
 USUAL_RATE_OF_ADAPTERS = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """All that a training works on."""
-
-    rows: PackedRows
-    validation: PackedRows | None
-    """Rows on which the validation loss is measured; None if it is not to be measured."""
-    sample: PackedRows | None
-    """Rows on which is measured what publishing changes, if it changes anything: of the validation
-    set, if it has any."""
-    objective: PackedLoss
-    passes: Passes
-    """How rows reach the objective."""
-    adapters: PeftModel | None
-    """Low-rank adapters, if any; merged into the model once it is trained."""
-    is_sharded: bool
-    """True if each process holds only a part of the model."""
 
 
 def main(processes: Processes) -> None:
@@ -86,15 +53,13 @@ def main(processes: Processes) -> None:
     transformers_logging.disable_progress_bar()
     params = load_params()
     inputs = Inputs([args.encoded, args.base, args.lock], partial(declared_params, "train"))
-    if processes.share(inputs.fingerprint) != inputs.fingerprint:
-        raise UserError("code, parameters or inputs on this host are not those of the first host.")
+    processes.require_same(inputs.fingerprint)
     device = choose_device(
         precision=params.train.mixed_precision,
         compile_model=params.train.torch_compile,
         num_threads=params.num_threads,
     )
-    num_threads = params.num_threads or num_cores()
-    num_threads = set_threads(max(1, num_threads // processes.num_on_this_host))
+    num_threads = share_threads(params.num_threads, processes.num_on_this_host)
     torch.manual_seed(params.seed)
     setup = build(args.encoded, args.base, params, device, processes)
     device = setup.passes.device
@@ -133,8 +98,9 @@ def main(processes: Processes) -> None:
             validation=setup.validation,
             on_step=on_step,
         )
-        model, changes = to_publish(setup, args, params)
-        weights = processes.gather(model.state_dict(keep_vars=True)) if setup.is_sharded else None
+        tokenizer = args.encoded / "tokenizer"
+        model, changes = to_publish(setup, args.base, tokenizer, params)
+        processes.part()
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
@@ -150,7 +116,7 @@ def main(processes: Processes) -> None:
             "git_commit": head_commit(),
             "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
         }
-        publish(model, args.encoded / "tokenizer", args.model, weights)
+        publish(model, tokenizer, args.model)
         record(args.log, args.metrics, result, setup.rows, device, changes)
         model_sha256 = weights_sha256(args.model)
         record_timing(args.timing, "train", figures | {"model_sha256": model_sha256})
@@ -170,121 +136,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, required=True, help="one row per step, CSV")
     parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     return parser.parse_args()
-
-
-def build(encoded: Path, base: Path, params: Params, device: Device, processes: Processes) -> Setup:
-    """Read the rows and make the model ready to be trained.
-
-    Raises:
-        UserError: there is nothing to train or to validate on, or the model or two settings do not
-            go together.
-    """
-    train = params.train
-    tokenizer = encoded / "tokenizer"
-    template = template_record(tokenizer)
-    dtype = weights_dtype(base, train, device)
-    lora = train.lora
-    few_bits = None
-    if lora.quantization is not None:
-        few_bits = quantization_config(lora.quantization, device.dtype)
-    model = load_for_training(
-        base,
-        tokenizer,
-        params.encoding.max_length,
-        dtype=dtype,
-        device_map=device.kind if few_bits else None,
-        quantization=few_bits,
-    )
-    check_publishing(model, tokenizer)
-    if reads_alone(model):
-        device = alone_on(device, model, params)
-    read_rows = partial(
-        PackedRows,
-        max_length=params.encoding.max_length,
-        packing=train.packing and not reads_alone(model),
-        pad_token_id=template.pad_id,
-    )
-    rows = read_rows(encoded)
-    if not rows.num_target_tokens:
-        raise UserError(
-            f"nothing to train: no window in {encoded} has a target token; run dvc repro."
-        )
-    rounds = train.lora.rank is not None or dtype != own_dtype(base)
-    validation = sample = None
-    if train.eval_steps is not None or rounds:
-        validation = sample = read_rows(encoded / "validation", num_windows=train.eval_windows)
-    if validation is not None and not validation.num_target_tokens:
-        sample = read_rows(encoded, num_windows=train.eval_windows)
-        if train.eval_steps is not None:
-            raise UserError(
-                "train.eval_steps is set, and there is nothing to validate on: no validation "
-                "dialogue has a target token (data.validation_fraction, encoding.loss_on)."
-            )
-    is_sharded = params.runtime.shard_model and processes.size > 1
-    if not is_sharded:  # else each process moves its part
-        nn.Module.to(model, device.kind)
-    adapters = None
-    if lora.rank is not None:
-        adapters = add_adapters(model, lora, template.new_tokens)
-    objective = PackedLoss(model, device, gradient_checkpointing=train.gradient_checkpointing)
-    if is_sharded:
-        shard(objective, decoder_blocks(model))
-    passes = Passes(
-        objective=objective,
-        train=train,
-        max_length=params.encoding.max_length,
-        device=device,
-        processes=processes,
-    )
-    return Setup(
-        rows=rows,
-        validation=validation if train.eval_steps is not None else None,
-        sample=sample if rounds else None,
-        objective=objective,
-        passes=passes,
-        adapters=adapters,
-        is_sharded=is_sharded,
-    )
-
-
-def alone_on(device: Device, model: PreTrainedModel, params: Params) -> Device:
-    """Return the device for a model that reads texts alone, with notes on what is not as asked."""
-    kind = model.config.model_type
-    notes = list(device.notes)
-    if params.train.packing:
-        notes.append(
-            f"{kind} models read a row from left to right whatever a mask hides, so each window "
-            "has a row of its own, in spite of train.packing"
-        )
-    if device.compiled:  # loops over tokens: minutes or hours, and no faster in the end
-        notes.append(f"{kind} models are not compiled, in spite of train.torch_compile")
-    return replace(device, compiled=False, notes=tuple(notes))
-
-
-def template_record(tokenizer: Path) -> TemplateRecord:
-    """Return the record that encode writes beside the tokenizer."""
-    record = read_record(tokenizer)
-    assert record is not None
-    return record
-
-
-def to_publish(
-    setup: Setup, args: argparse.Namespace, params: Params
-) -> tuple[PreTrainedModel, dict[str, float]]:
-    """The trained model as it is published, in the base model's own type, and its sample's loss."""
-    dtype = own_dtype(args.base)
-    if setup.sample is None:
-        return setup.objective.model, {}
-    if setup.adapters is None:
-        model = setup.objective.model
-        return model, round_weights(model, dtype, setup.passes, setup.sample)
-    adapted, tokenizer = setup.adapters, args.encoded / "tokenizer"
-
-    def merge() -> PreTrainedModel:
-        plain = load_for_training(args.base, tokenizer, params.encoding.max_length, dtype=dtype)
-        return merged(adapted, plain, params.train.lora, template_record(tokenizer).new_tokens)
-
-    return merge_adapters(merge, setup.passes, setup.sample)
 
 
 def announce(setup: Setup, params: Params, device: Device, num_processes: int) -> None:
@@ -362,4 +213,4 @@ def mean_loss(log: list[dict[str, float]]) -> float:
 
 
 if __name__ == "__main__":
-    run_stage("train", lambda: run_in_processes("stages.train", main))
+    run_stage("train", partial(run_in_processes, "stages.train", main))

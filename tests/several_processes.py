@@ -1,4 +1,4 @@
-"""Trainings of tiny models in two processes and in three: ``python -m`` this, by a test.
+"""Tiny models trained and read by two processes and by three: ``python -m`` this, by a test.
 
 Loading torch and transformers takes longer than all that they do here: one process loads, and those
 that train are its forks. What torchrun adds, the tests of the stage start.
@@ -6,70 +6,118 @@ that train are its forks. What torchrun adds, the tests of the stage start.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import multiprocessing
+import random
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from tuning.language_model.device import Device
-from tuning.run.params import TrainParams
+from tuning.language_model.dealing import load_among
+from tuning.language_model.device import choose_device
+from tuning.language_model.loading import load_plain_model
+from tuning.processes.group import Processes
+from tuning.run.params import Params
+from tuning.scoring.nats import TokenSequence, token_nll
+from tuning.tokens.templates import template_of
 from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.loss import PackedLoss, decoder_blocks
-from tuning.training.processes import Processes, shard
-from tuning.training.rows import PackedRows
-from tuning.training.start import load_for_training
-from tuning.training.trainer import TrainResult, fine_tune
+from tuning.training.publishing import publish
+from tuning.training.setup import build, to_publish
+from tuning.training.trainer import fine_tune
+from tuning.writing.decoding import Request, Sampling, write_replies
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One training."""
 
+    encoded: str
     base: str
-    tokenizer: str
-    rows: str
     checkpoints: str
-    train: dict[str, Any]
-    shard_model: bool = False
+    params: dict[str, Any]
 
 
-def train(case: Case, processes: Processes) -> tuple[dict[str, Tensor], TrainResult]:
-    """The main process's weights, and the result."""
-    rows = PackedRows(Path(case.rows), max_length=32, packing=False, pad_token_id=1)
-    model = load_for_training(Path(case.base), Path(case.tokenizer), rows.max_length)
+Trained = tuple[dict[str, Tensor], list[dict[str, float]]]
+"""Published weights; a log, and last in it what publishing changed."""
+
+
+def train(case: Case, processes: Processes) -> Trained:
+    """Do as the stage does."""
+    params = Params.model_validate(case.params)
+    encoded, base = Path(case.encoded), Path(case.base)
+    device = choose_device(
+        precision=params.train.mixed_precision, compile_model=False, num_threads=None
+    )
+    torch.manual_seed(params.seed)
+    setup = build(encoded, base, params, device, processes)
     with ExitStack() as stack:
         checkpoints = None
         if processes.is_main:
             folder = CheckpointFolder(Path(case.checkpoints), "fingerprint")
             checkpoints = stack.enter_context(folder)
-        device = Device(kind="cpu", precision="no", compiled=False, notes=())
-        objective = PackedLoss(model, device)
-        if case.shard_model:
-            shard(objective, decoder_blocks(model))
         result = fine_tune(
-            objective,
-            rows,
-            TrainParams.model_validate(case.train),
-            seed=7,
+            setup.objective,
+            setup.rows,
+            params.train,
+            seed=params.seed,
             device=device,
             processes=processes,
             checkpoints=checkpoints,
             checkpoint_minutes=1e-9,
-            validation=rows,
+            validation=setup.validation,
         )
-    return processes.gather(model.state_dict(keep_vars=True)), result
+        model, changes = to_publish(setup, base, encoded / "tokenizer", params)
+        published: dict[str, Tensor] = {}
+        if processes.is_main:
+            publish(model, encoded / "tokenizer", Path(case.checkpoints) / "model")
+            published = load_file(Path(case.checkpoints) / "model/model.safetensors")
+    return published, [*result.log, changes]
 
 
-def work(rank: int, size: int, cases: dict[str, Case], folder: Path) -> None:
-    """Be one of the processes that train the cases; the main one writes what ``train`` returns.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One model that is read, and writes."""
+
+    model: str
+    tokenizer: str
+    in_parts: bool
+
+
+def read(reading: Reading, processes: Processes) -> tuple[list[list[float]], list[list[int]]]:
+    """Nats of sequences, and written ids."""
+    template = template_of(Path(reading.tokenizer))
+
+    def load(device: str) -> PreTrainedModel:
+        return load_plain_model(Path(reading.model), device_map=device)
+
+    model = load_among(processes, load, "cpu", in_parts=reading.in_parts)
+    draw = random.Random(0)
+    contexts = [[draw.randrange(3, 60) for _ in range(45 + 3 * i)] for i in range(25)]
+    sequences = [TokenSequence.after(ids[:20], ids[20:]) for ids in contexts]
+    nats = token_nll(model, sequences, batch_size=1)
+    tag = template.tokenizer.encode("Hello", add_special_tokens=False)
+    requests = [
+        Request(tuple(ids), length, (tuple(tag),), Sampling(1.0, 0.95, seed), "")
+        for ids in contexts[:7]
+        for length in (20, 45)
+        for seed in range(2)
+    ]
+    replies = write_replies(model, template, requests, max_new_tokens=9, batch_size=3)
+    return [each[20:].tolist() for each in nats], [list(reply.ids) for [reply] in replies]
+
+
+def work(
+    rank: int, size: int, cases: dict[str, Case], readings: dict[str, Reading], folder: Path
+) -> None:
+    """Be one of the processes; the main one writes what ``train`` and ``read`` return.
 
     They meet at a file: a store of torch's own would listen at all addresses.
     """
@@ -77,25 +125,29 @@ def work(rank: int, size: int, cases: dict[str, Case], folder: Path) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     processes = Processes(rank=rank, size=size, num_on_this_host=size)
     for name, case in cases.items():
-        weights, result = train(case, processes)
+        weights, log = train(case, processes)
         if processes.is_main:
-            whole = {key: weight.clone() for key, weight in weights.items()}
-            save_file(whole, folder / f"{name}.safetensors")
-            content = json.dumps(dataclasses.asdict(result))
-            (folder / f"{name}.json").write_text(content, encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+            save_file(weights, folder / f"{name}.safetensors")
+            (folder / f"{name}.json").write_text(json.dumps(log), encoding="utf-8")
+    for name, reading in readings.items():
+        found = read(reading, processes)
+        assert processes.all_of(found) == [found] * size
+        if processes.is_main:
+            (folder / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    processes.part()
 
 
 def main() -> None:
-    """Train the cases that each folder's ``cases.json`` holds by name; its name is how many do."""
+    """Do what each folder's ``cases.json`` holds by name; its own name is how many do it."""
     fork = multiprocessing.get_context("fork")
     for folder in map(Path, sys.argv[1:]):
         content = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
-        cases = {name: Case(**values) for name, values in content.items()}
+        cases = {name: Case(**values) for name, values in content["trained"].items()}
+        readings = {name: Reading(**values) for name, values in content["read"].items()}
         size = int(folder.name)
         workers = [
-            fork.Process(target=work, args=(rank, size, cases, folder)) for rank in range(size)
+            fork.Process(target=work, args=(rank, size, cases, readings, folder))
+            for rank in range(size)
         ]
         for worker in workers:
             worker.start()

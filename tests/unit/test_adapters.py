@@ -32,13 +32,13 @@ from tests.training_runs import (
     window_nll,
 )
 from tuning.language_model.loading import own_dtype
+from tuning.processes.group import Processes
 from tuning.run.errors import UserError
 from tuning.training.few_bits import quantization_config
-from tuning.training.finish import merge_adapters, round_weights
+from tuning.training.finish import replace_model, round_weights
 from tuning.training.lora import add_adapters, merged
 from tuning.training.loss import PackedLoss
 from tuning.training.passes import Passes
-from tuning.training.processes import Processes
 from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
@@ -206,7 +206,7 @@ def test_what_is_frozen_keeps_the_bases_type_and_what_is_published_has_it(
         return load_for_training(start.base, start.tokenizer, MAX_LENGTH, dtype=torch.bfloat16)
 
     trained = {n: each.clone() for n, each in adapted.state_dict().items()}
-    plain, figures = merge_adapters(
+    plain, figures = replace_model(
         lambda: merged(adapted, load_plain(), lora, NEW_TOKENS), passes, rows
     )
     layer = "base_model.model.model.layers.1.mlp.up_proj"

@@ -23,7 +23,16 @@ MODULES = sorted(
 )
 FLOORS = (
     ("run", "data_names", "packing", "pages"),
-    ("dialogue", "progress", "sources", "template_record", "timing", "tracking", "windows"),
+    (
+        "dialogue",
+        "processes",
+        "progress",
+        "sources",
+        "template_record",
+        "timing",
+        "tracking",
+        "windows",
+    ),
     ("language_model", "reading", "tokens"),
     ("corpus", "encoding", "evaluation_set", "training"),
     ("results",),

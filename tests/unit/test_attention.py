@@ -21,12 +21,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from tests.tiny_model import enlarged
+from tuning.language_model.loading import decoder_blocks
 from tuning.packing import PAD_SEGMENT, attention_mask
 from tuning.training import attention_cpu as attention
 from tuning.training import attention_gpu as flex
 from tuning.training.attention_cpu import NUM_BLOCKS, blockwise_attention
 from tuning.training.attention_gpu import block_mask, packed_flex_attention
-from tuning.training.loss import decoder_blocks
 
 B, H, D = 3, 4, 8
 SEGMENTS = {

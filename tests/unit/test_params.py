@@ -225,8 +225,12 @@ def test_bytes_that_are_not_utf8_are_refused(path: Path) -> None:
             "train.weights: bfloat16 needs train.mixed_precision: bf16.",
         ),
         (
-            {"shard_model: false": "shard_model: true", "rank: null": "rank: 4"},
-            "lora.rank: null; s",
+            {
+                "shard_model: false": "shard_model: true",
+                "rank: null": "rank: 4",
+                "quantization: null": "quantization: nf4",
+            },
+            "runtime.shard_model needs train.lora.quantization: null; set one of them.",
         ),
         (
             {

@@ -30,6 +30,7 @@ from tools.preflight.plan import (
 from tuning.encoding.cutting import Window
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
 from tuning.language_model.loading import load_plain_model
+from tuning.processes.group import Processes
 from tuning.run.params import Params, TrainParams, load_params
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.training import snapshot
@@ -37,7 +38,6 @@ from tuning.training.few_bits import quantization_config
 from tuning.training.lora import add_adapters
 from tuning.training.loss import PackedLoss
 from tuning.training.optimizer import Optimizer
-from tuning.training.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 FLOAT32 = Device(kind="cpu", precision="no", compiled=False, notes=())

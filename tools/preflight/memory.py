@@ -29,16 +29,17 @@ from transformers import (
 )
 
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
+from tuning.language_model.loading import decoder_blocks
+from tuning.processes.group import Processes
 from tuning.run.params import TrainParams
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.scoring.written import ROWS_PER_DIALOGUE
 from tuning.training.attention_cpu import in_product_type
 from tuning.training.flops import flops_per_token, linear_shapes
 from tuning.training.lora import add_adapters
-from tuning.training.loss import PackedLoss, decoder_blocks, nll_to_gradient
+from tuning.training.loss import PackedLoss, nll_to_gradient
 from tuning.training.optimizer import Optimizer
 from tuning.training.passes import Passes
-from tuning.training.processes import Processes
 from tuning.writing.row_cache import SLOTS_AT_ONCE
 
 aten = torch.ops.aten

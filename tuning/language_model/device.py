@@ -53,6 +53,11 @@ def set_threads(num_threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+def share_threads(num_threads: int | None, num_processes: int) -> int:
+    """Use this process's part of so many CPU threads, at least one; as ``set_threads`` does."""
+    return set_threads(max(1, (num_threads or num_cores()) // num_processes))
+
+
 def num_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -179,6 +179,13 @@ def keeps_rows_apart(model: PreTrainedModel) -> bool:
 def has_plain_attention(model: PreTrainedModel) -> bool:
     """Tell whether attention is a softmax of products and a mask, with nothing beside them."""
     return bool(model._supports_sdpa)
+
+
+def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The outermost list of as many modules as the model has layers; empty without one."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    lists = (list(module) for module in model.modules() if isinstance(module, nn.ModuleList))
+    return next((modules for modules in lists if len(modules) == num_layers), [])
 
 
 def own_dtype(folder: Path) -> torch.dtype:

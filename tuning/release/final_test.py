@@ -15,6 +15,7 @@ import numpy as np
 
 from tuning.dialogue import Dialogue, read_dialogues
 from tuning.evaluation_set.text import cut_evaluation_set
+from tuning.processes.group import Processes
 from tuning.report.headlines import with_intervals
 from tuning.report.scored import set_figures
 from tuning.results.bootstrap import draw_counts
@@ -41,7 +42,10 @@ class SideScores:
 
 
 def score_test_side(
-    path: Path, models: Mapping[str, tuple[Path, Template]], params: Params
+    path: Path,
+    models: Mapping[str, tuple[Path, Template]],
+    params: Params,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
 ) -> SideScores:
     """Score the responses of the test set after their history, under ``base`` and ``tuned``.
 
@@ -49,13 +53,20 @@ def score_test_side(
         path: The dialogues; no file where ``data.test_fraction`` is 0.
         models: Folder and template of both, by name.
         params: How much is scored, and how sure that is.
+        processes: This process among those that score.
     """
     dialogues, num_left_out = _cut(path, models, params)
     columns: dict[str, Column] = {}
     metrics: dict[str, Any] = {}
     if dialogues:
         for name, (folder, template) in models.items():
-            model = load_model(folder, template, params.score.dtype)
+            model = load_model(
+                folder,
+                template,
+                params.score.dtype,
+                processes=processes,
+                in_parts=params.runtime.shard_model,
+            )
             scoring = score_responses(template, dialogues)
             scores = score(model, scoring, batch_size=params.score.batch_size)
             found = response_findings(name, scores, None, len(dialogues))

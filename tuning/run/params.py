@@ -305,7 +305,8 @@ class RuntimeParams(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     """Longest time between two checkpoints."""
     shard_model: bool
-    """Split weights and optimizer state over several processes (FSDP2)."""
+    """Split weights over several processes (FSDP2), in training and in scoring, and what training
+    keeps of each."""
 
 
 class Params(Section):
@@ -373,7 +374,7 @@ def _conflict(params: Params) -> str:
         return "train.weights: bfloat16 needs train.mixed_precision: bf16."
     if params.runtime.shard_model:
         for key, value, wanted in (
-            ("train.lora.rank", lora.rank, None),
+            ("train.lora.quantization", lora.quantization, None),
             ("train.optimizer", train.optimizer, "adamw"),
             ("train.weights", train.weights, "float32"),
         ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,7 +14,9 @@ from tuning.dialogue import Dialogue
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import Place
 from tuning.evaluation_set.plan import Plan
+from tuning.language_model.dealing import load_among
 from tuning.language_model.loading import load_plain_model, num_visible
+from tuning.processes.group import Processes
 from tuning.results.measured import Measured
 from tuning.results.response_scores import NUM_ROUNDED, ROUNDING, bits_per_byte
 from tuning.run.files import sha256_of, weights_sha256
@@ -46,6 +48,36 @@ MEASURES: Final[tuple[Measure, ...]] = (
 """Every measure of what a model predicts; another one is another row."""
 
 
+def load_model(
+    folder: Path,
+    template: Template,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    *,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
+    in_parts: bool = False,
+) -> PreTrainedModel:
+    """Load a model, on the GPU if there is one, and ready to score.
+
+    Args:
+        folder: The model's folder.
+        template: Its tokenizer says which rows of the vocabulary are of use.
+        dtype: Type of its weights.
+        processes: This process among those that score with it.
+        in_parts: Whether each of them, if there are several, is to hold only a part.
+
+    Raises:
+        UserError: a token of the model sees more than a mask shows it.
+    """
+
+    def load(device: str) -> PreTrainedModel:
+        model = load_plain_model(folder, dtype=getattr(torch, dtype), device_map=device)
+        drop_rows_without_token(model, template.tokenizer)
+        return model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_among(processes, load, device, in_parts=in_parts)
+
+
 def measure(
     name: str,
     folder: Path,
@@ -57,6 +89,7 @@ def measure(
     example: Dialogue | None,
     also: Sequence[AlsoSet],
     seed: int,
+    load: Callable[..., PreTrainedModel] = load_model,
 ) -> Measured:
     """Measure perplexity, context retention, coherence, writing and calls of one model.
 
@@ -70,13 +103,14 @@ def measure(
         example: A training dialogue behind which it reads the others once more, if it is to.
         also: Further evaluation sets.
         seed: Seed of the first sampling.
+        load: Loads the model as ``load_model`` does.
     """
-    model = load_model(folder, template)
+    model = load(folder, template)
     rounding: dict[str, float | str] = {}
     if settings.dtype != "float32":
         sample = plan.dialogues[:NUM_ROUNDED]
         exact = _bits_per_byte(model, template, sample, settings.batch_size)
-        model = load_model(folder, template, settings.dtype)
+        model = load(folder, template, settings.dtype)
         rounded = _bits_per_byte(model, template, sample, settings.batch_size)
         rounding = {ROUNDING: rounded - exact}
     subject = Subject(
@@ -127,20 +161,6 @@ def _bits_per_byte(
     """Score the responses of some dialogues, and nothing else."""
     scores = score(model, score_responses(template, dialogues), batch_size=batch_size)
     return bits_per_byte(scores.content_nll, scores.num_bytes)
-
-
-def load_model(
-    folder: Path, template: Template, dtype: Literal["float32", "bfloat16"] = "float32"
-) -> PreTrainedModel:
-    """Load a model, on the GPU if there is one, and ready to score.
-
-    Raises:
-        UserError: a token of the model sees more than a mask shows it.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_plain_model(folder, dtype=getattr(torch, dtype), device_map=device)
-    drop_rows_without_token(model, template.tokenizer)
-    return model
 
 
 def drop_rows_without_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tuning.language_model.dealing import collect, deal, inference, processes_of
 from tuning.language_model.device import TARGETS_PER_CHUNK
 from tuning.language_model.loading import num_visible, reads_alone
 from tuning.language_model.masks import attention_masks
@@ -116,7 +117,7 @@ def sums(nll: Sequence[FloatArray]) -> FloatArray:
     return np.array([np.nansum(one) for one in nll], dtype=np.float64)
 
 
-@torch.inference_mode()
+@inference
 def token_nll(
     model: PreTrainedModel, sequences: Sequence[TokenSequence], *, batch_size: int
 ) -> list[FloatArray]:
@@ -142,13 +143,16 @@ def token_nll(
             f"tokens and the model has only {limit} positions; lower score.max_bytes or "
             "score.max_turns, or take a dialogue whose prompt alone is longer out of it."
         )
-    scores: list[FloatArray] = [np.zeros(0)] * len(sequences)
     if reads_alone(model):
         rows = sorted(merge(sequences, longest, may_branch=False), key=lambda row: len(row.ids))
     else:
         rows = _rows(merge(sequences, max(longest, TREE_TOKENS)))
-    bar = Bar("score", "tokens read", sum(len(row.ids) for row in rows))
-    for batch in _batches(rows, batch_size * TREE_TOKENS):
+    batches = list(_batches(rows, batch_size * TREE_TOKENS))
+    mine = [batches[index] for index in deal(model, range(len(batches)), by=int)]
+    num_tokens = sum(len(row.ids) for batch in mine for row in batch)
+    bar = Bar("score", "tokens read", num_tokens, shown=processes_of(model).is_main)
+    scores: dict[int, FloatArray] = {}
+    for batch in mine:
         batch_nll, others = _batch_nll(model, batch)
         bar.update(sum(len(row.ids) for row in batch))
         for row, nll in zip(batch, batch_nll, strict=True):
@@ -158,7 +162,8 @@ def token_nll(
                 if number in others:
                     scores[number][-1] = -np.logaddexp(-scores[number][-1], -others[number])
     bar.close()
-    return scores
+    scores = collect(model, scores)
+    return [scores.get(number, np.zeros(0)) for number in range(len(sequences))]
 
 
 @dataclass

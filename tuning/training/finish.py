@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tuning.training.loss import PackedLoss
+from tuning.processes.group import Processes
+from tuning.processes.sharding import Spread, is_sharded
+from tuning.training.loss import PackedLoss, sharded_loss
 from tuning.training.passes import Passes
-from tuning.training.processes import Processes
 from tuning.training.rows import PackedRows
 
 
@@ -23,7 +24,7 @@ def round_weights(
 ) -> dict[str, float]:
     """Give a fully trained model's weights the type in which they are published, in place.
 
-    Every process calls this.
+    Every process, of which each holds the whole model, calls this.
 
     Returns:
         Nats per target of the sample, before and after.
@@ -33,32 +34,40 @@ def round_weights(
     return _figures(before, _loss(passes, sample))
 
 
-def merge_adapters(
-    merge: Callable[[], PreTrainedModel], passes: Passes, sample: PackedRows
+def replace_model(
+    make: Callable[[], PreTrainedModel], passes: Passes, sample: PackedRows | None
 ) -> tuple[PreTrainedModel, dict[str, float]]:
-    """Replace the trained model by one with its adapters merged.
+    """Replace the trained model by the one that is published, with its adapters merged.
 
     Every process calls this; the main one gets the model, the others their own.
 
     Args:
-        merge: Makes the merged model on the CPU.
-        passes: How the trained model, which is moved there, was read.
-        sample: The rows on which both are measured.
+        make: Makes the model to publish, on the CPU.
+        passes: How the trained model, which is moved there where it is whole, was read.
+        sample: The rows on which both are measured, if they are.
 
     Returns:
         The model; nats per target of the sample, before and after.
     """
+    trained, is_main = passes.objective.model, passes.processes.is_main
+    if sample is None:
+        return make() if is_main else trained, {}
     before = _loss(passes, sample)
-    if not passes.processes.is_main:
-        return passes.objective.model, {}
-    device = passes.objective.model.device
-    nn.Module.to(passes.objective.model, "cpu")  # a GPU need not hold both
-    model = merge()
+    device = trained.device
     is_compiled = passes.device.compiled and device.type != "cpu"
-    device_of_merged = replace(passes.device, compiled=is_compiled)
+    device_of_made = replace(passes.device, compiled=is_compiled)
+    if is_sharded(passes.objective):
+        spread = Spread(lambda: (make(), None), passes.processes)
+        in_parts = sharded_loss(spread, device_of_made)
+        after = _loss(replace(passes, objective=in_parts), sample)
+        return spread.made[0] if spread.made else trained, _figures(before, after)
+    if not is_main:
+        return trained, {}
+    nn.Module.to(trained, "cpu")  # a GPU need not hold both
+    model = make()
     nn.Module.to(model, device)
     try:
-        objective = PackedLoss(model, device_of_merged)
+        objective = PackedLoss(model, device_of_made)
         after = _loss(replace(passes, objective=objective, processes=Processes()), sample)
     finally:
         nn.Module.to(model, "cpu")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -106,15 +106,25 @@ def head_of(model: PreTrainedModel) -> tuple[nn.Module, Tensor | None, list[int]
         their N indices.
     """
     head = model.get_output_embeddings()
-    adapter = getattr(head, "token_adapter", None)  # PEFT's, of single rows
-    if adapter is None:
+    plain = without_rows(head)
+    if plain is head:
         return head, None, []
+    adapter: Any = head.token_adapter
     (name,) = adapter.active_adapters
     return (
-        adapter.get_base_layer(),
+        plain,
         adapter.trainable_tokens_delta[name],
         adapter.token_indices[name],
     )
+
+
+def without_rows(layer: nn.Module) -> nn.Module:
+    """Return embeddings or a head with their own weight, beside which rows may be trained."""
+    adapter = getattr(layer, "token_adapter", None)  # PEFT's
+    if adapter is None:
+        return layer
+    plain: nn.Module = adapter.get_base_layer()
+    return plain
 
 
 def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:

@@ -13,9 +13,15 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
 from tuning.language_model.device import Device, targets_per_chunk
-from tuning.language_model.loading import has_plain_attention, reads_alone, router_coefficient
+from tuning.language_model.loading import (
+    decoder_blocks,
+    has_plain_attention,
+    reads_alone,
+    router_coefficient,
+)
 from tuning.language_model.masks import attention_masks, by_layer
 from tuning.packing import IGNORE_INDEX, attention_mask
+from tuning.processes.sharding import Spread, shard
 from tuning.training import attention_cpu, attention_gpu
 from tuning.training.lora import head_of
 from tuning.training.objective import Objective
@@ -24,6 +30,7 @@ from tuning.training.router_loss import RouterLoss
 TARGETS_PER_SHAPE = 128
 """Chunks of targets are filled up to a multiple of it: oneDNN keeps code for every shape, for good,
 and the heap, between whose large parts that lands, grew by 2 GB in 20 steps."""
+_HAS_PLAIN_HEAD = "_has_plain_head"
 
 
 class PackedLoss(Objective):
@@ -44,7 +51,7 @@ class PackedLoss(Objective):
         if gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.model = model
-        self._has_plain_head = _has_plain_head(model)
+        self._has_plain_head = has_plain_head(model)
         if has_plain_attention(model) and not reads_alone(model):
             if device.kind == "cpu":
                 model.set_attn_implementation(attention_cpu.NAME)
@@ -113,6 +120,17 @@ class PackedLoss(Objective):
             return blocks
         visible = attention_mask(segment_ids)
         return attention_masks(self.model, visible, position_ids, position_ids)
+
+
+def sharded_loss(
+    spread: Spread[Any], device: Device, *, gradient_checkpointing: bool = False
+) -> PackedLoss:
+    """Wrap the model that the main process has made; each process takes its part of it."""
+    loss = PackedLoss(spread.model, device, gradient_checkpointing=gradient_checkpointing)
+    is_low = device.dtype != torch.float32
+    shard(loss, decoder_blocks(spread.model), dtype=device.dtype if is_low else None)
+    spread.fill(loss, device.kind)
+    return loss
 
 
 def summed_nll(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -232,12 +250,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *scaled, None, None, None, None
 
 
-@torch.no_grad()
-def _has_plain_head(model: PreTrainedModel) -> bool:
+def has_plain_head(model: PreTrainedModel) -> bool:
     """Tell whether the logits are the last hidden state times the head's weight, no more.
 
-    One forward pass tells, bit by bit: a cap hardly changes logits while they are small.
+    The model is asked once, with its weights at hand.
     """
+    if not hasattr(model, _HAS_PLAIN_HEAD):
+        setattr(model, _HAS_PLAIN_HEAD, _makes_plain_logits(model))
+    found: bool = getattr(model, _HAS_PLAIN_HEAD)
+    return found
+
+
+@torch.no_grad()
+def _makes_plain_logits(model: PreTrainedModel) -> bool:
+    """One forward pass tells, bit by bit: a cap hardly changes logits while they are small."""
     head = model.get_output_embeddings()
     plain, _, _ = head_of(model)
     if type(plain) is not nn.Linear or plain.bias is not None:
@@ -262,10 +288,3 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
         return False
     last_hidden_state, head_input, head_output = seen
     return torch.equal(last_hidden_state, head_input) and torch.equal(head_output, logits)
-
-
-def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The outermost list of as many modules as the model has layers; empty without one."""
-    num_layers = model.config.get_text_config().num_hidden_layers
-    lists = (list(module) for module in model.modules() if isinstance(module, nn.ModuleList))
-    return next((modules for modules in lists if len(modules) == num_layers), [])

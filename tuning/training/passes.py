@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tuning.language_model.device import Device
+from tuning.processes.group import Processes
 from tuning.training.objective import Objective
-from tuning.training.processes import Processes
 from tuning.training.rows import PackedRows
 
 if TYPE_CHECKING:
@@ -47,12 +47,16 @@ class Passes:
         rows_here = math.ceil(rows_per_step / self.processes.size)
         return math.ceil(rows_here / math.ceil(rows_here / most))
 
+    def num_batches(self, indices: Sequence[int]) -> int:
+        """Return in how many batches every process takes its part of some rows."""
+        return math.ceil(math.ceil(len(indices) / self.processes.size) / self.rows_per_pass)
+
     def batches(self, rows: PackedRows, indices: Sequence[int]) -> Iterator[dict[str, Tensor]]:
         """Yield this process's part of some rows, in equally many batches in every process."""
         mine = indices[self.processes.rank :: self.processes.size]
-        most = math.ceil(len(indices) / self.processes.size)
         size = self.rows_per_pass
-        for start in range(0, most, size):
+        for number in range(self.num_batches(indices)):
+            start = number * size
             batch = rows.collate([rows[index] for index in mine[start : start + size]], size)
             yield {name: tensor.to(self.objective.model.device) for name, tensor in batch.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +17,7 @@ from tuning.run.files import disk_errors, new_folder
 from tuning.template_record import read_record
 
 
-def publish(
-    model: PreTrainedModel,
-    tokenizer_folder: Path,
-    target: Path,
-    weights: Mapping[str, Tensor] | None = None,
-) -> None:
+def publish(model: PreTrainedModel, tokenizer_folder: Path, target: Path) -> None:
     """Write the complete folder; the same weights give the same bytes, without paths or pickles.
 
     Args:
@@ -32,11 +26,10 @@ def publish(
         tokenizer_folder: Copied; the template's record in it says at which tokens generation ends
             and which one pads.
         target: The folder to write.
-        weights: Written in place of the model's own, of which a process may hold only a part.
     """
-    num_bytes = sum(each.nbytes for each in (weights.values() if weights else model.parameters()))
+    num_bytes = sum(each.nbytes for each in model.parameters())
     with new_folder(target, num_bytes) as folder:
-        _save(model, tokenizer_folder, folder, weights)
+        _save(model, tokenizer_folder, folder)
         for file in sorted(tokenizer_folder.iterdir()):
             shutil.copyfile(file, folder / file.name)
         for file in folder.glob("*.safetensors"):
@@ -54,7 +47,7 @@ def check_publishing(model: PreTrainedModel, tokenizer_folder: Path) -> None:
             empty = type(model)(deepcopy(model.config))
         empty.generation_config = deepcopy(model.generation_config)
         with TemporaryDirectory() as folder, disk_errors(Path(folder)):
-            _save(empty, tokenizer_folder, Path(folder), {})
+            _save(empty, tokenizer_folder, Path(folder), weights={})
     except OSError:
         raise
     except Exception as error:  # whatever a configuration can make of Python
@@ -69,9 +62,9 @@ def _save(
     model: PreTrainedModel,
     tokenizer_folder: Path,
     folder: Path,
-    weights: Mapping[str, Tensor] | None,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights and configurations; for what is not said here see ``publish``."""
+    """Write the model's weights, or others in their place, and its configurations."""
     record = read_record(tokenizer_folder)
     assert record is not None, "encode writes it"
     model.set_attn_implementation("sdpa" if has_plain_attention(model) else "eager")
@@ -89,7 +82,7 @@ def _save(
         # save_pretrained refuses what does nothing, such as many a base's temperature without
         # sampling; written below, it stays as the base has it.
         model.generation_config = GenerationConfig()
-    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
+    model.save_pretrained(folder, state_dict=weights)
     if generation is not None:
         model.generation_config = generation
         path = folder / "generation_config.json"

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from tuning.processes.group import Processes
 from tuning.training.optimizer import Moments, Optimizer
-from tuning.training.processes import Processes
 
 
 def take(

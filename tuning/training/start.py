@@ -13,6 +13,8 @@ from tuning.language_model.device import Device
 from tuning.language_model.loading import load_plain_model, num_visible, own_dtype
 from tuning.run.errors import UserError
 from tuning.template_record import read_record
+from tuning.training.lora import without_rows
+from tuning.training.loss import has_plain_head
 
 if TYPE_CHECKING:
     from tuning.run.params import TrainParams
@@ -63,6 +65,7 @@ def load_for_training(
                     for row, like in enumerate(record.new_rows, start=record.num_base_tokens):
                         values[row] = values[like or every_token].mean(dim=0)
     model.config.use_cache = False
+    has_plain_head(model)  # asked now: later, a process may hold only a part of it
     return model
 
 
@@ -80,7 +83,8 @@ def weights_dtype(base: Path, train: TrainParams, device: Device) -> torch.dtype
 
 def embedding_weights(model: PreTrainedModel) -> set[Tensor]:
     """Return the weights ``[V, H]`` with a row per token: one where they are tied, else two."""
-    return {_weight(model.get_input_embeddings()), _weight(model.get_output_embeddings())}
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {_weight(without_rows(layer)) for layer in layers}
 
 
 def _weight(layer: nn.Module) -> Tensor:

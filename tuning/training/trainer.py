@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from tuning.language_model.device import Device, peak_memory_gb
+from tuning.processes.group import Processes
 from tuning.run.errors import UserError, first_line
 from tuning.training import snapshot
 from tuning.training.checkpoint import CheckpointFolder
+from tuning.training.gradients import GradientSums, clip_gradients
 from tuning.training.objective import Objective
 from tuning.training.optimizer import Optimizer
 from tuning.training.passes import Passes
-from tuning.training.processes import Processes, whole
 from tuning.training.progress import Progress, Timing
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
@@ -129,6 +130,7 @@ class _Trainer:
         )
         self.schedule = Schedule(train, num_rows=len(rows), seed=seed)
         self.parameters = [each for each in objective.parameters() if each.requires_grad]
+        self.gradient_sums = GradientSums(self.parameters, processes)
         self.optimizer = Optimizer(objective, train)
         self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
         self.log: Log = []
@@ -215,18 +217,21 @@ class _Trainer:
         total_weight = sum(self.rows.total_weight(index) for index in indices)
         torch.manual_seed(self.schedule.random_seed(step, self.processes.rank))
         summed = torch.zeros((), device=self.objective.model.device)
-        for batch in self.passes.batches(self.rows, indices):
+        last = self.passes.num_batches(indices) - 1
+        for number, batch in enumerate(self.passes.batches(self.rows, indices)):
+            if number == last:
+                self.gradient_sums.begin_last_pass()
             with self.passes.autocast():
                 total, _ = self.objective(**batch)
             loss = total / total_weight
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             summed += loss.detach()
-        self.processes.sum_gradients(self.parameters)
+        self.gradient_sums.finish()
         optimizer = cast("torch.optim.Optimizer", self.optimizer)  # of its form
         self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
+        norm = clip_gradients(self.parameters, self.train.max_grad_norm)
         loss_of_step = self.processes.total(summed)
-        grad_norm = float(whole(norm))
+        grad_norm = float(norm)
         may_skip = self.device.precision == "fp16"  # loss scaling leaves out a step that overflows
         if not math.isfinite(loss_of_step) or not (math.isfinite(grad_norm) or may_skip):
             raise UserError(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from tuning.language_model.dealing import collect, deal, inference, processes_of
 from tuning.language_model.in_parts import read_part
 from tuning.language_model.loading import num_visible, reads_alone
 from tuning.progress import Bar
@@ -90,7 +91,7 @@ class _Row:
     is_done: bool = False
 
 
-@torch.inference_mode()
+@inference
 def write_replies(
     model: PreTrainedModel,
     template: Template,
@@ -113,17 +114,33 @@ def write_replies(
         has no positions left.
     """
     num_positions = num_visible(model.config)
-    replies: list[list[Reply]] = [[] for _ in requests]
-    waiting = deque(_in_order(requests, num_positions))
+    in_order = _in_order(requests, num_positions)
+    mine = deal(model, in_order, by=lambda number: requests[number].context)
     if reads_alone(model):
-        written = _write_alone(model, template, [requests[i] for i in waiting], max_new_tokens)
-        for number, turns in zip(waiting, written, strict=True):
-            replies[number] = turns
-        return replies
+        written = _write_alone(model, template, [requests[i] for i in mine], max_new_tokens)
+        replies = dict(zip(mine, written, strict=True))
+    else:
+        replies = _write_side_by_side(model, template, requests, mine, max_new_tokens, batch_size)
+    everything = collect(model, replies)
+    return [everything.get(number, []) for number in range(len(requests))]
+
+
+def _write_side_by_side(
+    model: PreTrainedModel,
+    template: Template,
+    requests: Sequence[Request],
+    numbers: Sequence[int],
+    max_new_tokens: int,
+    batch_size: int,
+) -> dict[int, list[Reply]]:
+    """Write the replies to the requests of some numbers, in this order."""
+    num_positions = num_visible(model.config)
+    replies: dict[int, list[Reply]] = {}
+    waiting = deque(numbers)
     cache = RowCache(min(batch_size, len(waiting)))
     contexts = _Contexts(model, [requests[number] for number in waiting])
     rows: list[_Row] = []
-    bar = Bar("score", "responses written", len(waiting), shown=len(waiting) > 1)
+    bar = _bar(model, len(waiting))
     while waiting or rows:
         while waiting and len(rows) < batch_size:
             number = waiting.popleft()
@@ -164,7 +181,7 @@ def _write_alone(
     num_positions = num_visible(model.config)
     rows: list[_Row] = []
     before: list[int] = []
-    bar = Bar("score", "responses written", len(requests), shown=len(requests) > 1)
+    bar = _bar(model, len(requests))
     for request in requests:
         bar.update()
         start = [*request.context[: request.length], *request.tags[0]]
@@ -186,6 +203,11 @@ def _write_alone(
                 row.position += 1
     bar.close()
     return [row.replies for row in rows]
+
+
+def _bar(model: PreTrainedModel, num_replies: int) -> Bar:
+    is_shown = num_replies > 1 and processes_of(model).is_main
+    return Bar("score", "responses written", num_replies, shown=is_shown)
 
 
 def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tuning.processes.sharding import is_sharded
+
 NUM_ROWS = 32
 """The order is the one for about so many rows at a time; any number can be multiplied."""
 
@@ -36,9 +38,10 @@ class _PackedLinear(nn.Module):
 def pack_weights(model: nn.Module) -> None:
     """Replace the linear layers of a model, in place: from now on it can only infer.
 
-    Nothing happens to layers of another type than float32, on a GPU, or without oneDNN.
+    Nothing happens to layers of another type than float32, on a GPU, in a model of which this
+    process holds only a part, or without oneDNN.
     """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if is_sharded(model) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

@@ -1,19 +1,20 @@
-"""One training in several processes: who they are, what they sum and share.
+"""The processes of a run: who they are, what they sum and share.
 
 In one process everything here does nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tuning.run.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,23 @@ class Processes:
     def is_main(self) -> bool:
         """True in the one process that prints, logs and writes."""
         return self.rank == 0
+
+    def require_same(self, fingerprint: str) -> None:
+        """Refuse to work beside a process that would do something else.
+
+        Raises:
+            UserError: another process has another fingerprint of code, parameters and inputs.
+        """
+        if self.share(fingerprint) != fingerprint:
+            raise UserError(
+                "code, parameters or inputs on this host are not those of the first host."
+            )
+
+    def part(self) -> None:
+        """Wait for all, and leave them: what follows, the main process does alone."""
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
     def total(self, number: Tensor) -> float:
         """Sum a scalar over all processes."""
@@ -44,18 +62,12 @@ class Processes:
         dist.broadcast_object_list(values)
         return values[0]
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all processes; sharded ones are summed already."""
-        if self.size == 1:
-            return
-        waiting = []
-        for parameter in parameters:
-            if not isinstance(parameter, DTensor):
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                waiting.append(dist.all_reduce(parameter.grad, async_op=True))
-        for handle in waiting:
-            handle.wait()
+    def all_of(self, value: Any) -> list[Any]:
+        """Return the values of all processes, in all of them."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def copy_from_main(self, target: Tensor, source: Tensor | None) -> None:
         """Give ``target`` the whole tensor ``source`` of the main process; shards take a part."""
@@ -92,14 +104,3 @@ def whole(tensor: Tensor, *, copy: bool = False) -> Tensor:
     """Return a tensor with all its shards, on the CPU; every process must call this."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.detach().to("cpu", copy=copy)
-
-
-def shard(loss: nn.Module, blocks: Iterable[nn.Module]) -> None:
-    """Split parameters, gradients and optimizer state over all processes (FSDP2).
-
-    Gradients are summed, as ``Processes.sum_gradients`` does, not averaged.
-    """
-    for module in (*blocks, loss):
-        sharded = fully_shard(module, reshard_after_forward=True)
-        sharded.set_gradient_divide_factor(1.0)
-        sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other

@@ -28,9 +28,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import parse_args, run
 
+from tuning.processes.group import Processes
 from tuning.run.errors import UserError
 from tuning.run.files import failure_of, told
-from tuning.training.processes import Processes
 
 TORCHRUN = "TUNING_TORCHRUN"
 
@@ -73,8 +73,6 @@ def _work(main: Callable[[Processes], None]) -> None:
                 num_on_this_host=int(os.environ["LOCAL_WORLD_SIZE"]),
             )
         )
-        dist.barrier()  # nobody leaves while another may still wait for its part
-        dist.destroy_process_group()
     except UserError as error:
         _fail(_USER_ERROR, str(error))
     except OSError as error:
