@@ -148,6 +148,7 @@ RECIPES: dict[str, tuple[dict[str, Any], int]] = {
     "LoRA, checkpointing": (ADAPTERS | CHECKPOINTING, 1),
     "LoRA on nf4": (ADAPTERS | NF4, 1),
     "LoRA on nf4, checkpointing": (ADAPTERS | NF4 | CHECKPOINTING, 1),
+    "LoRA, checkpointing, sharded": (ADAPTERS | CHECKPOINTING | SHARDED, 2),
     "full, checkpointing, sharded": (CHECKPOINTING | SHARDED, 2),
     "full, checkpointing, sharded over 8": (CHECKPOINTING | SHARDED, 8),
 }

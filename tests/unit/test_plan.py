@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,24 @@ def test_several_devices_hold_a_part_each(config: PreTrainedConfig, params: Para
     many = Machine(device=GPU, memory=1e9, num_devices=8)
     whole = make_plan(config, params, many)
     sharded = make_plan(config, with_values(params, {"runtime.shard_model": True}), many)
-    assert sharded.train < whole.train and sharded.score == whole.score
+    assert sharded.train < whole.train and sharded.score < whole.score
+    adapters = with_values(params, {"train.lora.rank": 16})
+    frozen = make_plan(config, with_values(adapters, {"runtime.shard_model": True}), many)
+    assert frozen.train < make_plan(config, adapters, many).train
+
+
+def test_a_part_for_each_device_comes_before_another_result(
+    config: PreTrainedConfig, params: Params
+) -> None:
+    sharded = {"runtime.shard_model": True}
+    asked = with_values(params, {"train.gradient_checkpointing": True, "train.batch_size": 1})
+    many = Machine(device=GPU, memory=1e9, num_devices=8)
+    needed = make_plan(config, with_values(asked, sharded), many).train
+    here = replace(many, memory=1.001 * needed / CLOSE)
+    assert smallest_change(config, asked, here) == sharded
+    few = with_values(asked, {"train.optimizer": "adamw_8bit"})
+    found = smallest_change(config, few, here)
+    assert found is None or "runtime.shard_model" not in found
 
 
 def fetched(folder: Path, params: Params) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from tools.preflight.memory import Counted, count_scoring, count_training
 from tuning.language_model.device import Device
-from tuning.run.params import Params
+from tuning.run.params import Params, conflict
 from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
 
 PROCESS = {"cpu": 0.5e9, "cuda": 0.6e9}
@@ -82,7 +82,8 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
     )
     held: float = counted.weights + counted.trained + counted.moments
     if num_parts > 1:
-        held = held / num_parts + 2 * counted.largest_part  # gathered, and its gradient
+        whole = 0 if train.lora.rank is None else counted.trained + counted.moments
+        held = whole + (held - whole) / num_parts + 2 * counted.largest_part  # and its gradient
     heap = "compiled" if device.compiled else "adapters" if train.lora.rank else "uncompiled"
     heap = "few_bits" if train.lora.quantization else heap
     needed = _in_process(device, held, counted.passing, heap)
@@ -98,11 +99,14 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
     weights, passing = count_scoring(
         config, batch_size=params.score.batch_size, max_new_tokens=params.score.max_new_tokens
     )
+    scoring: float = weights
+    if num_parts > 1:
+        scoring = weights / num_parts + counted.largest_part * weights / counted.weights
     models = MODELS_WRITTEN * counted.published
     checkpoints = (NUM_CHECKPOINTS_KEPT + 1) * (counted.trained + counted.moments)  # one is new
     return Plan(
         train=needed,
-        score=_in_process(device, weights, passing, "uncompiled"),
+        score=_in_process(device, scoring, passing, "uncompiled"),
         score_weights=weights,
         disk=models + checkpoints,
         least_disk=models,
@@ -120,17 +124,19 @@ def smallest_change(
 ) -> dict[str, Any] | None:
     """Return the least change with which training fits, by keys; None if there is none.
 
-    What leaves the result as it is comes first: smaller passes, then checkpointing.
+    What leaves the result as it is comes first: smaller passes, then checkpointing, then a part of
+    the model for each device.
     """
 
     def fits(change: dict[str, Any]) -> bool:
         plan = make_plan(config, with_values(params, change), machine)
         return plan.train < CLOSE * machine.memory
 
-    same = [{}, *_same_result(params)]
-    for other in ({}, *_other_result(params, machine)):
-        if fits(other | same[-1]):
-            return next(other | one for one in same if fits(other | one))
+    same = [{}, *_same_result(params, machine)]
+    for other in ({}, *_other_result(params)):
+        changes = [other | one for one in same if not conflict(with_values(params, other | one))]
+        if changes and fits(changes[-1]):
+            return next(change for change in changes if fits(change))
     return None
 
 
@@ -143,7 +149,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     return Params.model_validate(sections)
 
 
-def _same_result(params: Params) -> list[dict[str, Any]]:
+def _same_result(params: Params, machine: Machine) -> list[dict[str, Any]]:
     """Return changes of which the result differs by rounding alone, the least first."""
     train = params.train
     changes: list[dict[str, Any]] = []
@@ -153,21 +159,19 @@ def _same_result(params: Params) -> list[dict[str, Any]]:
         changes.append({"train.batch_size": rows, "train.gradient_accumulation_steps": batches})
     fewest = changes[-1] if changes else {}
     checkpointing = {"train.gradient_checkpointing": True}
-    return [*changes, checkpointing, fewest | checkpointing]
+    changes += [checkpointing, fewest | checkpointing]
+    if machine.num_devices > 1:
+        sharded = {"runtime.shard_model": True}
+        changes += [one | sharded for one in ({}, checkpointing, fewest | checkpointing)]
+    return changes
 
 
-def _other_result(params: Params, machine: Machine) -> Iterator[dict[str, Any]]:
+def _other_result(params: Params) -> Iterator[dict[str, Any]]:
     """Yield changes of what is trained and how, the one that is preferred first."""
     train = params.train
     adapters = {"train.lora.rank": train.lora.rank or 16, "train.weights": "float32"}
-    if params.runtime.shard_model:
-        return
     if train.lora.rank is None:
         yield adapters
         if train.mixed_precision == "bf16":
             yield {"train.weights": "bfloat16", "train.optimizer": "adamw_8bit"}
     yield adapters | {"train.lora.quantization": "nf4"}
-    if machine.num_devices > 1:
-        whole = {"train.lora.rank": None, "train.lora.quantization": None}
-        plain = {"train.weights": "float32", "train.optimizer": "adamw"}
-        yield whole | plain | {"runtime.shard_model": True}

@@ -347,13 +347,12 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         faults = [_fault(dict(fault)) for fault in error.errors()]
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise UserError(f"{path} has {len(faults)} fault(s):\n{lines}") from None
-    conflict = _conflict(params)
-    if conflict:
-        raise UserError(f"{path}: {conflict}")
+    if fault := conflict(params):
+        raise UserError(f"{path}: {fault}")
     return params
 
 
-def _conflict(params: Params) -> str:
+def conflict(params: Params) -> str:
     """Return which settings do not go together, and what to do; nothing if all do."""
     train, lora = params.train, params.train.lora
     if train.eval_steps is None and (train.load_best_model_at_end or train.early_stopping_patience):
