@@ -241,7 +241,15 @@ def train() -> None:
     device = this_machine(params).device
     set_threads(params.num_threads)
     base, encoded = Path("models/base"), Path("data/encoded")
-    setup = build(encoded, base, params, device, Processes())
+    setup = build(
+        encoded,
+        base,
+        params.train,
+        device,
+        Processes(),
+        max_length=params.encoding.max_length,
+        in_parts=False,
+    )
     with CheckpointFolder(Path("checkpoints"), "fingerprint") as checkpoints:
         fine_tune(
             setup.objective,
@@ -252,7 +260,7 @@ def train() -> None:
             checkpoints=checkpoints,
             checkpoint_minutes=params.runtime.checkpoint_minutes,
         )
-    model, _ = to_publish(setup, base, encoded / "tokenizer", params)
+    model, _ = to_publish(setup, base, encoded / "tokenizer")
     publish(model, encoded / "tokenizer", Path("models/trained"))
 
 

@@ -61,7 +61,15 @@ def main(processes: Processes) -> None:
     )
     num_threads = share_threads(params.num_threads, processes.num_on_this_host)
     torch.manual_seed(params.seed)
-    setup = build(args.encoded, args.base, params, device, processes)
+    setup = build(
+        args.encoded,
+        args.base,
+        params.train,
+        device,
+        processes,
+        max_length=params.encoding.max_length,
+        in_parts=params.runtime.shard_model,
+    )
     device = setup.passes.device
     if processes.is_main:
         announce(setup, params, device, processes.size)
@@ -70,9 +78,8 @@ def main(processes: Processes) -> None:
     with ExitStack() as stack:
         checkpoints, run = None, None
         if processes.is_main:
-            checkpoints = stack.enter_context(
-                CheckpointFolder(args.checkpoints, inputs.fingerprint)
-            )
+            folder = CheckpointFolder(args.checkpoints, inputs.fingerprint)
+            checkpoints = stack.enter_context(folder)
             run = stack.enter_context(
                 start_run(
                     job_type="train",
@@ -99,27 +106,18 @@ def main(processes: Processes) -> None:
             on_step=on_step,
         )
         tokenizer = args.encoded / "tokenizer"
-        model, changes = to_publish(setup, args.base, tokenizer, params)
+        model, changes = to_publish(setup, args.base, tokenizer)
         processes.part()
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
         peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
-        figures = {
-            **vars(result.timing),
-            **use_of_matmul_peak(setup.objective.model, result.timing, peak),
-            "peak_memory_gb": peak_memory_gb(device.kind),
-            "num_processes": processes.size,
-            "num_threads": num_threads,
-            "last_step": len(result.log),
-            "wandb_run_id": run.run_id,
-            "git_commit": head_commit(),
-            "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
-        }
         publish(model, tokenizer, args.model)
         record(args.log, args.metrics, result, setup.rows, device, changes)
-        model_sha256 = weights_sha256(args.model)
-        record_timing(args.timing, "train", figures | {"model_sha256": model_sha256})
+        used = use_of_matmul_peak(setup.objective.model, result.timing, peak)
+        of_run = {"wandb_run_id": run.run_id, "num_threads": num_threads}
+        figures = wall_clock_figures(result, device, processes, args.model)
+        record_timing(args.timing, "train", figures | used | of_run)
         run.finish()  # it may take a while, and be killed: as long there is something to continue
         checkpoints.finish()
 
@@ -197,6 +195,21 @@ def record(
         figures["best_step"] = result.best_step
         figures["best_validation_loss"] = result.log[result.best_step - 1][VALIDATION_LOSS]
     write_json(metrics, figures)
+
+
+def wall_clock_figures(
+    result: TrainResult, device: Device, processes: Processes, model: Path
+) -> dict[str, Any]:
+    """What a training took, and of which commit and model that is."""
+    return {
+        **vars(result.timing),
+        "peak_memory_gb": peak_memory_gb(device.kind),
+        "num_processes": processes.size,
+        "last_step": len(result.log),
+        "git_commit": head_commit(),
+        "dvc_exp_name": os.environ.get("DVC_EXP_NAME"),
+        "model_sha256": weights_sha256(model),
+    }
 
 
 def use_of_matmul_peak(model: PreTrainedModel, timing: Timing, peak: float) -> dict[str, float]:

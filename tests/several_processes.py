@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tuning.language_model.dealing import load_among
+from tuning.dealing import load_among
 from tuning.language_model.device import choose_device
 from tuning.language_model.loading import load_plain_model
 from tuning.processes.group import Processes
@@ -57,7 +57,15 @@ def train(case: Case, processes: Processes) -> Trained:
         precision=params.train.mixed_precision, compile_model=False, num_threads=None
     )
     torch.manual_seed(params.seed)
-    setup = build(encoded, base, params, device, processes)
+    setup = build(
+        encoded,
+        base,
+        params.train,
+        device,
+        processes,
+        max_length=params.encoding.max_length,
+        in_parts=params.runtime.shard_model,
+    )
     with ExitStack() as stack:
         checkpoints = None
         if processes.is_main:
@@ -74,7 +82,7 @@ def train(case: Case, processes: Processes) -> Trained:
             checkpoint_minutes=1e-9,
             validation=setup.validation,
         )
-        model, changes = to_publish(setup, base, encoded / "tokenizer", params)
+        model, changes = to_publish(setup, base, encoded / "tokenizer")
         published: dict[str, Tensor] = {}
         if processes.is_main:
             publish(model, encoded / "tokenizer", Path(case.checkpoints) / "model")

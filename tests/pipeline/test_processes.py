@@ -163,8 +163,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 LOG_IN_BFLOAT16 = 1e-3
 """The tolerance of losses where products are of bfloat16: rows in other passes round otherwise."""
-WEIGHTS_IN_BFLOAT16 = 0.016
-"""That of weights which are published so: two units in the last place, from 1 to 2."""
+WEIGHTS_IN_BFLOAT16 = 0.02
+"""That of weights: two updates of AdamW, which go by the sign of a gradient however small, and
+rounding when they are published."""
 
 
 class Several:
@@ -268,7 +269,8 @@ def assert_same(found: Trained, expected: Trained) -> None:
     assert found[0].keys() == expected[0].keys()
     for name, weight in expected[0].items():
         assert found[0][name].dtype == weight.dtype
-        torch.testing.assert_close(found[0][name], weight, rtol=0, atol=of_weights, msg=name)
+        rtol = torch.finfo(torch.bfloat16).eps if is_low else 0
+        torch.testing.assert_close(found[0][name], weight, rtol=rtol, atol=of_weights, msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -332,7 +334,7 @@ def test_blocks_of_linear_layers_are_gathered_in_the_type_of_the_products(
             nats, _ = loss(
                 input_ids=ids, labels=ids, position_ids=positions, segment_ids=positions * 0
             )
-        nats.backward()
+        nats.backward()  # type: ignore[no-untyped-call]
     finally:
         dist.destroy_process_group()
     assert seen["model.model.layers.1.self_attn.q_proj"] == gathered

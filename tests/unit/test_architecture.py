@@ -34,7 +34,7 @@ FLOORS = (
         "windows",
     ),
     ("language_model", "reading", "tokens"),
-    ("corpus", "encoding", "evaluation_set", "training"),
+    ("corpus", "dealing", "encoding", "evaluation_set", "training"),
     ("results",),
     ("report", "writing"),
     ("scoring",),

@@ -105,6 +105,7 @@ def choose_device(*, precision: Precision, compile_model: bool, num_threads: int
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Attention's backward pass takes its deterministic form only where others are errors.
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # nothing reads it
         if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             notes.append("this GPU has no bf16: using fp16 with loss scaling")
             precision = "fp16"

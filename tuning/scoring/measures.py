@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tuning.dealing import load_among
 from tuning.dialogue import Dialogue
 from tuning.evaluation_set.amounts import PROFILES
 from tuning.evaluation_set.places import Place
 from tuning.evaluation_set.plan import Plan
-from tuning.language_model.dealing import load_among
 from tuning.language_model.loading import load_plain_model, num_visible
 from tuning.processes.group import Processes
 from tuning.results.measured import Measured

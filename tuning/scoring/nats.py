@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tuning.language_model.dealing import collect, deal, inference, processes_of
+from tuning.dealing import collect, deal, inference, processes_of
 from tuning.language_model.device import TARGETS_PER_CHUNK
 from tuning.language_model.loading import num_visible, reads_alone
 from tuning.language_model.masks import attention_masks

@@ -28,7 +28,7 @@ from tuning.training.start import load_for_training, weights_dtype
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from tuning.run.params import Params
+    from tuning.run.params import TrainParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,29 +48,40 @@ class Setup:
     """Low-rank adapters, if any; merged into the model once it is trained."""
 
 
-def build(encoded: Path, base: Path, params: Params, device: Device, processes: Processes) -> Setup:
+def build(
+    encoded: Path,
+    base: Path,
+    train: TrainParams,
+    device: Device,
+    processes: Processes,
+    *,
+    max_length: int,
+    in_parts: bool,
+) -> Setup:
     """Read the rows and make the model ready to be trained.
 
     Raises:
         UserError: there is nothing to train or to validate on, or the model or two settings do not
             go together.
     """
-    train = params.train
-    in_parts = params.runtime.shard_model and processes.size > 1
+    in_parts = in_parts and processes.size > 1
     if in_parts and device.precision == "fp16":
         raise UserError(
             "runtime.shard_model needs train.mixed_precision: bf16 (which this GPU has not) or no."
         )
-    make = partial(make_model, encoded, base, params, device, is_moved=not in_parts)
+    tokenizer = encoded / "tokenizer"
+    make = partial(
+        make_model, tokenizer, base, train, device, max_length=max_length, is_moved=not in_parts
+    )
     spread = Spread(make, processes) if in_parts else None
     model, adapters = (spread.model, spread.beside) if spread else make()
     if reads_alone(model):
-        device = alone_on(device, model, params)
+        device = alone_on(device, model, train)
     read_rows = partial(
         PackedRows,
-        max_length=params.encoding.max_length,
+        max_length=max_length,
         packing=train.packing and not reads_alone(model),
-        pad_token_id=template_record(encoded / "tokenizer").pad_id,
+        pad_token_id=template_record(tokenizer).pad_id,
     )
     rows = read_rows(encoded)
     if not rows.num_target_tokens:
@@ -97,7 +108,7 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
     passes = Passes(
         objective=objective,
         train=train,
-        max_length=params.encoding.max_length,
+        max_length=max_length,
         device=device,
         processes=processes,
     )
@@ -112,28 +123,34 @@ def build(encoded: Path, base: Path, params: Params, device: Device, processes: 
 
 
 def make_model(
-    encoded: Path, base: Path, params: Params, device: Device, *, is_moved: bool
+    tokenizer: Path,
+    base: Path,
+    train: TrainParams,
+    device: Device,
+    *,
+    max_length: int,
+    is_moved: bool,
 ) -> tuple[PreTrainedModel, PeftModel | None]:
     """Load the base model as training starts from it, with adapters if it is to have any.
 
     Args:
-        encoded: Windows and tokenizer.
+        tokenizer: What encode left, with the template's record.
         base: The base model's folder.
-        params: Of the run.
+        train: Hyperparameters.
         device: Where it is trained.
+        max_length: Tokens of a row.
         is_moved: Whether it goes there; else it stays on the CPU.
 
     Raises:
         UserError: the model or two settings do not go together.
     """
-    train, tokenizer = params.train, encoded / "tokenizer"
     few_bits = None
     if train.lora.quantization is not None:
         few_bits = quantization_config(train.lora.quantization, device.dtype)
     model = load_for_training(
         base,
         tokenizer,
-        params.encoding.max_length,
+        max_length,
         dtype=weights_dtype(base, train, device),
         device_map=device.kind if few_bits else None,
         quantization=few_bits,
@@ -147,11 +164,11 @@ def make_model(
     return model, adapters
 
 
-def alone_on(device: Device, model: PreTrainedModel, params: Params) -> Device:
+def alone_on(device: Device, model: PreTrainedModel, train: TrainParams) -> Device:
     """Return the device for a model that reads texts alone, with notes on what is not as asked."""
     kind = model.config.model_type
     notes = list(device.notes)
-    if params.train.packing:
+    if train.packing:
         notes.append(
             f"{kind} models read a row from left to right whatever a mask hides, so each window "
             "has a row of its own, in spite of train.packing"
@@ -162,31 +179,31 @@ def alone_on(device: Device, model: PreTrainedModel, params: Params) -> Device:
 
 
 def to_publish(
-    setup: Setup, base: Path, tokenizer: Path, params: Params
+    setup: Setup, base: Path, tokenizer: Path
 ) -> tuple[PreTrainedModel, dict[str, float]]:
     """The trained model as it is published, in the base model's own type, and its sample's loss.
 
     Every process calls this; the main one gets the whole model.
     """
-    model, adapted = setup.objective.model, setup.adapters
+    model, adapted, passes = setup.objective.model, setup.adapters, setup.passes
     in_parts = is_sharded(setup.objective)
     dtype = own_dtype(base)
     if adapted is None and not in_parts:
         if setup.sample is None:
             return model, {}
-        return model, round_weights(model, dtype, setup.passes, setup.sample)
+        return model, round_weights(model, dtype, passes, setup.sample)
     weights: dict[str, Tensor] = {}
     if adapted is None:
-        weights = setup.passes.processes.gather(model.state_dict(keep_vars=True))
+        weights = passes.processes.gather(model.state_dict(keep_vars=True))
 
     def make() -> PreTrainedModel:
-        plain = load_for_training(base, tokenizer, params.encoding.max_length, dtype=dtype)
+        plain = load_for_training(base, tokenizer, passes.max_length, dtype=dtype)
         if adapted is None:
             plain.load_state_dict(weights)
             return plain
-        return merged(adapted, plain, params.train.lora, template_record(tokenizer).new_tokens)
+        return merged(adapted, plain, passes.train.lora, template_record(tokenizer).new_tokens)
 
-    return replace_model(make, setup.passes, setup.sample)
+    return replace_model(make, passes, setup.sample)
 
 
 def template_record(tokenizer: Path) -> TemplateRecord:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from tuning.language_model.dealing import collect, deal, inference, processes_of
+from tuning.dealing import collect, deal, inference, processes_of
 from tuning.language_model.in_parts import read_part
 from tuning.language_model.loading import num_visible, reads_alone
 from tuning.progress import Bar
