@@ -151,6 +151,7 @@ CASES: dict[str, dict[str, Any]] = {
         "shard_model": True,
     },
     "experts": {"data": "mixture"},
+    "adapters of experts, sharded": {"data": "mixture", "lora": LORA, "shard_model": True},
     "experts, sharded": {"data": "mixture", "shard_model": True},
     "bfloat16": {"data": "bfloat16", "mixed_precision": "bf16"},
     "bfloat16, sharded": {"data": "bfloat16", "mixed_precision": "bf16", "shard_model": True},

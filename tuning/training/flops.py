@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tuning.language_model.device import Device
-from tuning.training.lora import head_of
+from tuning.training.lora import experts, head_of, is_expert_adapter
 
 NUM_TRIES = 3
 """Timed tries of each product, after one that is not counted."""
@@ -27,13 +28,14 @@ def flops_per_token(model: PreTrainedModel) -> tuple[int, int]:
     """Floating-point operations of a training step per row token, and more per target token.
 
     Six per weight of a linear layer (two forward, four backward), four if it is frozen, whatever
-    its type; the head counts for targets only, as only they pass it. Attention's own products and
-    recomputed ones are not counted.
+    its type; the head counts for targets only, as only they pass it. Of experts those count that a
+    token is sent to. Attention's own products and recomputed ones are not counted, nor what adds
+    adapters to experts, which takes as long for few tokens as for many.
     """
     head, _, _ = head_of(model)
     layers = _linear_layers(model)
     per_row_token = sum(_flops(layer) for layer in layers if layer is not head)
-    return per_row_token, _flops(head)
+    return per_row_token + _flops_of_experts(model), _flops(head)
 
 
 def linear_shapes(model: PreTrainedModel) -> Counter[tuple[int, int]]:
@@ -60,7 +62,27 @@ def matmul_peak(
 
 
 def _linear_layers(model: PreTrainedModel) -> list[nn.Linear | Conv1D]:
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D)]
+    """Return all but the factors of experts' adapters, which no token passes."""
+    factors = {
+        factor
+        for adapter in filter(is_expert_adapter, model.modules())
+        for name in ("lora_A", "lora_B")
+        for factor in adapter.get_submodule(name).children()
+    }
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D))
+    return [layer for layer in layers if layer not in factors]
+
+
+def _flops_of_experts(model: PreTrainedModel) -> int:
+    """Operations per token; experts with adapters have gradients of their weights, too."""
+    num_chosen = getattr(model.config.get_text_config(), "num_experts_per_tok", None) or sys.maxsize
+    is_adapted = any(map(is_expert_adapter, model.modules()))
+    return sum(
+        (6 if weight.requires_grad or is_adapted else 4)
+        * min(num_chosen, len(weight))
+        * weight.shape[1:].numel()
+        for weight in experts(model).values()
+    )
 
 
 def _flops(layer: nn.Module) -> int:

@@ -1,20 +1,26 @@
 """Low-rank adapters (Hu et al. 2021) beside frozen weights, and the new tokens' rows.
 
+Layers are linear ones, and experts of which a layer keeps all in one tensor: each expert has an
+adapter of its own there.
+
 PEFT takes seconds to load, so it is loaded where there are adapters.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tuning.run.errors import UserError
+from tuning.run.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,36 +40,37 @@ def add_adapters(model: PreTrainedModel, lora: LoraParams, new_tokens: Sequence[
         The model with adapters; its ``merge_and_unload`` is called in the end.
 
     Raises:
-        UserError: the model has no layer of a name in ``lora.targets``, or an embedding or head of
-            a kind of which single rows cannot be trained.
+        UserError: the model has no layer of a name in ``lora.targets``, or layers that cannot be
+            adapted so, or an embedding or head of a kind of which single rows cannot be trained.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    targets = lora.targets
+    before, routers = _some_logits(model), _routers(model)
+    modules, tensors = _targets(model, lora, routers)
     assert lora.rank is not None
     settings = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type] # a float does
-        target_modules=targets if targets == "all-linear" else targets.replace(" ", "").split(","),
+        target_modules=modules,
+        target_parameters=tensors,
+        exclude_modules=(routers if modules == "all-linear" else None) or None,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         task_type="CAUSAL_LM",
         trainable_token_indices=_rows(model, new_tokens),
     )
-    before = _some_logits(model)
+    names = _last_parts(_linear(model))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _names_meant_as_they_are():
             # PEFT asks for what transformers is about to rename, and reports that GPT-2's layers
             # are transposed, which it takes care of.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
             adapted = get_peft_model(model, settings)
-    except ValueError as error:
-        layers = (n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D))
-        names = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    except ValueError as error:  # out_proj of some state spaces, whose kernels pass adapters by
         raise UserError(
-            f"train.lora.targets: found {targets!r}; wanted all-linear, or some of "
-            f"{', '.join(names)}."
+            f"train.lora.targets: {lora.targets!r} cannot all be adapted in this model "
+            f"({first_line(error)}). Name others: {', '.join(names)}."
         ) from error
     assert isinstance(adapted, PeftModel)
     # PEFT takes an embedding for a lookup, and a head for a product without a bias.
@@ -94,8 +101,34 @@ def merged(
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad:
                 places[name].copy_(parameter)
-    other.merge_and_unload()
+    _merge_experts(other)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All adapters are already merged")
+        other.merge_and_unload()
     return plain
+
+
+def adapts_experts(adapted: nn.Module) -> bool:
+    """Tell whether experts of one tensor are among what has adapters."""
+    return any(is_expert_adapter(module) for module in adapted.modules())
+
+
+def is_expert_adapter(module: nn.Module) -> bool:
+    """Tell whether a module is PEFT's around one that has a tensor of experts."""
+    return hasattr(module, "parameter_name")
+
+
+def experts(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is a linear map per expert (or head), ``[E, _, _]``, by the parameter's name.
+
+    Of one tensor for all of them, which is no linear layer's.
+    """
+    return {
+        f"{path}.{name}": parameter
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and min(parameter.shape) > 1 and not isinstance(module, nn.Conv1d)
+    }
 
 
 def head_of(model: PreTrainedModel) -> tuple[nn.Module, Tensor | None, list[int]]:
@@ -125,6 +158,109 @@ def without_rows(layer: nn.Module) -> nn.Module:
         return layer
     plain: nn.Module = adapter.get_base_layer()
     return plain
+
+
+def _targets(
+    model: PreTrainedModel, lora: LoraParams, routers: Sequence[str]
+) -> tuple[str | list[str], list[str]]:
+    """Return which modules and which experts' tensors get adapters, in PEFT's form.
+
+    Raises:
+        UserError: a name is nothing's, or what it names cannot be adapted so.
+    """
+    linear = [name for name in _linear(model) if name not in routers]
+    tensors = [*experts(model)]
+    modules: str | list[str] = lora.targets
+    adapted = linear
+    if modules != "all-linear":
+        names = lora.targets.replace(" ", "").split(",")
+        every = [name for name, _ in model.named_modules() if name not in routers]
+        unknown = [name for name in names if not _named([*every, *tensors], [name])]
+        if unknown:
+            raise UserError(
+                f"train.lora.targets: found {lora.targets!r}, and the model has no layer "
+                f"{' and no '.join(unknown)}; wanted all-linear, or some of "
+                f"{', '.join(_last_parts([*linear, *tensors]))}."
+            )
+        modules = [name for name in names if _named(every, [name])]
+        tensors, adapted = _named(tensors, names), _named(linear, names)
+    uses = Counter(model.get_submodule(name).weight for name in linear)
+    own = [name for name in linear if uses[model.get_submodule(name).weight] == 1]
+    if not {*adapted} <= {*own}:
+        raise UserError(
+            f"train.lora.targets: {lora.targets!r} has layers that share their weights, which "
+            "would get several adapters and, in the end, all of them. Name others: "
+            f"{', '.join(_last_parts(own))}."
+        )
+    if tensors and lora.use_dora:
+        others = _last_parts(name for name in linear if not _named([name], _last_parts(tensors)))
+        raise UserError(
+            "train.lora.use_dora: it cannot be used with experts that are one tensor for a layer, "
+            f"as this model's {' and '.join(_last_parts(tensors))} are. Set it to false, or name "
+            f"other layers in train.lora.targets: {', '.join(others)}."
+        )
+    return modules, tensors
+
+
+def _linear(model: nn.Module) -> list[str]:
+    return [name for name, each in model.named_modules() if isinstance(each, nn.Linear | Conv1D)]
+
+
+def _routers(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers that make more than a product, which no adapter can be added to."""
+    found = []
+
+    def listen(name: str) -> RemovableHandle:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                found.append(name)
+
+        return model.get_submodule(name).register_forward_hook(hook)
+
+    hooks = [listen(name) for name in _linear(model)]
+    _some_logits(model)
+    for each in hooks:
+        each.remove()
+    return found
+
+
+def _last_parts(paths: Iterable[str]) -> list[str]:
+    return sorted({path.rsplit(".", 1)[-1] for path in paths})
+
+
+def _named(paths: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the paths that end with one of the names, as PEFT compares them."""
+    return [path for path in paths if any(f".{path}".endswith(f".{name}") for name in names)]
+
+
+@contextmanager
+def _names_meant_as_they_are() -> Iterator[None]:
+    """Keep PEFT from reading names of layers as those of an older transformers.
+
+    For some mixtures it takes them all for the experts', at another rank and with the routers, and
+    leaves out the linear layers that are named so.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    convert = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = convert
+
+
+def _merge_experts(adapted: PeftModel) -> None:
+    """Merge the adapters of experts, whose product PEFT would round before it is added."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    for module in adapted.modules():
+        if isinstance(module, ParamWrapper):
+            parameter = module.get_param()  # type: ignore[no-untyped-call]
+            own_type = parameter.dtype
+            parameter.data = parameter.data.float()
+            module.merge()
+            parameter.data = parameter.data.to(own_type)
 
 
 def _rows(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:

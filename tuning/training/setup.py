@@ -18,7 +18,7 @@ from tuning.run.errors import UserError
 from tuning.template_record import TemplateRecord, read_record
 from tuning.training.few_bits import quantization_config
 from tuning.training.finish import replace_model, round_weights
-from tuning.training.lora import add_adapters, merged
+from tuning.training.lora import adapts_experts, add_adapters, experts, merged
 from tuning.training.loss import PackedLoss, sharded_loss
 from tuning.training.passes import Passes
 from tuning.training.publishing import check_publishing
@@ -28,7 +28,7 @@ from tuning.training.start import load_for_training, weights_dtype
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from tuning.run.params import TrainParams
+    from tuning.run.params import LoraParams, TrainParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,8 @@ def build(
     model, adapters = (spread.model, spread.beside) if spread else make()
     if reads_alone(model):
         device = alone_on(device, model, train)
+    if adapters is not None:
+        device = beside_experts(device, adapters, train.lora)
     read_rows = partial(
         PackedRows,
         max_length=max_length,
@@ -176,6 +178,21 @@ def alone_on(device: Device, model: PreTrainedModel, train: TrainParams) -> Devi
     if device.compiled:  # loops over tokens: minutes or hours, and no faster in the end
         notes.append(f"{kind} models are not compiled, in spite of train.torch_compile")
     return replace(device, compiled=False, notes=tuple(notes))
+
+
+def beside_experts(device: Device, adapters: PeftModel, lora: LoraParams) -> Device:
+    """Return the device for adapters, with notes on what experts of one tensor are not."""
+    notes = list(device.notes)
+    whole = experts(adapters).values()
+    if lora.quantization is not None and whole:
+        notes.append(
+            "train.lora.quantization is of linear layers, so the experts stay as they are, in "
+            f"{sum(each.nbytes for each in whole) / 1e9:.2f} GB"
+        )
+    if device.compiled and adapts_experts(adapters):
+        notes.append("adapters of experts are not compiled, in spite of train.torch_compile")
+        device = replace(device, compiled=False)
+    return replace(device, notes=tuple(notes))
 
 
 def to_publish(
