@@ -183,11 +183,13 @@ class LoraParams(Section):
     """Low-rank adapters instead of full fine-tuning (Hu et al. 2021)."""
 
     rank: Count | None
-    """Rank of low-rank adapters; null trains all weights. The published model is merged."""
+    """Rank of low-rank adapters, of each expert in a mixture of experts, too; null trains all
+    weights. The published model is merged."""
     alpha: Annotated[float, Field(gt=0)]
     """The adapters' product is scaled by alpha / rank."""
     targets: Annotated[str, Field(min_length=1)]
-    """Layers that get an adapter: ``all-linear``, or names separated by commas."""
+    """Layers that get an adapter: ``all-linear``, experts included, or names separated by
+    commas."""
     use_rslora: bool
     """Scale the adapters' product by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
     use_dora: bool
