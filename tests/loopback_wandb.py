@@ -21,6 +21,8 @@ class Received:
     """What each upload said of its run: ``name`` (the id), ``displayName``, ``groupName``, …"""
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Rows by the run's id, in order of arrival."""
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The last one by the run's id."""
 
 
 @contextmanager
@@ -52,11 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/graphql":
             answer = {"data": _answer(json.loads(body), received)}
         elif self.path.endswith("/file_stream"):
-            rows = (
-                json.loads(body).get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+            files = json.loads(body).get("files", {})
+            rows, summaries = (
+                [json.loads(line) for line in files.get(name, {}).get("content", [])]
+                for name in ("wandb-history.jsonl", "wandb-summary.json")
             )
             run_id = self.path.split("/")[-2]
-            received.history.setdefault(run_id, []).extend(map(json.loads, rows))
+            received.history.setdefault(run_id, []).extend(rows)
+            received.summaries |= {run_id: one for one in summaries}
         content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

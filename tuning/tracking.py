@@ -116,9 +116,9 @@ def start_run(
         config: The parameters; nested sections stay nested.
         fingerprint: Names a run that belongs to no experiment: ``repro-1f2e3d4c``.
         run_id: The run to continue, as ``eval`` does with the run that trained its model. Offline
-            that makes a second folder of the same id. ``wandb sync`` of both appends the history
-            and merges the config, but the later summary replaces the earlier one, so it should
-            hold what that did.
+            that makes a second folder of the same id, for wandb never continues one (0.31).
+            ``wandb sync`` of both appends the history and merges the config, but the later summary
+            replaces the earlier one, so it should hold what that did.
         id_file: Holds the id of the run to continue, as a training does that was killed; without
             it the run is new, and its id is written there.
         folder: Where ``wandb/`` goes; by default ``WANDB_DIR``, else the root of the repository.
@@ -157,7 +157,8 @@ def start_run(
     elif mode == "online":
         _say(f"online at {run.url}")
     else:
-        _say(f"offline{note}; to upload this run: wandb sync {place}")
+        folders = place.with_name(f"{mode}-run-*-{run.id}")  # of all stages that logged to it
+        _say(f"offline{note}; to upload this run: wandb sync {folders}")
     if id_file is not None:
         write_text(id_file, run.id)
     return Run(run, place)

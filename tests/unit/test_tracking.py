@@ -218,30 +218,35 @@ settings = {{"config": {{}}, "fingerprint": "c0ffee11", "id_file": Path("run_id"
 with start_run(job_type=os.environ["JOB"], **settings) as run:
     step = int(os.environ["STEP"])
     run.log({{"loss": 1.0 / step}}, step=step)
-    run.summarise({{"step": step}})
+    run.summarise({{os.environ["JOB"]: {{"at": step}}}})
 """
     for job, step in (("train", "1"), ("train", "2"), ("eval", "3")):
-        assert run_script(script, tmp_path, JOB=job, STEP=step).returncode == 0
+        result = run_script(script, tmp_path, JOB=job, STEP=step)
+        assert result.returncode == 0
     run_id = (tmp_path / "run_id").read_text()
-    folders = sorted(run_folders(tmp_path), key=lambda folder: folder.stat().st_mtime_ns)
+    command = f"wandb sync wandb/offline-run-*-{run_id}"
+    assert result.stdout == f"W&B: offline; to upload this run: {command}\n"
+    assert len(run_folders(tmp_path)) == 3
     with loopback_wandb() as server:
-        for folder in folders:
-            variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
-            code = f"import subprocess as s; s.run(['wandb', 'sync', {str(folder)!r}], check=True)"
-            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-            result = run_script(code, tmp_path, PATH=path, **variables)
-            assert result.returncode == 0, result.stderr
+        variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+        code = f"import subprocess as s; s.run({command!r}, shell=True, check=True)"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        result = run_script(code, tmp_path, PATH=path, **variables)
+        assert result.returncode == 0, result.stderr
     assert {run["name"] for run in server.runs} == {run_id} == server.history.keys()
     assert server.runs[0]["displayName"] == "repro-c0ffee11"
     rows = [(row["_step"], row["loss"]) for row in server.history[run_id] if "loss" in row]
     assert rows == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    summary = server.summaries[run_id]
+    assert (summary["eval/at"], summary["loss"]) == (3, 1 / 3)
+    assert "train/at" not in summary, "the last folder's replaces the others'"
 
 
 def test_offline_without_a_word_from_the_user(logged: tuple[Path, str]) -> None:
     folder, output = logged
     (run_folder,) = run_folders(folder)
     said, run_id = output.splitlines()
-    assert said == f"W&B: offline; to upload this run: wandb sync wandb/{run_folder.name}"
+    assert said == f"W&B: offline; to upload this run: wandb sync wandb/offline-run-*-{run_id}"
     assert run_folder.name.startswith("offline-run-") and run_folder.name.endswith(run_id)
 
 
