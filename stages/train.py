@@ -24,6 +24,7 @@ from tuning.language_model.device import (
 )
 from tuning.processes.group import Processes
 from tuning.processes.torchrun import run_in_processes
+from tuning.progress import waiting
 from tuning.run.files import weights_sha256, write_csv, write_json
 from tuning.run.inputs import Inputs
 from tuning.run.params import Params, load_params
@@ -61,15 +62,16 @@ def main(processes: Processes) -> None:
     )
     num_threads = share_threads(params.num_threads, processes.num_on_this_host)
     torch.manual_seed(params.seed)
-    setup = build(
-        args.encoded,
-        args.base,
-        params.train,
-        device,
-        processes,
-        max_length=params.encoding.max_length,
-        in_parts=params.runtime.shard_model,
-    )
+    with waiting("train: loading the model", shown=processes.is_main):
+        setup = build(
+            args.encoded,
+            args.base,
+            params.train,
+            device,
+            processes,
+            max_length=params.encoding.max_length,
+            in_parts=params.runtime.shard_model,
+        )
     device = setup.passes.device
     if processes.is_main:
         announce(setup, params, device, processes.size)
@@ -106,13 +108,15 @@ def main(processes: Processes) -> None:
             on_step=on_step,
         )
         tokenizer = args.encoded / "tokenizer"
-        model, changes = to_publish(setup, args.base, tokenizer)
+        with waiting("train: what is published", shown=processes.is_main):
+            model, changes = to_publish(setup, args.base, tokenizer)
         processes.part()
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
         peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
-        publish(model, tokenizer, args.model)
+        with waiting("train: writing the model"):
+            publish(model, tokenizer, args.model)
         record(args.log, args.metrics, result, setup.rows, device, changes)
         used = use_of_matmul_peak(setup.objective.model, result.timing, peak)
         of_run = {"wandb_run_id": run.run_id, "num_threads": num_threads}

@@ -61,7 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
             run_id = self.path.split("/")[-2]
             received.history.setdefault(run_id, []).extend(rows)
-            received.summaries |= {run_id: one for one in summaries}
+            for summary in summaries:
+                received.summaries[run_id] = summary
         content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
 SECONDS_PER_LINE = 10.0
+SECONDS_PER_LOOK = 1.0
+SECONDS_TO_STAY = 1.0
+"""A bar of a shorter time leaves the terminal as it was."""
 
 
 class Bar:
@@ -21,7 +29,7 @@ class Bar:
         """Start the clock.
 
         Args:
-            stage: Begins the line.
+            stage: Begins the line; maybe with what of the stage it is.
             unit: What is counted, in the plural.
             total: How many there are, where that is known beforehand.
             initial: How many an earlier process has done.
@@ -31,7 +39,8 @@ class Bar:
         self._done = self._initial = initial
         self._start = self._last_line = time.monotonic()
         self._is_shown = shown
-        self._is_line_by_line = shown and not sys.stderr.isatty()
+        self._file = sys.stderr  # as it is now, whatever it becomes while others work
+        self._is_line_by_line = shown and not self._file.isatty()
         self._bar: tqdm[Any] = tqdm(
             total=total,
             initial=initial,
@@ -39,6 +48,7 @@ class Bar:
             unit=f" {unit}",
             unit_scale=total is None or total > 9999,
             dynamic_ncols=True,
+            file=self._file,
             disable=not shown or self._is_line_by_line,
         )
 
@@ -66,17 +76,17 @@ class Bar:
         now = time.monotonic()
         if now - self._last_line >= SECONDS_PER_LINE:
             self._last_line = now
-            print(f"{self._stage}: {self._line(now)}{note and f', {note}'}", file=sys.stderr)
+            print(f"{self._stage}: {self._line(now)}{note and f', {note}'}", file=self._file)
 
     def _line(self, now: float) -> str:
         if not self._total:
             return f"{self._done:,} {self._unit}"
+        line = f"{self._done:,} of {self._total:,} {self._unit}"
         done_here = self._done - self._initial
-        left = (self._total - self._done) * (now - self._start) / max(1, done_here)
-        return (
-            f"{self._done:,} of {self._total:,} {self._unit}, "
-            f"{tqdm.format_interval(int(left))} left"
-        )
+        if not done_here:
+            return line
+        left = (self._total - self._done) * (now - self._start) / done_here
+        return f"{line}, {tqdm.format_interval(int(left))} left"
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""
@@ -85,4 +95,57 @@ class Bar:
 
     def close(self) -> None:
         """End the bar."""
+        self._bar.leave = time.monotonic() - self._start >= SECONDS_TO_STAY
         self._bar.close()
+
+
+@contextmanager
+def watched(
+    stage: str, unit: str, total: int | None, count: Callable[[], int], *, shown: bool = True
+) -> Iterator[None]:
+    """Show how far work is that says nothing itself: ``count`` is asked now and then what is done.
+
+    It is asked beside the work, in a thread that ends with it.
+    """
+    is_over = Event()
+
+    def watch() -> None:
+        done = 0
+        while not is_over.wait(SECONDS_PER_LOOK):
+            more = max(0, count() - done)
+            done += more
+            bar.update(more)
+
+    with Bar(stage, unit, total, shown=shown) as bar:
+        thread = Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+
+@contextmanager
+def waiting(stage: str, *, shown: bool = True) -> Iterator[None]:
+    """Show the seconds of work of which nobody knows how much there is."""
+    start = time.monotonic()
+    with watched(stage, "seconds", None, lambda: int(time.monotonic() - start), shown=shown):
+        yield
+
+
+@contextmanager
+def growing(stage: str, folder: Path, total: int | None) -> Iterator[None]:
+    """Show how many bytes a folder gets, of ``total``, while something else fills it."""
+    with watched(stage, "bytes", total, lambda: min(num_bytes_in(folder), total or sys.maxsize)):
+        yield
+
+
+def num_bytes_in(folder: Path) -> int:
+    """The size of all files below a folder, but of those that vanish meanwhile."""
+    num_bytes = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                num_bytes += Path(path, file).stat().st_size
+    return num_bytes

@@ -22,17 +22,9 @@ MODULES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 FLOORS = (
+    ("progress",),
     ("run", "data_names", "packing", "pages"),
-    (
-        "dialogue",
-        "processes",
-        "progress",
-        "sources",
-        "template_record",
-        "timing",
-        "tracking",
-        "windows",
-    ),
+    ("dialogue", "processes", "sources", "template_record", "timing", "tracking", "windows"),
     ("language_model", "reading", "tokens"),
     ("corpus", "dealing", "encoding", "evaluation_set", "training"),
     ("results",),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
+from contextlib import redirect_stderr
+from pathlib import Path
 
 import pytest
 
-from tuning.progress import SECONDS_PER_LINE, Bar
+from tuning.progress import SECONDS_PER_LINE, Bar, growing, waiting
 
 
 @pytest.fixture
@@ -37,6 +40,55 @@ def test_without_a_total_it_counts(clock: list[float], capfd: pytest.CaptureFixt
         bar.say("a word")
     found = capfd.readouterr()
     assert (found.err, found.out) == ("prep: 12,345 characters\n", "prep: a word\n")
+
+
+def test_what_is_left_is_not_said_before_anything_is_done(
+    clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Bar("score", "tokens", 2_000) as bar:
+        clock[0] += SECONDS_PER_LINE
+        bar.update(0)
+    assert capfd.readouterr().err == "score: 0 of 2,000 tokens\n"
+
+
+def test_work_that_says_nothing_is_looked_at_from_beside(
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("tuning.progress.SECONDS_PER_LOOK", 0.01)
+    (tmp_path / "below").mkdir()
+
+    def wait_for(line: str) -> None:
+        clock[0] += SECONDS_PER_LINE
+        found = ""
+        while line not in found:
+            found += capfd.readouterr().err
+        assert found == line
+
+    with growing("fetch: a model", tmp_path, 300), redirect_stderr(io.StringIO()):
+        (tmp_path / "below" / "part").write_bytes(bytes(100))
+        wait_for("fetch: a model: 100 of 300 bytes, 00:20 left\n")
+        (tmp_path / "copy").write_bytes(bytes(1_000))  # of more than is counted
+        wait_for("fetch: a model: 300 of 300 bytes, 00:00 left\n")
+        (tmp_path / "copy").unlink()
+    with waiting("eval"):
+        wait_for("eval: 10 seconds\n")
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(0.5, False), (1.5, True)])
+def test_a_bar_of_less_than_a_second_leaves_the_terminal_as_it_was(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, seconds: float, stays: bool
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Bar("prep", "bytes", 7) as bar:
+        bar.update(7)
+        clock[0] += seconds
+    last = terminal.getvalue().rstrip("\r").rpartition("\r")[2]
+    assert ("prep: 100%" in last) == stays
 
 
 def test_what_is_not_shown_says_nothing(

@@ -40,6 +40,7 @@ def read_dialogues_of(
     columns: Columns,
     on_break: Callable[[Break], None] | None = None,
     on_beside: Callable[[str], None] = lambda key: None,
+    on_read: Callable[[int], None] = lambda num_bytes: None,
 ) -> Iterator[Piece]:
     """Yield a file's pieces, or those of a Slack channel's folder; see ``read_pieces``.
 
@@ -47,7 +48,14 @@ def read_dialogues_of(
     """
     files = slack.days_of(path) if path.is_dir() else [path]
     pieces = (
-        read_pieces(file, name, is_record=is_record, on_break=on_break, on_beside=on_beside)
+        read_pieces(
+            file,
+            name,
+            is_record=is_record,
+            on_break=on_break,
+            on_beside=on_beside,
+            on_read=on_read,
+        )
         for file in files
     )
     return _gathered(path, name, columns, chain.from_iterable(pieces))

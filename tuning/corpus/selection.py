@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -11,9 +12,10 @@ import numpy.typing as npt
 
 from tuning.corpus.catalogue import Catalogue
 from tuning.corpus.cleaning import FEW_SPEAKERS, FEW_TURNS, Rows
-from tuning.corpus.common_runs import Signer, common_runs, likeness
+from tuning.corpus.common_runs import RunPiece, Signer, common_runs, likeness
 from tuning.corpus.duplicates import Clusters, Ints
 from tuning.corpus.sources import num_copies, sources_of
+from tuning.progress import Bar
 from tuning.reading.accounts import SIDES, TRAIN, VALIDATION
 from tuning.reading.engine import map_in_order
 from tuning.run.params import DataParams
@@ -49,6 +51,11 @@ class Selection:
     """``[D]``: how often each training dialogue is trained per epoch; 1 for all others."""
     num_common_runs: int
     """Runs of five words that so many dialogues share that they are no likeness."""
+
+    @property
+    def dropped(self) -> Ints:
+        """The dialogues that are on no side."""
+        return np.flatnonzero(self.fates >= len(SIDES))
 
 
 def repeated_ids(rows: Rows) -> tuple[Ints, Ints]:
@@ -144,11 +151,18 @@ def _clusters(catalogue: Catalogue, open_ones: Ints, data: DataParams) -> tuple[
     exact = clusters.roots().copy()
     one_of_each = open_ones[exact[open_ones] == open_ones]
     compared = np.sort(one_of_each)
-    read = partial(catalogue.run_pieces, compared)
     num_runs = int(catalogue.rows["num_runs"][compared].sum())
-    common = common_runs(read, len(compared), num_runs, data.common_run_share)
     threshold = data.near_duplicate_threshold
-    catalogue.write_bands(map_in_order(partial(Signer, common, threshold), read()))
+    num_readings = 3 * len(compared)  # two for common runs
+    with Bar("prep: near duplicates", "dialogues read", num_readings) as progress:
+
+        def read() -> Iterator[RunPiece]:
+            for piece in catalogue.run_pieces(compared):
+                yield piece
+                progress.update(len(piece.num_runs))
+
+        common = common_runs(read, len(compared), num_runs, data.common_run_share)
+        catalogue.write_bands(map_in_order(partial(Signer, common, threshold), read()))
     verdicts: dict[tuple[int, int], bool] = {}
 
     def is_near(one: int, other: int) -> bool:
@@ -159,8 +173,10 @@ def _clusters(catalogue: Catalogue, open_ones: Ints, data: DataParams) -> tuple[
         return verdicts[pair]
 
     places = np.searchsorted(compared, one_of_each)
-    for number in range(catalogue.num_bands):
-        clusters.join_equal(catalogue.band(number)[places], one_of_each, is_near)
+    with Bar("prep: near duplicates", "rounds", catalogue.num_bands) as progress:
+        for number in range(catalogue.num_bands):
+            clusters.join_equal(catalogue.band(number)[places], one_of_each, is_near)
+            progress.update()
     return exact, clusters.roots(), len(common)
 
 

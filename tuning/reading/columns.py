@@ -61,7 +61,9 @@ class Batch:
             yield from _records(self.path, self.name, self.first_row, batches)
 
 
-def read_parquet(path: Path, name: str) -> Iterator[RowGroups | Batch]:
+def read_parquet(
+    path: Path, name: str, on_read: Callable[[int], None]
+) -> Iterator[RowGroups | Batch]:
     """The row groups of a Parquet file, several small ones together, large ones cut up."""
     with _readable(path), _parquet(path) as file:
         _check_names(path, file.schema_arrow.names)
@@ -70,6 +72,7 @@ def read_parquet(path: Path, name: str) -> Iterator[RowGroups | Batch]:
         first_row = 1
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
+            on_read(path.stat().st_size // file.num_row_groups)
             is_large = group.total_byte_size > MAX_GROUP_BYTES or group.num_rows > MAX_GROUP_ROWS
             is_full = (
                 num_bytes + group.total_byte_size > records.PIECE_BYTES
@@ -93,7 +96,12 @@ def read_parquet(path: Path, name: str) -> Iterator[RowGroups | Batch]:
 
 
 def read_arrow(
-    path: Path, name: str, *, is_stream: bool, on_break: Callable[[Break], None] | None
+    path: Path,
+    name: str,
+    *,
+    is_stream: bool,
+    on_break: Callable[[Break], None] | None,
+    on_read: Callable[[int], None],
 ) -> Iterator[Batch]:
     """The batches of an Arrow file, cut up; the file is mapped, so they need no memory."""
     import pyarrow as pa
@@ -109,6 +117,7 @@ def read_arrow(
                 size = _rows_per_piece(batch.nbytes, batch.num_rows)
                 for index in range(0, batch.num_rows, size):
                     part = batch.slice(index, size)
+                    on_read(part.nbytes)
                     yield Batch(path, name, first_row, _stream(part))
                     first_row += part.num_rows
                 start = source.tell()

@@ -60,12 +60,18 @@ class Plain(io.BufferedReader):
         self._path = path
         self._sound = _Sound(bytes_of)
         self._source = source
+        self._num_told = 0
         super().__init__(self._sound)
 
     @property
     def num_bytes(self) -> int:
         """The number of bytes that the file gave so far, those that are only buffered included."""
         return self._sound.num_bytes
+
+    def num_new(self) -> int:
+        """The number of bytes that were read of the file on disk since this was last asked."""
+        before, self._num_told = self._num_told, self._source.tell()
+        return self._num_told - before
 
     @property
     def damage(self) -> str:

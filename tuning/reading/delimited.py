@@ -63,7 +63,12 @@ class Rows:
 
 
 def read_rows(
-    path: Path, name: str, *, is_tsv: bool, on_break: Callable[[Break], None] | None
+    path: Path,
+    name: str,
+    *,
+    is_tsv: bool,
+    on_break: Callable[[Break], None] | None,
+    on_read: Callable[[int], None],
 ) -> Iterator[Rows]:
     """The rows behind the header, in pieces of about a megabyte.
 
@@ -83,6 +88,7 @@ def read_rows(
         for number, cells in rows:
             is_full = num_characters >= records.PIECE_BYTES or len(piece) >= records.PIECE_RECORDS
             if is_full:  # the last row stays: it may be cut off
+                on_read(file.num_new())
                 yield Rows(path, name, columns, piece)
                 piece, num_characters = [], 0
             piece.append((number, cells))

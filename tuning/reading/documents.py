@@ -67,6 +67,7 @@ def read_documents(
     is_record: IsRecord | None,
     on_break: Callable[[Break], None] | None,
     on_beside: Callable[[str], None],
+    on_read: Callable[[int], None],
 ) -> Iterator[Elements]:
     """The records of a JSON document.
 
@@ -77,6 +78,7 @@ def read_documents(
         is_record: Without it, every object is a table.
         on_break: Takes the place from which on the file cannot be read, if records stand before.
         on_beside: Takes the key of what a wrapper holds beside its records.
+        on_read: Takes how many more bytes of the file were read, before each piece.
     """
     num_records = num_characters = 0
     entries: list[_Entry] = []
@@ -89,6 +91,7 @@ def read_documents(
                 num_characters += len(entry[1])
                 is_full = num_characters >= records.PIECE_BYTES
                 if is_full or len(entries) == records.PIECE_RECORDS:
+                    on_read(file.num_new())
                     yield Elements(path, name, num_records - len(entries) + 1, entries)
                     entries, num_characters = [], 0
         except BrokenError as error:

@@ -66,12 +66,13 @@ def _line_records(
             yield RawRecord(f"{path}:{number}", own_key(name, f"line-{number}"), line, name)
 
 
-def line_ranges(path: Path, name: str) -> Iterator[LineRange]:
+def line_ranges(path: Path, name: str, on_read: Callable[[int], None]) -> Iterator[LineRange]:
     """Ranges that end at a line's end; the file is scanned for those, and nothing is kept."""
     start = position = 0
     first_line = line = 1
     with path.open("rb") as file:
         while block := file.read(records.PIECE_BYTES):
+            on_read(len(block))
             end = block.rfind(b"\n") + 1
             if end:
                 stop = position + end
@@ -86,13 +87,19 @@ def line_ranges(path: Path, name: str) -> Iterator[LineRange]:
         yield LineRange(path, name, start, position, first_line)
 
 
-def read_lines(path: Path, name: str, on_break: Callable[[Break], None] | None) -> Iterator[Lines]:
+def read_lines(
+    path: Path,
+    name: str,
+    on_break: Callable[[Break], None] | None,
+    on_read: Callable[[int], None],
+) -> Iterator[Lines]:
     """The lines of a file that is not plain; of a damaged one, those that are whole."""
     first_line = 1
     num_bytes = 0
     rest = b""
     with open_plain(path) as file:
         while block := file.read(max(records.PIECE_BYTES, len(rest))):
+            on_read(file.num_new())
             num_bytes += len(block)
             *lines, rest = (rest + block).split(b"\n")
             check_record_size(len(rest), f"{path}:{first_line + len(lines)}")

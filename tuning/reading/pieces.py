@@ -34,6 +34,7 @@ def read_pieces(
     is_record: IsRecord | None = None,
     on_break: Callable[[Break], None] | None = None,
     on_beside: Callable[[str], None] = lambda key: None,
+    on_read: Callable[[int], None] = lambda num_bytes: None,
 ) -> Iterator[Piece]:
     """The records of one file, in its order, in pieces of about a megabyte.
 
@@ -45,6 +46,7 @@ def read_pieces(
         on_break: Takes the place from which on a file cannot be read; the records before it have
             come. Without it, and where no record came, that is an error.
         on_beside: Takes the key of what a JSON object holds beside its records.
+        on_read: Takes about how many more bytes of the file were read, before each piece.
 
     Raises:
         UserError: the file is empty, damaged, or nothing that holds records.
@@ -53,7 +55,9 @@ def read_pieces(
     match look.kind:
         case "lines":
             yield from (
-                line_ranges(path, name) if look.is_plain else read_lines(path, name, on_break)
+                line_ranges(path, name, on_read)
+                if look.is_plain
+                else read_lines(path, name, on_break, on_read)
             )
         case "document" | "sequence":
             yield from read_documents(
@@ -63,14 +67,17 @@ def read_pieces(
                 is_record=is_record,
                 on_break=on_break,
                 on_beside=on_beside,
+                on_read=on_read,
             )
         case "delimited":
             is_tsv = suffix_of(path) == ".tsv"
-            yield from read_rows(path, name, is_tsv=is_tsv, on_break=on_break)
+            yield from read_rows(path, name, is_tsv=is_tsv, on_break=on_break, on_read=on_read)
         case "chat text":
             yield read_chat_text(path, name)
         case "parquet":
-            yield from read_parquet(path, name)
+            yield from read_parquet(path, name, on_read)
         case "arrow file" | "arrow stream":
             is_stream = look.kind == "arrow stream"
-            yield from read_arrow(path, name, is_stream=is_stream, on_break=on_break)
+            yield from read_arrow(
+                path, name, is_stream=is_stream, on_break=on_break, on_read=on_read
+            )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuning.progress import waiting
 from tuning.run.errors import UserError
 from tuning.run.files import sha256_of
 from tuning.run.pipeline import CODE, ROOT
@@ -32,7 +33,8 @@ class Inputs:
         self._paths = [*paths, *_loaded_code()]
         self._params = params
         self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
-        self._hashes = self._take()
+        with waiting("hashing the inputs"):
+            self._hashes = self._take()
 
     @property
     def fingerprint(self) -> str:

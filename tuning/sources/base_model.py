@@ -18,6 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+from tuning.progress import growing
 from tuning.run.errors import UserError
 from tuning.run.files import disk_errors, write_json
 from tuning.sources.hub import HUB_ID, Repository, checked_commit
@@ -107,7 +108,8 @@ def from_folder(source: Path, folder: Path) -> None:
                 f"{path.resolve()}. If that is the file you mean, put a copy of it there "
                 "(cp -L makes one) and run again."
             )
-    with disk_errors(folder, sum(path.stat().st_size for path in files)):
+    num_bytes = sum(path.stat().st_size for path in files)
+    with disk_errors(folder, num_bytes), growing(f"fetch: {source.name}", folder, num_bytes):
         for path in files:
             shutil.copyfile(path, folder / path.name)
 
@@ -117,7 +119,8 @@ def from_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Its progress bar is a plain tqdm, which none of transformers' switches reach.
-    with redirect_stderr(io.StringIO()):
+    shown = growing(f"fetch: {gguf.stem} in float32", folder, None)
+    with shown, redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype="float32"
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from tuning.progress import growing
 from tuning.run.errors import UserError, first_line
 from tuning.run.files import DiskFullError, disk_errors, sha256_of
 
@@ -33,6 +34,15 @@ HOW_TO_GET_A_REVISION = (
     "Its page on the hub lists the commits under Files and versions > History; "
     "copy all 40 digits of one."
 )
+
+
+@dataclass(frozen=True)
+class Announced:
+    """What the hub says of a file."""
+
+    num_bytes: int
+    sha256: str | None
+    """None for a file of git's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +66,8 @@ class Repository:
         return f"{kind} {self.name} at revision {self.revision}"
 
     @cached_property
-    def files(self) -> Mapping[str, str | None]:
-        """Names of all files, each with the SHA-256 that the hub announces, if it does.
+    def files(self) -> Mapping[str, Announced]:
+        """What the hub announces of all files, by their names.
 
         Raises:
             UserError: the repository, the commit or the network is not there, or access is
@@ -68,7 +78,10 @@ class Repository:
             ask = api.model_info if self.kind == "model" else api.dataset_info
             # Asked once: snapshot_download by itself keeps trying a dead endpoint for half a minute
             info = ask(self.name, revision=self.revision, files_metadata=True, timeout=10)
-            return {f.rfilename: f.lfs.sha256 if f.lfs else None for f in info.siblings or []}
+            return {
+                file.rfilename: Announced(file.size or 0, file.lfs.sha256 if file.lfs else None)
+                for file in info.siblings or []
+            }
 
     def download(self, patterns: Sequence[str], folder: Path) -> None:
         """Download the files that fit any pattern, in which ``*`` stands for slashes too.
@@ -77,7 +90,13 @@ class Repository:
             UserError: as for ``files``, or a file's SHA-256 is not the one that is announced.
         """
         announced = self.files
-        with self._errors(), disk_errors(folder):
+        num_bytes = sum(
+            file.num_bytes
+            for name, file in announced.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        )
+        shown = growing(f"fetch: {self.name}", folder, num_bytes)
+        with self._errors(), disk_errors(folder), shown:
             snapshot_download(
                 self.name,
                 repo_type=self.kind,
@@ -86,11 +105,11 @@ class Repository:
                 allow_patterns=list(patterns),
             )
         shutil.rmtree(folder / ".cache", ignore_errors=True)
-        for name, sha256 in announced.items():
+        for name, file in announced.items():
             path = folder / name
-            if sha256 and path.is_file() and sha256_of(path) != sha256:
+            if file.sha256 and path.is_file() and sha256_of(path) != file.sha256:
                 raise UserError(
-                    f"{self.title}: {name} arrived damaged; its SHA-256 is not {sha256}. Run "
+                    f"{self.title}: {name} arrived damaged; its SHA-256 is not {file.sha256}. Run "
                     f"again; if it stays so, delete this {self.kind} from the Hugging Face cache."
                 )
 
@@ -99,8 +118,7 @@ class Repository:
         """Raise as ``UserError`` what fails at the hub."""
         # What its retries warn of is in the error at the end.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        if not sys.stderr.isatty():
-            disable_progress_bars()
+        disable_progress_bars()
         try:
             yield
         except DiskFullError:
