@@ -349,6 +349,13 @@ def test_a_system_text_beside_the_messages_is_the_first_turn(
     assert (found.turns, found.unused) == (wanted, {key: 1})
 
 
+@pytest.mark.parametrize("key", ["dialogue_id", "dialog_id", "conversation_id", "chat_id", "uuid"])
+def test_a_records_own_id_is_known_by_its_usual_names(key: str) -> None:
+    messages = [{"from": "ann", "body": "hi"}, {"from": "bob", "body": "hello"}]
+    read = read_entry({key: "c007", "messages": messages})
+    assert (read.dialogue.dialogue_id, read.unused) == ("c007", {})
+
+
 def test_a_system_text_beside_and_among_the_messages() -> None:
     messages = [{"role": "system", "content": "Be kind. "}, {"role": "user", "content": "q"}]
     same = read_entry({"system": "Be kind.", "messages": messages})

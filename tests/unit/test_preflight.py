@@ -17,6 +17,7 @@ from tools.preflight.finding import Finding
 from tools.preflight.last_run import check_loss_on, check_windows
 from tools.preflight.machine import check_packages
 from tools.preflight.parameters import check_params, runs_of
+from tools.preflight.refusals import check_stages
 from tuning.dialogue import Dialogue, Turn, to_line
 from tuning.run.params import load_params
 
@@ -100,6 +101,48 @@ def encoded(project: Path, **change: Any) -> None:
     stages = {name: {"params": {"params.yaml": one}, "outs": outs} for name, one in params.items()}
     with (project / "dvc.lock").open("w") as file:
         YAML().dump({"schema": "2.0", "stages": stages}, file)
+
+
+HUB = "data.hub.a={name: a/b, revision: 8049631c405ae6576f93f445c6b8166f76f5505a}"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], ""),
+        (["data.path=mine.json"], "mine.json not found; data.path names a file of dialogues"),
+        (["data.path=empty"], "empty is a folder with no data file in it"),
+        (["data.sources={a: {files: [b.json]}}"], "data.sources: their files are sought below"),
+        (["data.path=full", "data.sources={a: {files: [b.json]}}"], "no data file below full fits"),
+        (["data.path=full", "data.sources={a: {files: [a.json]}}"], ""),
+        (["data.path=full", HUB], "it is fetched to data/raw/hub/a, but data.path is full, so"),
+        (["data.path=data/raw", "data.sources={a: {files: [hub/a/**]}}", HUB], ""),
+        (["data.phone_region=XX"], "data.phone_region: found 'XX', which is no region"),
+        (["score.also=[english,nothing]"], "score.also: evaluation_sets/nothing.jsonl is not"),
+        (["encoding.template=chat"], "encoding.template is chat, and the base model has no"),
+        (["encoding.template_settings={a: 1}"], "encoding.template_settings: a would be"),
+        (["encoding.template=speakers", "seed=1,2"], ""),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_in_its_words(
+    project: Path, tiny_base: Path, values: list[str], message: str
+) -> None:
+    encoded(project)
+    (project / "metrics/prep.json").write_text(json.dumps({"num_turns_by_role": {}}))
+    for name in ("data/raw/chitchat.json", "full/a.json"):
+        (project / name).parent.mkdir(exist_ok=True, parents=True)
+        (project / name).write_text("[]")
+    (project / "empty").mkdir()
+    shutil.copytree(ROOT / "evaluation_sets", project / "evaluation_sets")
+    findings = list(check_stages(runs_of(values), tiny_base))
+    assert [finding.kind for finding in findings] == ["error"] * bool(message)
+    for finding in findings:
+        assert message in finding.text
+
+
+def test_what_is_not_here_yet_is_not_refused(project: Path) -> None:
+    shutil.copytree(ROOT / "evaluation_sets", project / "evaluation_sets")
+    assert list(check_stages(runs_of(["encoding.template=chat"]), project / "models/base")) == []
 
 
 @pytest.mark.parametrize(

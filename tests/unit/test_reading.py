@@ -334,3 +334,25 @@ def test_the_files_of_a_folder_come_sorted_and_hidden_ones_not_at_all(tmp_path: 
     assert found == ["a/B.JSON.ZST", "a/z.jsonl.gz", "a.ndjson", "b.json", "c.json", "link.json"]
     assert passed_over == []
     assert data_files(tmp_path / "b.json") == ([tmp_path / "b.json"], [])
+
+
+@pytest.mark.parametrize("compression", list(COMPRESSIONS))
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_what_was_read_is_said_before_each_piece_in_bytes_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str
+) -> None:
+    monkeypatch.setattr(reading, "PIECE_BYTES", 2**14)
+    source = random.Random(1)
+    rows = [{"prompt": source.randbytes(40).hex(), "response": "yes"} for _ in range(4_000)]
+    texts = {
+        "a.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows),
+        "a.json": json.dumps(rows),
+        "a.csv": "prompt,response\n" + "".join(f"{row['prompt']},yes\n" for row in rows),
+    }
+    path = tmp_path / f"{name}{compression}"
+    path.write_bytes(COMPRESSIONS[compression](texts[name].encode()))
+    num_bytes: list[int] = []
+    at_piece = [sum(num_bytes) for _ in read_pieces(path, on_read=num_bytes.append)]
+    assert at_piece == sorted(at_piece) and len({*at_piece}) > 2, "not all at once"
+    assert 0 < at_piece[0] < path.stat().st_size / 2
+    assert path.stat().st_size * 0.6 < at_piece[-1] <= path.stat().st_size

@@ -16,6 +16,7 @@ from tools.preflight.finding import Finding
 from tools.preflight.last_run import check_loss_on, check_windows
 from tools.preflight.machine import check_device, check_packages
 from tools.preflight.parameters import check_params, runs_of
+from tools.preflight.refusals import check_stages
 from tuning.run.params import Params, load_params
 from tuning.run.process import run_stage
 from tuning.run.visible import visible
@@ -39,7 +40,8 @@ def main() -> None:
     findings = [*check_params(args.set_param)]
     if not any(finding.kind == "error" for finding in findings):
         runs = runs_of(args.set_param)
-        findings += [*check_windows(runs), *check_loss_on(runs), *_plans(runs, args.base)]
+        findings += [*check_stages(runs, args.base), *check_windows(runs), *check_loss_on(runs)]
+        findings += _plans(runs, args.base)
     findings += [
         *check_files(params.data.path),
         *check_device(params),

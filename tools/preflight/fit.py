@@ -18,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, PreTrainedConfig
 
 from tools.preflight.finding import Finding
-from tools.preflight.last_run import last_values
+from tools.preflight.last_run import is_fetched
 from tools.preflight.memory import Counted
 from tools.preflight.plan import CLOSE, Machine, make_plan, smallest_change, with_values
 from tuning.language_model.device import Device, choose_device
@@ -74,8 +74,7 @@ def this_machine(params: Params) -> Machine:
 
 def config_of(model: ModelParams, base: Path | None) -> PreTrainedConfig | None:
     """Return the configuration of the model that a run takes, or None where it is not here."""
-    is_fetched = base is not None and last_values(["fetch"]).get("model") == model.model_dump()
-    folders = [*([base] if base and is_fetched else []), Path(model.name)]
+    folders = [*([base] if base and is_fetched(model, base) else []), Path(model.name)]
     found: str | Path | object = next((f for f in folders if (f / "config.json").exists()), None)
     if found is None and model.revision is not None:
         found = try_to_load_from_cache(model.name, "config.json", revision=model.revision)

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from tools.preflight.finding import Finding
 from tuning.dialogue import LOSS_ON, read_dialogues
-from tuning.run.params import PARAMS_FILE, Params
+from tuning.run.params import PARAMS_FILE, ModelParams, Params
 from tuning.run.pipeline import own_stages
 
 TO_ENCODE = ("fetch", "prep", "encode")
@@ -117,6 +117,19 @@ def last_values(stages: Sequence[str]) -> dict[str, Any]:
     for name in stages:
         values |= _locked().get(name, {}).get("params", {}).get(PARAMS_FILE.name, {})
     return values
+
+
+def is_fetched(model: ModelParams, base: Path | None) -> bool:
+    """Return whether a folder holds the model that a run takes, as fetch left it."""
+    here = base is not None and (base / "config.json").exists()
+    return here and last_values(["fetch"]).get("model") == model.model_dump()
+
+
+def is_prepared(params: Params) -> bool:
+    """Return whether prep ran last with the parameters of a run, and left its ledger."""
+    ledger = Path(next(iter(own_stages()["prep"]["metrics"][0])))
+    values = last_values(["prep"])
+    return ledger.exists() and bool(values) and not _changed(values, params)
 
 
 def _changed(values: Mapping[str, Any], params: Params) -> set[str]:

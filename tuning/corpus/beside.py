@@ -20,6 +20,8 @@ ID_KEYS: Final = (
     "uuid",
     "thread_id",
     "c_id",
+    "dialog_id",
+    "chat_id",
 )
 _SYSTEM: Final = ("system", "system_prompt", "system_message", "system_instruction")
 _TOOLS: Final = ("tools", "functions", "available_tools")
