@@ -83,9 +83,9 @@ def wrapped(text: str, first: str = "", indent: str | None = None) -> list[str]:
 
 def _line(title: str, *cells: str) -> str:
     """Return a row of the table: two values, their change, its interval, n, what it means."""
-    widths = (">8", ">8", ">8", "<18", ">4", "")
-    shown = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
-    return f"{title:<23} {' '.join(shown)}".rstrip()
+    before, after, change, interval, num, meaning = cells
+    last = f"{interval}{f' {num}':>{23 - len(interval)}} {meaning}"
+    return f"{title:<23} {before:>7} {after:>8} {change:>8} {last}".rstrip()
 
 
 def main() -> None:

@@ -344,6 +344,7 @@ def test_the_table_shows_every_headline_with_what_its_change_means() -> None:
 
     found = lines()["bits per byte"]
     assert found == ["1.5000", "1.2500", "-0.2500", "[-0.3000, -0.2000]", "31 differ"]
+    assert max(map(len, format_table(metrics).splitlines())) == 80
     assert lines()["history gain"][-1] == "31 a"
     assert "\na: no verdict\n" in format_table(metrics)
     assert lines()["target tokens"] == ["8,006", "8,026", "+20"]
