@@ -3,7 +3,8 @@
     python -m benchmarks.families --out families.md
 
 Each model is saved and loaded as a base model is. "Yes" means: what training and scoring compute of
-several texts is what transformers computes of each alone, unmasked (loss, gradients and nats).
+several texts is what transformers computes of each alone, unmasked (loss, gradients and nats); and
+that ``tools.export_gguf`` writes a GGUF file.
 """
 
 from __future__ import annotations
@@ -17,10 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
+from tools.export_gguf import families as exported
+from tools.export_gguf.gguf_file import export
 from tuning.language_model.device import Device
 from tuning.language_model.loading import load_plain_model, reads_alone
 from tuning.packing import IGNORE_INDEX, PAD_SEGMENT, pack
@@ -88,6 +99,8 @@ LINEAR: dict[str, Any] = {
     "layer_types": ["linear_attention", "full_attention"] * 2,
 }
 NEAR: dict[str, Any] = {"sliding_window": WINDOW}
+HEADS: dict[str, Any] = {"query_pre_attn_scalar": SIZES["head_dim"]}
+"""Scores are scaled by the size of a head, as in most published Gemmas."""
 NEAR_AND_FAR: dict[str, Any] = NEAR | {"layer_types": ["sliding_attention", "full_attention"] * 2}
 CONVOLUTION: dict[str, Any] = {"layer_types": ["conv", "full_attention"] * 2}
 
@@ -111,8 +124,8 @@ FAMILIES = {
     "olmo3": Family("OLMo 3", NEAR_AND_FAR),
     "granite": Family("Granite 3"),
     "gemma": Family("Gemma 1"),
-    "gemma2": Family("Gemma 2", NEAR),
-    "gemma3_text": Family("Gemma 3", NEAR_AND_FAR),
+    "gemma2": Family("Gemma 2", NEAR | HEADS),
+    "gemma3_text": Family("Gemma 3", NEAR_AND_FAR | HEADS),
     "gemma4_text": Family(
         "Gemma 4",
         NEAR_AND_FAR
@@ -210,8 +223,10 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
-    lines = ["| family | model_type | trains packed | trains unpacked | scores | why not |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = [
+        "| family | model_type | trains packed | trains unpacked | scores | exports | why not |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
     for kind in args.families or FAMILIES:
         lines.append(row(kind))
         print(lines[-1], flush=True)
@@ -220,19 +235,39 @@ def main() -> None:
 
 def row(kind: str) -> str:
     """The table's row of one family."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         small_model(kind).save_pretrained(folder)
         try:
-            model = load_plain_model(Path(folder))
+            model = load_plain_model(folder)
         except UserError as error:
             why, _, _ = str(error).removeprefix("model.name: ").partition(". ")
-            cells = ["no", "no", "no", why]
+            cells, reasons = ["no"] * 4, [why]
         else:
             is_alone = reads_alone(model)
-            why = "its layers do not keep texts in one row apart" if is_alone else ""
             packed = "no" if is_alone else said(trains(model, packing=True))
-            cells = [packed, said(trains(model, packing=False)), said(scores(model)), why]
-    return f"| {' | '.join([FAMILIES[kind].examples, f'`{kind}`', *cells])} |"
+            cells = [packed, said(trains(model, packing=False)), said(scores(model))]
+            reasons = ["its layers do not keep texts in one row apart"] * is_alone
+            refusal = refused_export(folder)
+            cells.append("yes" if refusal is None else "no")
+            if refusal and kind in exported.FAMILIES:
+                reasons.append(refusal)
+    return f"| {' | '.join([FAMILIES[kind].examples, f'`{kind}`', *cells, '; '.join(reasons)])} |"
+
+
+def refused_export(folder: Path) -> str | None:
+    """Give the model a tokenizer of bytes and export it; return why that is refused, if it is."""
+    letters = ["<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet())]
+    tokens = Tokenizer(BPE({letter: id_ for id_, letter in enumerate(letters)}, merges=[]))
+    tokens.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    try:
+        export(folder, folder / "model.gguf")
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}: ").partition(";")[0]
+    return None
 
 
 def said(is_same: bool) -> str:
