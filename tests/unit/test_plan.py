@@ -14,6 +14,7 @@ import torch
 from ruamel.yaml import YAML
 from transformers import AutoConfig, PreTrainedConfig
 
+from benchmarks.families import FAMILIES, small_model
 from tests.conftest import TEXTS
 from tests.tiny_model import SMALL_TRAIN, make_tiny_llama
 from tests.windows import write_windows
@@ -30,13 +31,13 @@ from tools.preflight.plan import (
 )
 from tuning.encoding.cutting import Window
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
-from tuning.language_model.loading import load_plain_model
+from tuning.language_model.loading import load_plain_model, reads_alone
 from tuning.processes.group import Processes
 from tuning.run.params import Params, TrainParams, load_params
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.training import snapshot
 from tuning.training.few_bits import quantization_config
-from tuning.training.lora import add_adapters
+from tuning.training.lora import add_adapters, experts
 from tuning.training.loss import PackedLoss
 from tuning.training.optimizer import Optimizer
 
@@ -314,3 +315,44 @@ def test_the_disk_must_hold_the_models_and_should_hold_checkpoints(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free))
         found.append([finding.kind for finding in check_plan([own], None)][1:])
     assert found == [["error"], ["warning"], ["warning"], []]
+
+
+FAMILIES_OF_EACH_KIND = ("qwen3_moe", "gpt_oss", "lfm2", "granitemoehybrid", "gemma2")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in FAMILIES_OF_EACH_KIND else pytest.param(kind, marks=pytest.mark.thorough)
+        for kind in FAMILIES
+        if kind not in ("rwkv", "xlstm")  # which cannot be trained
+    ],
+)
+def test_every_family_is_counted(kind: str, tmp_path: Path) -> None:
+    model = small_model(kind)
+    counted = count(model.config, FLOAT32)
+    assert (
+        counted.weights == counted.trained == sum(4 * each.numel() for each in model.parameters())
+    )
+    weights, passing = count_scoring(model.config, batch_size=1, max_new_tokens=8)
+    assert weights == counted.weights
+    assert passing > 0
+    model.save_pretrained(tmp_path)
+    if reads_alone(load_plain_model(tmp_path)):
+        assert not count(model.config, replace(FLOAT32, compiled=True)).compiled
+
+
+def test_of_a_mixture_a_pass_keeps_what_the_chosen_experts_make_and_with_adapters_a_copy() -> None:
+    model = small_model("qwen3_moe")
+    one, two = (
+        count(small_model("qwen3_moe", num_experts_per_tok=number).config, FLOAT32).passing
+        for number in (1, 2)
+    )
+    assert one < two
+    lora = {"lora": LORA}
+    compiled = replace(BF16, compiled=True)
+    kept = count(model.config, compiled, **lora)
+    assert not kept.compiled
+    copies = sum(each.nbytes for each in experts(model).values())
+    fewer = count(model.config, compiled, gradient_checkpointing=True, **lora)
+    assert kept.passing - fewer.passing > copies / 2

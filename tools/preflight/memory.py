@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,14 +30,19 @@ from transformers import (
 )
 
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
-from tuning.language_model.loading import decoder_blocks
+from tuning.language_model.loading import (
+    _READS_ALONE,
+    decoder_blocks,
+    has_plain_attention,
+    reads_alone,
+)
 from tuning.processes.group import Processes
 from tuning.run.params import TrainParams
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.scoring.written import ROWS_PER_DIALOGUE
 from tuning.training.attention_cpu import in_product_type
 from tuning.training.flops import flops_per_token, linear_shapes
-from tuning.training.lora import add_adapters
+from tuning.training.lora import adapts_experts, add_adapters
 from tuning.training.loss import PackedLoss, nll_to_gradient
 from tuning.training.optimizer import Optimizer
 from tuning.training.passes import Passes
@@ -77,6 +83,11 @@ class Meter(FakeTensorMode):
         if func is aten.nonzero.default:
             func, args = aten.zeros.default, ([args[0].numel(), args[0].ndim],)
             kwargs = {"dtype": torch.int64, "device": "cpu"}
+        if func is aten._grouped_mm.default:  # of shapes alone it knows those in bfloat16
+            left, right, offsets = args
+            shape = (len(left), right.shape[-1])
+            shape = shape if right.ndim == 3 else (len(offsets), *shape)
+            func, args, kwargs = aten.new_empty.default, (left, shape), {}
         self._depth += 1
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs or {})
@@ -125,6 +136,8 @@ class Counted:
     """As ``tuning.training.flops.flops_per_token`` has them."""
     shapes: Counter[tuple[int, int]]
     """Of linear layers, by (inputs, outputs)."""
+    compiled: bool
+    """Whether the model is compiled, if that is asked for."""
 
 
 def count_training(
@@ -154,11 +167,12 @@ def count_training(
             last = model.config.get_text_config().vocab_size
             new = range(last - NUM_NEW_TOKENS, last) if has_new_tokens else ()
             add_adapters(model, train.lora, new)
+        compiled = device.compiled and not reads_alone(model) and not adapts_experts(model)
         objective = PackedLoss(model, here, gradient_checkpointing=train.gradient_checkpointing)
         objective.train()
         if device.kind == "cuda":
             model.set_attn_implementation(FUSED)
-        if device.compiled:
+        if compiled:
             torch.compiler.reset()  # it stops compiling after some models of other shapes
             objective._nll_to_gradient = _fused_nll_to_gradient
             for block in decoder_blocks(model):
@@ -204,6 +218,7 @@ def count_training(
         unfused=unfused,
         flops_per_token=flops,
         shapes=shapes,
+        compiled=compiled,
     )
 
 
@@ -220,8 +235,12 @@ def count_scoring(
         weights = sum(map(_size, model.parameters()))
         meter.peak = meter.now
         ids = torch.zeros(batch_size, TREE_TOKENS, dtype=torch.int64)
-        mask = torch.ones(batch_size, 1, TREE_TOKENS, TREE_TOKENS, dtype=torch.bool)
-        inputs = {"input_ids": ids, "position_ids": ids, "attention_mask": mask}
+        inputs = {"input_ids": ids}
+        rows_written = 1
+        if not reads_alone(model):
+            mask = torch.ones(batch_size, 1, TREE_TOKENS, TREE_TOKENS, dtype=torch.bool)
+            inputs |= {"position_ids": ids, "attention_mask": mask}
+            rows_written = ROWS_PER_DIALOGUE * batch_size
         logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
         targets = ids.flatten()[:TARGETS_PER_CHUNK]
         nn.functional.cross_entropy(logits[targets], targets)
@@ -231,7 +250,7 @@ def count_scoring(
         cache = model(input_ids=ids[:1], use_cache=True, logits_to_keep=1).past_key_values
         per_token = (meter.now - before) / TREE_TOKENS if cache else 0
     slots = SLOTS_AT_ONCE * math.ceil((TREE_TOKENS + max_new_tokens) / SLOTS_AT_ONCE)
-    return weights, max(passing, int(per_token * slots * ROWS_PER_DIALOGUE * batch_size))
+    return weights, max(passing, int(per_token * slots * rows_written))
 
 
 def _fused_attention(
@@ -256,9 +275,15 @@ AttentionInterface.register(FUSED, _fused_attention)
 
 
 def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        deepcopy(config), dtype=dtype, attn_implementation="sdpa"
-    )
+    """Return the model as ``load_plain_model`` would, by what its layers look like."""
+    make = partial(AutoModelForCausalLM.from_config, dtype=dtype)
+    try:
+        model: PreTrainedModel = make(deepcopy(config), attn_implementation="sdpa")
+    except ValueError:
+        model = make(deepcopy(config), attn_implementation="eager")
+    has_own_mask = not has_plain_attention(model) and not model._supports_attention_backend
+    is_hybrid = model._is_stateful or any(isinstance(each, nn.Conv1d) for each in model.modules())
+    setattr(model, _READS_ALONE, has_own_mask or is_hybrid)
     model.config.use_cache = False
     return model
 

@@ -84,7 +84,7 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
     if num_parts > 1:
         whole = 0 if train.lora.rank is None else counted.trained + counted.moments
         held = whole + (held - whole) / num_parts + 2 * counted.largest_part  # and its gradient
-    heap = "compiled" if device.compiled else "adapters" if train.lora.rank else "uncompiled"
+    heap = "compiled" if counted.compiled else "adapters" if train.lora.rank else "uncompiled"
     heap = "few_bits" if train.lora.quantization else heap
     needed = _in_process(device, held, counted.passing, heap)
     if device.kind == "cpu":
@@ -94,7 +94,7 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
             needed += counted.published
         if counted.published != counted.weights:
             needed += counted.unfused
-        if device.compiled:
+        if counted.compiled:
             needed += COMPILER
     weights, passing = count_scoring(
         config, batch_size=params.score.batch_size, max_new_tokens=params.score.max_new_tokens
