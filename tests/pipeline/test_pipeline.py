@@ -1,7 +1,7 @@
 """The real dvc.yaml and stages in a temporary git repository, with a tiny model, by real dvc repro.
 
 The model is a GPT-2 of two layers and eight dimensions that the test makes and names as a local
-folder; fetch, the corpus's download included, runs as it does for a user.
+folder; all stages, the corpus's download included, run as they do for a user.
 """
 
 from __future__ import annotations
@@ -52,7 +52,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "score": {"max_bytes": 600, "profile": "smoke", "coherence_candidates": 3},
 }
-STAGES = ["fetch", "prep", "encode", "train", "score@base", "score@tuned", "eval", "release"]
+STAGES = [
+    "fetch",
+    "corpus",
+    "prep",
+    "encode",
+    "train",
+    "score@base",
+    "score@tuned",
+    "eval",
+    "release",
+]
 AFTER_TRAINING = ["train", "score@tuned", "eval", "release"]
 """What a parameter of training reruns: never the base model's scores."""
 ENVIRONMENT = {
@@ -252,6 +262,7 @@ def test_a_second_repro_runs_nothing(repository: Repository) -> None:
     ("stage", "num_blocks"),
     [
         ("fetch", 8),
+        ("corpus", 8),
         ("prep", 1),
         ("prep", 500),
         ("encode", 1),

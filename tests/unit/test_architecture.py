@@ -14,7 +14,7 @@ from tuning.run.params import Params
 from tuning.run.pipeline import own_stages
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("fetch", "prep", "encode", "train", "score", "eval", "release")
+STAGES = ("fetch", "corpus", "prep", "encode", "train", "score", "eval", "release")
 PIPELINE = own_stages()
 MODULES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -112,7 +112,7 @@ def test_what_python_compiles_is_no_dependency() -> None:
 
 
 def test_the_pipeline_is_short() -> None:
-    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 340
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 360
 
 
 def test_every_module_of_a_room_serves_a_stage() -> None:

@@ -20,14 +20,16 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
-from stages.fetch import extract_file, fetch_base_model
+from stages.fetch import fetch_base_model
 from tests.loopback_hub import COMMIT, REPO, Fault, closed_port, loopback_hub
 from tests.tiny_model import make_tiny_gpt2
 from tuning.run.errors import UserError
 from tuning.run.files import sha256_of
 from tuning.sources.pinned import CHITCHAT
+from tuning.sources.wheels import extract_file
 
 ROOT = Path(__file__).resolve().parents[2]
+CORPUS = "data/raw/chitchat.json"
 TINY_FILES = {
     "config.json",
     "generation_config.json",
@@ -73,13 +75,25 @@ def run_fetch(
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["model"] = {"name": name, "revision": revision}
     params["data"]["hub"] = hub or {}
+    arguments = ["--hub", "data/raw/hub", "--base-model", "models/base"]
+    return run_stage_of(project, params, "fetch", *arguments, **environment)
+
+
+def run_corpus(project: Path, path: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the corpus's stage for a ``data.path``."""
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["data"]["path"] = path
+    return run_stage_of(project, params, "corpus", "--corpus", CORPUS, **environment)
+
+
+def run_stage_of(
+    project: Path, params: Any, stage: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(params, file)
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANS"))}
     ours |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(project.parent / "hf"), "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "stages.fetch"]
-    command += ["--corpus", "data/raw/chitchat.json", "--hub", "data/raw/hub"]
-    command += ["--base-model", "models/base"]
+    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
     return subprocess.run(
         command, cwd=project, env=ours | environment, capture_output=True, text=True, timeout=60
     )
@@ -101,20 +115,36 @@ def assert_failed(result: subprocess.CompletedProcess[str], project: Path, *word
     assert files_in(project) == {"params.yaml"}
 
 
-def test_a_hub_model_and_the_corpus_arrive_byte_for_byte(source: Path, project: Path) -> None:
+@pytest.mark.parametrize("path", ["data/raw/chitchat.json", "./data/raw", "data"])
+def test_the_corpus_arrives_byte_for_byte_where_it_is_read(path: str, project: Path) -> None:
+    result = run_corpus(project, path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "corpus: chitchat-dataset 0.9.0, 40.3 MB\n"
+    assert files_in(project) == {"params.yaml", CORPUS}
+    assert sha256_of(project / CORPUS) == CHITCHAT.sha256
+
+
+@pytest.mark.parametrize("path", ["data/raw/mine.json", "data/raw/chitchat.json.gz", "/else"])
+def test_a_corpus_that_nobody_reads_is_not_fetched(path: str, project: Path) -> None:
+    result = run_corpus(project, path, PIP_INDEX_URL=closed_port(), PIP_NO_CACHE_DIR="1")
+    assert (result.returncode, result.stderr) == (0, "")
+    said = f"corpus: chitchat-dataset 0.9.0, not fetched, for data.path is {path}\n"
+    assert result.stdout == said
+    assert files_in(project) == {"params.yaml", CORPUS}
+    assert (project / CORPUS).read_bytes() == b""
+
+
+def test_a_hub_model_arrives_byte_for_byte(source: Path, project: Path) -> None:
     with loopback_hub(source) as endpoint:
         result = run_fetch(project, REPO, COMMIT, HF_ENDPOINT=endpoint)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == (
-        f"fetch: base model {REPO}, 0.1 MB\nfetch: corpus chitchat-dataset 0.9.0, 40.3 MB\n"
-    )
-    arrived = {f"models/base/{name}" for name in TINY_FILES} | {"data/raw/chitchat.json"}
+    assert result.stdout == f"fetch: base model {REPO}, 0.1 MB\n"
+    arrived = {f"models/base/{name}" for name in TINY_FILES}
     assert files_in(project) == arrived | {"params.yaml"}
     for name in TINY_FILES:
         file = project / "models/base" / name
         assert not file.is_symlink()
         assert file.read_bytes() == (source / name).read_bytes()
-    assert sha256_of(project / "data/raw/chitchat.json") == CHITCHAT.sha256
 
 
 def test_sharded_weights_arrive_whole(tiny: Path, tmp_path: Path, project: Path) -> None:
@@ -279,12 +309,11 @@ def test_a_data_file_other_than_the_pinned_one_is_not_used(tmp_path: Path) -> No
         extract_file(replace(CHITCHAT, sha256="0" * 64), tmp_path)
 
 
-def test_a_package_index_that_nobody_answers_for_is_named(source: Path, project: Path) -> None:
+def test_a_package_index_that_nobody_answers_for_is_named(project: Path) -> None:
     start = time.monotonic()
-    result = run_fetch(
+    result = run_corpus(
         project,
-        str(source),
-        None,
+        CORPUS,
         PIP_INDEX_URL=closed_port(),
         PIP_FIND_LINKS="",
         PIP_CONFIG_FILE=os.devnull,

@@ -45,7 +45,7 @@ def _refused(check: Callable[[Params], None], params: Params) -> str:
 def _data(params: Params) -> None:
     path, hub = Path(params.data.path), Path(_argument("prep", "--hub"))
     raise_if_unread(path, params.data, hub)
-    outs = [Path(out) for out in own_stages()["fetch"]["outs"]]
+    outs = [Path(out) for name in ("corpus", "fetch") for out in own_stages()[name]["outs"]]
     waits = not path.exists() and any(path.is_relative_to(out) for out in outs)
     dumped = params.model_dump()["data"]["hub"]
     if not waits and (not dumped or last_values(["fetch"]).get("data.hub") == dumped):

@@ -1,0 +1,48 @@
+"""Stage 1, beside fetch: the embedded corpus, where ``data.path`` reads it, and else an empty file.
+
+It is apart from fetch, so that other data fetches no model anew. DVC wants an output in any case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tuning.run.files import new_file
+from tuning.run.inputs import Inputs
+from tuning.run.params import load_params
+from tuning.run.pipeline import declared_params
+from tuning.run.process import run_stage
+from tuning.run.visible import visible
+from tuning.sources.pinned import CHITCHAT
+from tuning.sources.wheels import extract_file
+
+
+def main() -> None:
+    """Fetch the corpus, if it is going to be read."""
+    parser = argparse.ArgumentParser(prog="python -m stages.corpus", description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help="file to write")
+    corpus = parser.parse_args().corpus
+    path = Path(load_params().data.path)
+    inputs = Inputs([], partial(declared_params, "corpus"))
+
+    with TemporaryDirectory() as temporary:
+        if is_read := corpus.resolve().is_relative_to(path.resolve()):
+            source = extract_file(CHITCHAT, Path(temporary))
+        else:
+            source = Path(temporary) / corpus.name
+            source.touch()
+        num_bytes = source.stat().st_size
+        with new_file(corpus, num_bytes) as partial_file:
+            shutil.copyfile(source, partial_file)
+    inputs.check_unchanged()
+    what = f"{CHITCHAT.package} {CHITCHAT.version}"
+    size = f"{num_bytes / 1e6:,.1f} MB" if is_read else f"not fetched, for data.path is {path}"
+    print(visible(f"corpus: {what}, {size}"))
+
+
+if __name__ == "__main__":
+    run_stage("corpus", main)
