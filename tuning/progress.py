@@ -137,7 +137,8 @@ def waiting(stage: str, *, shown: bool = True) -> Iterator[None]:
 @contextmanager
 def growing(stage: str, folder: Path, total: int | None) -> Iterator[None]:
     """Show how many bytes a folder gets, of ``total``, while something else fills it."""
-    with watched(stage, "bytes", total, lambda: min(num_bytes_in(folder), total or sys.maxsize)):
+    before, most = num_bytes_in(folder), total or sys.maxsize
+    with watched(stage, "bytes", total, lambda: min(num_bytes_in(folder) - before, most)):
         yield
 
 

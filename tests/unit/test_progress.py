@@ -59,6 +59,7 @@ def test_work_that_says_nothing_is_looked_at_from_beside(
 ) -> None:
     monkeypatch.setattr("tuning.progress.SECONDS_PER_LOOK", 0.01)
     (tmp_path / "below").mkdir()
+    (tmp_path / "here before").write_bytes(bytes(50))
 
     def wait_for(line: str) -> None:
         clock[0] += SECONDS_PER_LINE
