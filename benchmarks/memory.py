@@ -1,82 +1,45 @@
-"""The memory that preflight plans, beside what training takes: the tables of docs/large-models.md.
+"""The memory that preflight plans, beside what a stage takes: the tables of docs/large-models.md.
 
-    python -m benchmarks.memory --model models/base
+    python -m benchmarks.memory --model models/base --table new
 
-Every row is a process of its own, on a CPU and made-up text: two optimizer steps, their checkpoints
-and what publishing does. The models but SmolLM2 are random ones.
+Every row is a process of its own, the stage as DVC runs it, on a CPU and made-up text: two
+optimizer steps, their checkpoints and what publishing does, or all measures of some dialogues. The
+models but SmolLM2 are random ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ruamel.yaml import YAML
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.train import ROOT, run
+from benchmarks.memory_rows import (
+    ADAPTERS,
+    CHECKPOINTING,
+    FEW_BITS,
+    MODELS,
+    NF4,
+    SMOLLM2,
+    TABLES,
+    Row,
+)
+from benchmarks.train import ROOT, run, stage_command
 from tools.preflight.fit import this_machine
 from tools.preflight.plan import CLOSE, Machine, make_plan, with_values
-from tuning.language_model.device import Device, keep_freed_memory, set_threads
-from tuning.processes.group import Processes
+from tuning.language_model.device import Device
 from tuning.run.params import Params, load_params
 from tuning.tokens.templates import prepare_tokenizer
-from tuning.training.checkpoint import CheckpointFolder
-from tuning.training.publishing import publish
-from tuning.training.setup import build, to_publish
-from tuning.training.trainer import fine_tune
 from tuning.windows import WindowWriter
-
-SMOLLM2 = "SmolLM2-135M"
-WIDE = "51 M, vocabulary of 128 k"
-GPT2_MEDIUM = "GPT-2 Medium's shape"
-MODELS: dict[str, PreTrainedConfig] = {
-    WIDE: LlamaConfig(
-        hidden_size=320,
-        intermediate_size=1024,
-        num_hidden_layers=10,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        vocab_size=128_256,
-        tie_word_embeddings=True,
-    ),
-    GPT2_MEDIUM: GPT2Config(
-        n_embd=1024, n_layer=24, n_head=16, n_positions=2048, vocab_size=50_304
-    ),
-}
-"""Random models by what the table calls them; SmolLM2 is the one of ``--model``."""
-NUM_WINDOWS = 200
-
-
-@dataclass(frozen=True)
-class Row:
-    """A configuration of the table."""
-
-    model: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Parameters by their keys; the others are those of ``SHORT``."""
-
-    @property
-    def name(self) -> str:
-        """What the table says."""
-        changed = ", ".join(
-            f"{key.partition('.')[2]} {value}" for key, value in self.changes.items()
-        )
-        return f"{self.model}{', ' if changed else ''}{changed}"
-
 
 SHORT = {
     "num_threads": 1,
@@ -84,31 +47,14 @@ SHORT = {
     "train.gradient_accumulation_steps": 1,
     "train.torch_compile": False,
     "runtime.checkpoint_minutes": 0.01,
+    "score.also": [],
+    "score.max_dialogues": 24,
+    "score.max_new_tokens": 20,
 }
-COMPILED = {"train.torch_compile": True}
-CHECKPOINTING = {"train.gradient_checkpointing": True}
-ADAPTERS = {"train.lora.rank": 16}
-SHORT_ROWS = {"train.packing": False, "encoding.max_length": 256}
-NF4 = {"train.lora.quantization": "nf4"}
+NUM_WINDOWS = 200
+WORDS_PER_TURN = {"short": 8, "long": 40}
+TURNS = {"short": 4, "long": 16}
 SHARDED = {"runtime.shard_model": True}
-FEW_BITS = {"train.weights": "bfloat16", "train.optimizer": "adamw_8bit"}
-ROWS = (
-    Row(SMOLLM2),
-    Row(SMOLLM2, COMPILED),
-    Row(SMOLLM2, CHECKPOINTING),
-    Row(SMOLLM2, CHECKPOINTING | COMPILED),
-    Row(SMOLLM2, SHORT_ROWS),
-    Row(SMOLLM2, {"train.batch_size": 2, "encoding.max_length": 1024}),
-    Row(SMOLLM2, {"train.batch_size": 1, "encoding.max_length": 2048}),
-    Row(SMOLLM2, FEW_BITS),
-    Row(SMOLLM2, ADAPTERS),
-    Row(SMOLLM2, ADAPTERS | {"encoding.template": "chat"}),
-    Row(SMOLLM2, ADAPTERS | COMPILED),
-    Row(SMOLLM2, ADAPTERS | NF4),
-    Row(WIDE),
-    Row(WIDE, ADAPTERS),
-    Row(GPT2_MEDIUM, ADAPTERS | {"train.batch_size": 2}),
-)
 LARGE: dict[str, dict[str, Any]] = {
     "1 B": {
         "hidden_size": 2048,
@@ -160,29 +106,32 @@ def main() -> None:
     """Measure a row at a time, print it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, help="SmolLM2, as fetch writes it")
+    parser.add_argument("--table", choices=TABLES, default="known", help="which configurations")
     parser.add_argument("--rows", type=int, nargs="+", help="their numbers, from 1; all by default")
     parser.add_argument("--recipes", action="store_true", help="plan large models on GPUs instead")
-    parser.add_argument("--train-here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.train_here:
-        return train()
     if args.recipes:
         return plan_recipes()
     if args.model is None or not (args.model / "config.json").exists():
         sys.exit("--model: wanted the folder of SmolLM2, such as models/base after dvc repro fetch")
     print("| | plan, GB | measured, GB | plan / measured |\n|---|---|---|---|", flush=True)
-    for number, row in enumerate(ROWS, start=1):
+    for number, row in enumerate(TABLES[args.table], start=1):
         if args.rows is None or number in args.rows:
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                params = prepare(folder, args.model.resolve(), row)
-                config = AutoConfig.from_pretrained(folder / "models/base")
-                plan = make_plan(config, params, this_machine(params))
-                here = [sys.executable, "-m", "benchmarks.memory", "--train-here"]
-                _, measured = run(folder, "train", here)
-            planned = plan.train / 1e9
+            planned, measured = (each / 1e9 for each in plan_and_measure(row, args.model.resolve()))
             ratio = planned / measured
             print(f"| {row.name} | {planned:.2f} | {measured:.2f} | {ratio:.2f} |", flush=True)
+
+
+def plan_and_measure(row: Row, smollm2: Path) -> tuple[float, float]:
+    """Return the bytes that a row is going to take by the plan, and those that it took."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        params = prepare(folder, smollm2, row)
+        config = AutoConfig.from_pretrained(folder / "models/base")
+        plan = make_plan(config, params, this_machine(params))
+        stage = "score@base" if row.scores else "train"
+        _, measured = run(folder, stage, stage_command(stage))
+        return plan.score if row.scores else plan.train, 1e9 * measured
 
 
 def plan_recipes() -> None:
@@ -205,63 +154,69 @@ def plan_recipes() -> None:
 
 
 def prepare(folder: Path, smollm2: Path, row: Row) -> Params:
-    """Lay out what training reads: parameters, the model, windows."""
+    """Lay out what the stages read: parameters, the model, windows, dialogues."""
     params = with_values(load_params(ROOT / "params.yaml"), SHORT | row.changes)
     YAML(typ="safe").dump(params.model_dump(), folder / "params.yaml")
-    base, encoded = folder / "models/base", folder / "data/encoded"
-    for path in (base, encoded / "validation"):
+    (folder / "requirements.lock").symlink_to(ROOT / "requirements.lock")
+    base, encoded, prepared = (
+        folder / name for name in ("models/base", "data/encoded", "data/prepared")
+    )
+    for path in (base, encoded / "validation", prepared, folder / "evaluation_sets"):
         path.mkdir(parents=True)
     for file in smollm2.iterdir():
         if row.model == SMOLLM2 or "token" in file.name or "chat" in file.name:
             shutil.copyfile(file, base / file.name)
+    num_ids = json.loads((smollm2 / "config.json").read_bytes())["vocab_size"]
     if row.model != SMOLLM2:
+        config = MODELS[row.model]
         torch.manual_seed(1)
-        AutoModelForCausalLM.from_config(MODELS[row.model]).save_pretrained(base)
+        AutoModelForCausalLM.from_config(config).save_pretrained(base)
+        num_ids = min(num_ids, config.vocab_size)
+        cut_tokenizer(base / "tokenizer.json", num_ids)
     prepare_tokenizer(
         base, encoded / "tokenizer", 2, choice=params.encoding.template, has_roles=False
     )
     for where in (encoded, encoded / "validation"):
-        write_windows(where, params.encoding.max_length)
+        write_windows(where, params.encoding.max_length, num_ids)
+    if row.scores:
+        write_dialogues(prepared / "val.jsonl", row.scores, params.score.max_dialogues)
+        write_dialogues(prepared / "example.jsonl", row.scores, 1)
     return params
 
 
-def write_windows(folder: Path, max_length: int) -> None:
+def cut_tokenizer(file: Path, num_tokens: int) -> None:
+    """Keep a tokenizer's first tokens: of byte pairs, those that were merged first."""
+    content = json.loads(file.read_bytes())
+    model = content["model"]
+    model["vocab"] = {text: id for text, id in model["vocab"].items() if id < num_tokens}
+    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in model["vocab"]]
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_windows(folder: Path, max_length: int, num_ids: int) -> None:
     """Write windows of random ids, of which the last three quarters are targets."""
     random_numbers = np.random.default_rng(1)
     with WindowWriter(folder) as writer:
         for length in random_numbers.integers(max_length // 2, max_length + 1, NUM_WINDOWS):
-            ids = random_numbers.integers(20, 40_000, length, dtype=np.int32)
+            ids = random_numbers.integers(20, num_ids, length, dtype=np.int32)
             writer.add(ids, np.arange(length) >= length // 4, [length])
 
 
-def train() -> None:
-    """Do what the train stage does, but for its measurement of the matrix products' peak."""
-    keep_freed_memory()
-    params = load_params()
-    device = this_machine(params).device
-    set_threads(params.num_threads)
-    base, encoded = Path("models/base"), Path("data/encoded")
-    setup = build(
-        encoded,
-        base,
-        params.train,
-        device,
-        Processes(),
-        max_length=params.encoding.max_length,
-        in_parts=False,
-    )
-    with CheckpointFolder(Path("checkpoints"), "fingerprint") as checkpoints:
-        fine_tune(
-            setup.objective,
-            setup.rows,
-            params.train,
-            seed=params.seed,
-            device=device,
-            checkpoints=checkpoints,
-            checkpoint_minutes=params.runtime.checkpoint_minutes,
-        )
-    model, _ = to_publish(setup, base, encoded / "tokenizer")
-    publish(model, encoded / "tokenizer", Path("models/trained"))
+def write_dialogues(file: Path, length: str, number: int) -> None:
+    """Write dialogues of two people, made of words of an English text."""
+    text = (ROOT / "evaluation_sets/english.jsonl").read_text(encoding="utf-8")
+    words = sorted({word for word in text.split() if word.isalpha()})
+    drawn = random.Random(1)
+    with file.open("w", encoding="utf-8") as out:
+        for index in range(number):
+            turns = [
+                {
+                    "speaker": "AB"[turn % 2],
+                    "utterance": " ".join(drawn.choices(words, k=WORDS_PER_TURN[length])),
+                }
+                for turn in range(TURNS[length])
+            ]
+            out.write(json.dumps({"dialogue_id": str(index), "turns": turns}) + "\n")
 
 
 if __name__ == "__main__":
