@@ -46,6 +46,7 @@ SHORT = {
     "train.max_steps": 2,
     "train.gradient_accumulation_steps": 1,
     "train.torch_compile": False,
+    "train.eval_windows": 8,
     "runtime.checkpoint_minutes": 0.01,
     "score.also": [],
     "score.max_dialogues": 24,
@@ -129,8 +130,12 @@ def plan_and_measure(row: Row, smollm2: Path) -> tuple[float, float]:
         params = prepare(folder, smollm2, row)
         config = AutoConfig.from_pretrained(folder / "models/base")
         plan = make_plan(config, params, this_machine(params))
-        stage = "score@base" if row.scores else "train"
-        _, measured = run(folder, stage, stage_command(stage))
+        stage = "score" if row.scores else "train"
+        command = [
+            part.replace("${key}", "base").replace("${item}", "models/base")
+            for part in stage_command(stage)
+        ]
+        _, measured = run(folder, stage, command)
         return plan.score if row.scores else plan.train, 1e9 * measured
 
 
