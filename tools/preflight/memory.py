@@ -1,9 +1,8 @@
 """The memory of a training step and of scoring, counted on tensors without contents.
 
 The code that a stage runs is run once on such tensors; what they would take is counted as they come
-and go. So a model of 8 billion parameters is counted in seconds, on any machine. What the process
-itself takes, and what a heap loses between tensors of many sizes, was measured
-(``benchmarks/memory.py``, docs/large-models.md).
+and go, and laid out as on a heap. So a model of 8 billion parameters is counted in seconds, on any
+machine. What the process itself takes was measured (docs/large-models.md).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
+from tools.preflight.heap import Heap
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
 from tuning.language_model.loading import (
     _READS_ALONE,
@@ -36,8 +37,9 @@ from tuning.language_model.loading import (
     has_plain_attention,
     reads_alone,
 )
+from tuning.language_model.masks import attention_masks
 from tuning.processes.group import Processes
-from tuning.run.params import TrainParams
+from tuning.run.params import ScoreParams, TrainParams
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.scoring.written import ROWS_PER_DIALOGUE
 from tuning.training.attention_cpu import in_product_type
@@ -46,6 +48,7 @@ from tuning.training.lora import adapts_experts, add_adapters
 from tuning.training.loss import PackedLoss, nll_to_gradient
 from tuning.training.optimizer import Optimizer
 from tuning.training.passes import Passes
+from tuning.training.start import embedding_weights
 from tuning.writing.row_cache import SLOTS_AT_ONCE
 
 aten = torch.ops.aten
@@ -53,6 +56,8 @@ FUSED = "counted_as_fused"
 BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Of linear layers' frozen weights; nf4 has a scale of 8 bits per 64 of them, and one of 32 bits
 per 256 scales."""
+WIDTHS = (128, 256, 512)
+"""Tokens of the rows that scoring reads, one width after the other."""
 NUM_NEW_TOKENS = 8
 """Rows that templates other than chat add to the embeddings, at most usually."""
 
@@ -69,6 +74,7 @@ class Meter(FakeTensorMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
+        self.heap = Heap()
         self._known: dict[int, weakref.ref[Any]] = {}
         self._depth = 0  # an operation of a new shape runs others, for its own shape
 
@@ -99,13 +105,23 @@ class Meter(FakeTensorMode):
                 self._count(each.untyped_storage())
         return result
 
+    def begin(self) -> None:
+        """Count from here on: what there is already lies elsewhere."""
+        self.now = self.peak = 0
+        self.heap = Heap()
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
+        if key in self._known or not size:
             return
 
+        heap = self.heap
+        place = heap.allocate(size)
+
         def forget(_: object) -> None:
-            self.now -= size
+            heap.free(place)
+            if heap is self.heap:
+                self.now -= size
             del self._known[key]
 
         self._known[key] = weakref.ref(storage, forget)
@@ -130,6 +146,11 @@ class Counted:
     passing: int
     """The most at once besides weights, gradients and moments: what a pass keeps for its gradients,
     and the logits."""
+    lost: int
+    """Of a heap, between the tensors: its end less the most that is held at once."""
+    replaced: int
+    """Of embeddings in the base model's file that stay mapped into memory, though others with rows
+    for new tokens have taken their place."""
     unfused: int
     """Of the loss of a chunk of targets, besides its logits, where it is not compiled."""
     flops_per_token: tuple[int, int]
@@ -138,6 +159,15 @@ class Counted:
     """Of linear layers, by (inputs, outputs)."""
     compiled: bool
     """Whether the model is compiled, if that is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedScoring:
+    """Bytes of scoring."""
+
+    weights: int
+    passing: int
+    """The most at once besides; on a CPU, what the heap grows to."""
 
 
 def count_training(
@@ -149,7 +179,7 @@ def count_training(
     has_new_tokens: bool,
     num_processes: int = 1,
 ) -> Counted:
-    """Count a training step: a pass over the first model on which gradients add up, an update.
+    """Count two training steps: the second finds the heap as the first has left it.
 
     Args:
         config: The base model's.
@@ -160,8 +190,10 @@ def count_training(
         num_processes: Processes that share the rows of a step.
     """
     here = replace(device, kind="cpu", compiled=False)
+    own, held = _own_type(config), _held_type(config, train, device)
     with Meter() as meter:
-        model = _empty_model(config, _held_type(config, train, device))
+        model = _empty_model(config, held)
+        embeddings = sum(map(_size, embedding_weights(model)))
         num_weights = sum(each.numel() for each in model.parameters())
         if train.lora.rank is not None:
             last = model.config.get_text_config().vocab_size
@@ -179,10 +211,6 @@ def count_training(
                 block.compile(dynamic=False, backend="aot_eager_decomp_partition")
         optimizer = Optimizer(objective, train)
         trained = [each for each in model.parameters() if each.requires_grad]
-        before = meter.now
-        for each in trained:
-            optimizer.moments(each)
-        moments = meter.now - before
         passes = Passes(
             objective=objective,
             train=train,
@@ -190,20 +218,17 @@ def count_training(
             device=device,
             processes=Processes(size=num_processes),
         )
-        num_rows = passes.rows_per_pass
         rows_per_step = train.batch_size * train.gradient_accumulation_steps
-        if num_rows * num_processes < rows_per_step:
-            for each in trained:
-                each.grad = torch.zeros_like(each)
-        meter.peak = meter.now
-        ids = torch.zeros(num_rows, max_length, dtype=torch.int64)
-        with replace(passes, device=here).autocast(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are said where a model is trained
-            total, _ = objective(input_ids=ids, labels=ids, position_ids=ids, segment_ids=ids)
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        adds_up = passes.rows_per_pass * num_processes < rows_per_step
+        meter.peak = before = meter.now
+        for _ in range(2):
+            for _ in range(2 if adds_up else 1):
+                _pass(passes, here)
+            optimizer.step()
+            optimizer.zero_grad()
+        moments = meter.now - before
         flops, shapes = flops_per_token(model), linear_shapes(model)
-        passing = meter.peak
+        peak, lost = meter.peak, meter.heap.top - meter.peak
         unfused = _count_unfused(meter, len(model.get_output_embeddings().weight), device.dtype)
     saved, widened = _few_bits(model, train.lora.quantization)
     weights, of_trained = sum(map(_size, model.parameters())), sum(map(_size, trained))
@@ -212,9 +237,11 @@ def count_training(
         weights=weights - saved,
         trained=of_trained,
         moments=moments,
-        published=num_weights * _own_type(config).itemsize,
+        published=num_weights * own.itemsize,
         largest_part=max([*blocks, weights - sum(blocks)]),
-        passing=passing - weights - of_trained - moments + widened,
+        passing=peak - weights - of_trained - moments + widened,
+        lost=lost,
+        replaced=embeddings if has_new_tokens and own == held else 0,
         unfused=unfused,
         flops_per_token=flops,
         shapes=shapes,
@@ -223,34 +250,66 @@ def count_training(
 
 
 def count_scoring(
-    config: PreTrainedConfig, *, batch_size: int, max_new_tokens: int
-) -> tuple[int, int]:
-    """Count scoring, in float32: a pass that reads, and the rows that write beside each other.
+    config: PreTrainedConfig, score: ScoreParams, *, kind: Literal["cpu", "cuda"]
+) -> CountedScoring:
+    """Count scoring: passes that read, in float32, and the rows that write beside each other.
 
-    Returns:
-        Bytes of the weights, and the most at once besides.
+    With ``score.dtype`` bfloat16, too, a sample is read in float32, and both models are there until
+    the second is loaded.
     """
     with Meter() as meter, torch.no_grad():  # inference_mode would hide what operations hold
         model = _empty_model(config, torch.float32)
         weights = sum(map(_size, model.parameters()))
-        meter.peak = meter.now
-        ids = torch.zeros(batch_size, TREE_TOKENS, dtype=torch.int64)
-        inputs = {"input_ids": ids}
-        rows_written = 1
-        if not reads_alone(model):
-            mask = torch.ones(batch_size, 1, TREE_TOKENS, TREE_TOKENS, dtype=torch.bool)
-            inputs |= {"position_ids": ids, "attention_mask": mask}
-            rows_written = ROWS_PER_DIALOGUE * batch_size
-        logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
-        targets = ids.flatten()[:TARGETS_PER_CHUNK]
-        nn.functional.cross_entropy(logits[targets], targets)
-        passing = meter.peak - weights
-        del logits
+        meter.begin()
+        for width in WIDTHS:
+            _read(model, score.batch_size * TREE_TOKENS // width, width)
+        passing = meter.heap.top if kind == "cpu" else meter.peak
+        ids = torch.zeros(1, TREE_TOKENS, dtype=torch.int64)
         before = meter.now
-        cache = model(input_ids=ids[:1], use_cache=True, logits_to_keep=1).past_key_values
+        cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
         per_token = (meter.now - before) / TREE_TOKENS if cache else 0
-    slots = SLOTS_AT_ONCE * math.ceil((TREE_TOKENS + max_new_tokens) / SLOTS_AT_ONCE)
-    return weights, max(passing, int(per_token * slots * rows_written))
+        packed = _packed(model, is_mapped=_own_type(config) == torch.float32)
+    slots = SLOTS_AT_ONCE * math.ceil((TREE_TOKENS + score.max_new_tokens) / SLOTS_AT_ONCE)
+    num_rows = 1 if reads_alone(model) else ROWS_PER_DIALOGUE * score.batch_size
+    written = int(per_token * slots * num_rows)
+    if score.dtype == "bfloat16":
+        passing = max(passing, weights // 2)
+    elif kind == "cpu":
+        written += packed
+    return CountedScoring(weights=weights, passing=max(passing, written))
+
+
+def _read(model: PreTrainedModel, num_rows: int, width: int) -> None:
+    """Read rows as scoring does: their logits, and the nats of a chunk of them."""
+    ids = torch.zeros(num_rows, width, dtype=torch.int64)
+    inputs: dict[str, Any] = {}
+    if not reads_alone(model):
+        visible = torch.ones(num_rows, 1, width, width, dtype=torch.bool)
+        masks = attention_masks(model, visible, ids, ids)
+        inputs = {"position_ids": ids, "attention_mask": masks}
+    logits = model(input_ids=ids, **inputs, use_cache=False).logits.flatten(0, 1)
+    targets = ids.flatten()[:TARGETS_PER_CHUNK]
+    nn.functional.cross_entropy(logits[targets], targets)
+
+
+def _packed(model: PreTrainedModel, *, is_mapped: bool) -> int:
+    """Return what linear layers take besides, in the order in which a CPU's kernels read them.
+
+    What is mapped into memory from a file stays there all the same, and so do tied embeddings.
+    """
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear | Conv1D)]
+    head = model.get_output_embeddings()
+    is_tied = head.weight is model.get_input_embeddings().weight
+    return sum(_size(each.weight) for each in layers if is_mapped or (each is head and is_tied))
+
+
+def _pass(passes: Passes, device: Device) -> None:
+    """Go forward and back through the model, on this device."""
+    ids = torch.zeros(passes.rows_per_pass, passes.max_length, dtype=torch.int64)
+    with replace(passes, device=device).autocast(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are said where a model is trained
+        total, _ = passes.objective(input_ids=ids, labels=ids, position_ids=ids, segment_ids=ids)
+    total.backward()  # type: ignore[no-untyped-call]
 
 
 def _fused_attention(

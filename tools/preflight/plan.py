@@ -19,18 +19,12 @@ from tuning.language_model.device import Device
 from tuning.run.params import Params, conflict
 from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
 
-PROCESS = {"cpu": 0.5e9, "cuda": 0.6e9}
+PROCESS = {"cpu": 0.4e9, "cuda": 0.6e9}
 """What a process takes before there is a model: libraries, or a GPU's context (assumed)."""
 COMPILER = 0.2e9
 """What the compiler leaves in a process that trains on a CPU."""
-HEAP = {
-    "uncompiled": 1.45,
-    "compiled": 1.25,
-    "adapters": 1.15,  # uncompiled
-    "few_bits": 1.9,  # from a single run
-    "cuda": 1.1,  # assumed
-}
-"""What passes take of the heap, over what they hold: between tensors of many sizes some is lost."""
+LOST_ON_GPU = 0.1
+"""Of what passes hold, between tensors of many sizes (assumed); on a CPU it is counted."""
 MODELS_WRITTEN = 3
 """Training's, DVC's copy of it, and the released one."""
 CLOSE = 0.85
@@ -84,39 +78,36 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
     if num_parts > 1:
         whole = 0 if train.lora.rank is None else counted.trained + counted.moments
         held = whole + (held - whole) / num_parts + 2 * counted.largest_part  # and its gradient
-    heap = "compiled" if counted.compiled else "adapters" if train.lora.rank else "uncompiled"
-    heap = "few_bits" if train.lora.quantization else heap
-    needed = _in_process(device, held, counted.passing, heap)
-    if device.kind == "cpu":
+    needed = PROCESS[device.kind] + held + counted.passing
+    scoring = count_scoring(config, params.score, kind=device.kind)
+    of_model: float = scoring.weights
+    if num_parts > 1:
+        largest = counted.largest_part * scoring.weights / counted.weights
+        of_model = scoring.weights / num_parts + largest
+    score = PROCESS[device.kind] + of_model + scoring.passing
+    if device.kind == "cuda":
+        needed += LOST_ON_GPU * counted.passing
+        score += LOST_ON_GPU * scoring.passing
+    else:
+        needed += counted.lost + counted.replaced
         # Beside what training's heap keeps, adapters are merged, and the loss is measured where
         # publishing changes weights, uncompiled.
         if train.lora.rank is not None:
             needed += counted.published
-        if counted.published != counted.weights:
-            needed += counted.unfused
         if counted.compiled:
             needed += COMPILER
-    weights, passing = count_scoring(
-        config, batch_size=params.score.batch_size, max_new_tokens=params.score.max_new_tokens
-    )
-    scoring: float = weights
-    if num_parts > 1:
-        scoring = weights / num_parts + counted.largest_part * weights / counted.weights
+            if counted.published != counted.weights:
+                needed += counted.unfused
     models = MODELS_WRITTEN * counted.published
     checkpoints = (NUM_CHECKPOINTS_KEPT + 1) * (counted.trained + counted.moments)  # one is new
     return Plan(
         train=needed,
-        score=_in_process(device, scoring, passing, "uncompiled"),
-        score_weights=weights,
+        score=score,
+        score_weights=scoring.weights,
         disk=models + checkpoints,
         least_disk=models,
         counted=counted,
     )
-
-
-def _in_process(device: Device, held: float, passing: float, heap: str) -> float:
-    factor = HEAP["cuda" if device.kind == "cuda" else heap]
-    return PROCESS[device.kind] + held + factor * passing
 
 
 def smallest_change(
