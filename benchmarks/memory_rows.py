@@ -167,7 +167,7 @@ NEW = (
     Row(QWEN3, COMPILED | _tokens(4, 384)),
     Row(QWEN3, ADAPTERS | CHECKPOINTING),
     Row(GEMMA3, _tokens(4, 768)),
-    Row(GEMMA3, DORA),
+    Row(GEMMA3, DORA | {"encoding.template": "chat"}),
     Row(GPT2_SMALL, {"train.batch_size": 4}),
     Row(GPT2_SMALL, ADAPTERS | COMPILED | _tokens(8, 384)),
     Row(SHALLOW, _tokens(8, 768)),
