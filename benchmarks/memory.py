@@ -193,7 +193,9 @@ def prepare(folder: Path, smollm2: Path, row: Row) -> Params:
     for where in (encoded, encoded / "validation"):
         write_windows(where, params.encoding.max_length, num_ids)
     if row.scores:
-        write_dialogues(prepared / "val.jsonl", row.scores, params.score.max_dialogues)
+        number = params.score.max_dialogues
+        assert number is not None
+        write_dialogues(prepared / "val.jsonl", row.scores, number)
         write_dialogues(prepared / "example.jsonl", row.scores, 1)
     return params
 

@@ -391,9 +391,9 @@ def test_every_family_is_counted(kind: str, tmp_path: Path) -> None:
     assert (
         counted.weights == counted.trained == sum(4 * each.numel() for each in model.parameters())
     )
-    weights, passing = count_scoring(model.config, batch_size=1, max_new_tokens=8)
-    assert weights == counted.weights
-    assert passing > 0
+    scoring = count_scoring(model.config, scored(batch_size=1, max_new_tokens=8), kind="cpu")
+    assert scoring.weights == counted.weights
+    assert scoring.passing > 0
     model.save_pretrained(tmp_path)
     if reads_alone(load_plain_model(tmp_path)):
         assert not count(model.config, replace(FLOAT32, compiled=True)).compiled

@@ -91,8 +91,8 @@ class Meter(FakeTensorMode):
             kwargs = {"dtype": torch.int64, "device": "cpu"}
         if func is aten._grouped_mm.default:  # of shapes alone it knows those in bfloat16
             left, right, offsets = args
-            shape = (len(left), right.shape[-1])
-            shape = shape if right.ndim == 3 else (len(offsets), *shape)
+            shape = [len(left), right.shape[-1]]
+            shape = shape if right.ndim == 3 else [len(offsets), *shape]
             func, args, kwargs = aten.new_empty.default, (left, shape), {}
         self._depth += 1
         try:
