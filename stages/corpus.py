@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tuning.embedded import CHITCHAT, extract_file
 from tuning.run.files import new_file
 from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
 from tuning.run.visible import visible
-from tuning.sources.pinned import CHITCHAT
-from tuning.sources.wheels import extract_file
 
 
 def main() -> None:
@@ -26,7 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.corpus", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="file to write")
     corpus = parser.parse_args().corpus
-    path = Path(load_params().data.path)
+    params = load_params()
+    path = Path(params.data.path)
     inputs = Inputs([], partial(declared_params, "corpus"))
 
     with TemporaryDirectory() as temporary:

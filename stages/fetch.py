@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tuning.embedded import SMOLLM2, extract_file
 from tuning.run.files import new_folder
 from tuning.run.inputs import Inputs
 from tuning.run.params import HubParams, load_params
@@ -16,9 +17,7 @@ from tuning.run.process import run_stage
 from tuning.sources.base_model import from_folder, from_gguf, from_hub, origin_of
 from tuning.sources.hub_data import fetch_data_set, hub_repository
 from tuning.sources.model_check import check_model, leave_out_settings
-from tuning.sources.pinned import SMOLLM2
 from tuning.sources.text_part import take_text_part
-from tuning.sources.wheels import extract_file
 
 
 def main() -> None:

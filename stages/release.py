@@ -19,6 +19,7 @@ from tuning.progress import growing, num_bytes_in, waiting
 from tuning.release.example import choose_example
 from tuning.release.final_test import score_test_side
 from tuning.release.model_card import Facts, model_card
+from tuning.release.origins import source_of_data, source_of_model
 from tuning.release.parity import check_parity, parity, template_of_training
 from tuning.release.receipt import RECEIPT, make_receipt
 from tuning.results.dialogue_table import as_rows
@@ -28,7 +29,6 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.sources.pinned import source_of_data, source_of_model
 from tuning.template_record import read_record
 from tuning.tokens.templates import template_of
 

@@ -24,6 +24,7 @@ MODULES = sorted(
 FLOORS = (
     ("progress",),
     ("run", "data_names", "packing", "pages"),
+    ("embedded",),
     ("dialogue", "processes", "sources", "template_record", "timing", "tracking", "windows"),
     ("language_model", "reading", "tokens"),
     ("corpus", "dealing", "encoding", "evaluation_set", "training"),

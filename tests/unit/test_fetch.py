@@ -23,10 +23,9 @@ from transformers import AutoModelForCausalLM
 from stages.fetch import fetch_base_model
 from tests.loopback_hub import COMMIT, REPO, Fault, closed_port, loopback_hub
 from tests.tiny_model import make_tiny_gpt2
+from tuning.embedded import CHITCHAT, extract_file
 from tuning.run.errors import UserError
 from tuning.run.files import sha256_of
-from tuning.sources.pinned import CHITCHAT
-from tuning.sources.wheels import extract_file
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = "data/raw/chitchat.json"

@@ -20,6 +20,7 @@ from tuning.dialogue import Dialogue, ToolCall, Turn, to_line
 from tuning.evaluation_set.plan import Plan, make_plan
 from tuning.language_model.device import Device
 from tuning.release.model_card import Facts, model_card
+from tuning.release.origins import Source
 from tuning.report.call_shares import CALL_SHARES
 from tuning.report.evaluation import Evaluation, evaluate
 from tuning.report.report_page import report_page
@@ -28,7 +29,6 @@ from tuning.results.measured import Measured
 from tuning.results.response_scores import NUM_ROUNDED
 from tuning.run.params import ScoreParams, load_params
 from tuning.scoring.measures import measure
-from tuning.sources.pinned import Source
 from tuning.template_record import read_record
 from tuning.tokens.templates import template_of
 from tuning.training.loss import PackedLoss

@@ -20,11 +20,11 @@ from tests.corpora import as_record, generated
 from tools.compare.page import parse_samples
 from tools.show import find
 from tuning.dialogue import Dialogue, Turn, to_line
+from tuning.release.origins import source_of_data, source_of_model
 from tuning.results.dialogue_table import as_rows, from_csv
 from tuning.results.samples import Sample, samples_as_markdown
 from tuning.run.files import write_csv, write_text
 from tuning.run.visible import MAX_NAME, as_name, visible
-from tuning.sources.pinned import source_of_data, source_of_model
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (

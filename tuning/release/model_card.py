@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from tuning.release.example import Example
+from tuning.release.origins import Source
 from tuning.release.served_chat import ServedChat
 from tuning.report.call_shares import call_rows
 from tuning.report.headlines import (
@@ -28,7 +29,6 @@ from tuning.report.headlines import (
 from tuning.report.parts import rows_of_parts
 from tuning.report.scored import what_was_scored
 from tuning.run.visible import JOINER, visible
-from tuning.sources.pinned import Source
 
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

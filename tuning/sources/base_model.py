@@ -18,11 +18,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+from tuning.embedded import EMBEDDED_MODEL
 from tuning.progress import growing
 from tuning.run.errors import UserError
 from tuning.run.files import disk_errors, write_json
 from tuning.sources.hub import HUB_ID, Repository, checked_commit
-from tuning.sources.pinned import EMBEDDED_MODEL
 
 Origin = Literal["embedded", "folder", "hub"]
 

