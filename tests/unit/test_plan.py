@@ -374,7 +374,7 @@ def test_the_disk_must_hold_the_models_and_should_hold_checkpoints(
     assert found == [["error"], ["warning"], ["warning"], []]
 
 
-FAMILIES_OF_EACH_KIND = ("qwen3_moe", "gpt_oss", "lfm2", "granitemoehybrid", "gemma2")
+FAMILIES_OF_EACH_KIND = ("qwen3_moe", "gpt_oss", "lfm2", "granitemoehybrid", "gemma2", "mamba2")
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,9 @@ def count_scoring(
         passing = meter.heap.top if kind == "cpu" else meter.peak
         ids = torch.zeros(1, TREE_TOKENS, dtype=torch.int64)
         before = meter.now
-        cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        cache = getattr(output, "past_key_values", None)  # a state space's has one size
+        del output
         per_token = (meter.now - before) / TREE_TOKENS if cache else 0
         packed = _packed(model, is_mapped=_own_type(config) == torch.float32)
     slots = SLOTS_AT_ONCE * math.ceil((TREE_TOKENS + score.max_new_tokens) / SLOTS_AT_ONCE)
