@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tuning.reading import records as reading
@@ -136,13 +136,16 @@ def test_no_border_falls_within_a_number_or_a_word(tmp_path: Path, piece_bytes: 
     assert [record.text for record in read(path, piece_bytes)] == texts
 
 
+@example(entry={"turns": [None]}, piece_bytes=1)
 @given(entry=st.dictionaries(st.sampled_from(["turns", "id", "x"]), documents), piece_bytes=sizes)
 def test_an_object_that_is_a_record_stays_whole(
     folder: Path, entry: dict[str, Any], piece_bytes: int
 ) -> None:
     path = folder / "record.json"
     path.write_text(json.dumps({"turns": [], **entry}))
-    [record] = read(path, piece_bytes, is_record=lambda value: "turns" in value)
+    [record] = read(
+        path, piece_bytes, is_record=lambda value: isinstance(value, dict) and "turns" in value
+    )
     assert json.loads(record.text) == {"turns": [], **entry}
     assert (record.where, record.key) == (f"{path}, record 1", "record-1")
 
