@@ -143,10 +143,11 @@ def test_an_object_that_is_a_record_stays_whole(
 ) -> None:
     path = folder / "record.json"
     path.write_text(json.dumps({"turns": [], **entry}))
+    written = json.loads(path.read_text())  # halves of a character side by side become one
     [record] = read(
         path, piece_bytes, is_record=lambda value: isinstance(value, dict) and "turns" in value
     )
-    assert json.loads(record.text) == {"turns": [], **entry}
+    assert json.loads(record.text) == written
     assert (record.where, record.key) == (f"{path}, record 1", "record-1")
 
 
