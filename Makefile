@@ -23,6 +23,7 @@ setup: ## create or repair .venv from requirements.lock (repro and test do it th
 
 repro: setup ## fetch, prep, encode, train, score, eval, release: run what is out of date, then show what was gained
 	@test -e data/scores/base.json || $(in_venv) dvc pull --quiet --remote shipped score@base || true
+	@$(in_venv) python -m tools.upcoming metrics/timing.json
 	@$(in_venv) dvc repro
 	@$(in_venv) python -m tools.summary metrics/eval.json
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.timing import record_timing
 from tuning.run.visible import visible
 
 
@@ -24,7 +26,9 @@ def main() -> None:
     """Fetch the corpus, if it is going to be read."""
     parser = argparse.ArgumentParser(prog="python -m stages.corpus", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="file to write")
-    corpus = parser.parse_args().corpus
+    parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
+    args = parser.parse_args()
+    started, corpus = time.monotonic(), args.corpus
     params = load_params()
     path = Path(params.data.path)
     inputs = Inputs([], partial(declared_params, "corpus"))
@@ -39,6 +43,7 @@ def main() -> None:
         with new_file(corpus, num_bytes) as partial_file:
             shutil.copyfile(source, partial_file)
     inputs.check_unchanged()
+    record_timing(args.timing, "corpus", {"seconds": time.monotonic() - started})
     what = f"{CHITCHAT.package} {CHITCHAT.version}"
     size = f"{num_bytes / 1e6:,.1f} MB" if is_read else f"not fetched, for data.path is {path}"
     print(visible(f"corpus: {what}, {size}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import EncodingParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.timing import record_timing
 from tuning.tokens.templates import file_of, prepare_tokenizer, template_of
 from tuning.windows import WindowWriter
 
@@ -52,7 +54,9 @@ def main() -> None:
     parser.add_argument("--encoded", type=Path, required=True, help="folder for windows, tokenizer")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger of tokens, JSON")
     parser.add_argument("--preview", type=Path, required=True, help="dialogues as tokens, HTML")
+    parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
+    started = time.monotonic()
     params = load_params()
     encoding = params.encoding
     # The weights change nothing here, and are most of what could be hashed.
@@ -87,6 +91,7 @@ def main() -> None:
         named = ", ".join(f"{name} ({count:,})" for name, count in lost.items())
         print(f"encode: the template has no place for: {named}; no model sees or learns it")
     write_text(args.preview, page)
+    record_timing(args.timing, "encode", {"seconds": time.monotonic() - started})
     print(
         f"encode: {tokens['trained']:,} target tokens per epoch in {ledger['num_windows']:,} "
         f"windows, {ledger['packing_efficiency']:.1%} of the rows they are packed into"

@@ -24,7 +24,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.timing import read_timing, record_timing
+from tuning.run.timing import read_timing, record_timing
 from tuning.tracking import start_run
 
 SHOWN_CHAT_TURNS = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import HubParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.timing import record_timing
 from tuning.sources.base_model import from_folder, from_gguf, from_hub, origin_of
 from tuning.sources.hub_data import fetch_data_set, hub_repository
 from tuning.sources.model_check import check_model, leave_out_settings
@@ -25,17 +27,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.fetch", description=__doc__)
     parser.add_argument("--hub", type=Path, required=True, help="folder for data sets of the hub")
     parser.add_argument("--base-model", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args()
+    parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
+    args = parser.parse_args()
+    started = time.monotonic()
     params = load_params()
     model = params.model
     inputs = Inputs([], partial(declared_params, "fetch"))
 
-    fetch_data_sets(params.data.hub, arguments.hub)
+    fetch_data_sets(params.data.hub, args.hub)
 
-    fetch_base_model(model.name, model.revision, arguments.base_model)
-    num_bytes = sum(path.stat().st_size for path in arguments.base_model.iterdir())
+    fetch_base_model(model.name, model.revision, args.base_model)
+    num_bytes = sum(path.stat().st_size for path in args.base_model.iterdir())
     print(f"fetch: base model {model.name}, {num_bytes / 1e6:,.1f} MB", flush=True)
     inputs.check_unchanged()
+    record_timing(args.timing, "fetch", {"seconds": time.monotonic() - started})
 
 
 def fetch_data_sets(asked: Mapping[str, HubParams], target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -36,6 +37,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import DataParams, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.timing import record_timing
 from tuning.run.visible import as_name, visible
 
 MAX_NAMED = 20
@@ -55,7 +57,9 @@ def main() -> None:
     parser.add_argument("--hub", type=Path, required=True, help="folder of the hub's data sets")
     parser.add_argument("--prepared", type=Path, required=True, help="folder for the clean text")
     parser.add_argument("--metrics", type=Path, required=True, help="the ledger, JSON")
+    parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     args = parser.parse_args()
+    started = time.monotonic()
     data = load_params().data  # the path is no argument: a shell would take what is special in it
     path = Path(data.path)
     raise_if_unread(path, data, args.hub)
@@ -70,6 +74,7 @@ def main() -> None:
             raise
         inputs.check_unchanged()
     write_json(args.metrics, ledger)
+    record_timing(args.timing, "prep", {"seconds": time.monotonic() - started})
     if found := summary(ledger, args.prepared / PRIVATE, data.redact):
         print(f"prep: {found}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.timing import record_timing
 from tuning.template_record import read_record
 from tuning.tokens.templates import template_of
 
@@ -38,6 +40,7 @@ CARD = "README.md"
 def main(processes: Processes) -> None:
     """Copy the model, ask engines what they are fed, write the card, then the receipt over all."""
     args = parse_arguments()
+    started = time.monotonic()
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -111,6 +114,7 @@ def main(processes: Processes) -> None:
     ids = (dialogue.dialogue_id for dialogue in test.dialogues)
     write_csv(args.test_dialogues, *as_rows(ids, test.columns))
     write_json(args.test_metrics, test.metrics)
+    record_timing(args.timing, "release", {"seconds": time.monotonic() - started})
     print("\n".join(f"release: {line}" for line in (str(prompts), *prompts.lacks)))
     print(f"release: {args.model} is complete; what it is and what it can do: {args.model / CARD}")
 
@@ -133,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
     parser.add_argument("--test-metrics", type=Path, required=True, help="of the test set, JSON")
     parser.add_argument("--test-dialogues", type=Path, required=True, help="its sums, CSV")
+    parser.add_argument("--timing", type=Path, required=True, help="wall-clock figures, JSON")
     return parser.parse_args()
 
 

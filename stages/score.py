@@ -20,10 +20,10 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
+from tuning.run.timing import record_timing
 from tuning.scoring.also import raise_if_changed
 from tuning.scoring.also_sets import AlsoSet, read_also
 from tuning.scoring.measures import load_model, measure
-from tuning.timing import record_timing
 from tuning.tokens.templates import is_encodable, template_of
 
 

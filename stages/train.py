@@ -30,10 +30,11 @@ from tuning.run.inputs import Inputs
 from tuning.run.params import Params, load_params
 from tuning.run.pipeline import declared_params
 from tuning.run.process import run_stage
-from tuning.timing import record_timing
+from tuning.run.timing import record_timing
 from tuning.tracking import head_commit, start_run
 from tuning.training.checkpoint import CheckpointFolder
 from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
+from tuning.training.lora import never_learned
 from tuning.training.progress import Timing
 from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
@@ -107,6 +108,8 @@ def main(processes: Processes) -> None:
             validation=setup.validation,
             on_step=on_step,
         )
+        if processes.is_main:
+            announce_idle(setup)
         tokenizer = args.encoded / "tokenizer"
         with waiting("train: what is published", shown=processes.is_main):
             model, changes = to_publish(setup, args.base, tokenizer)
@@ -166,6 +169,17 @@ def announce(setup: Setup, params: Params, device: Device, num_processes: int) -
             f"train: {num_steps:,} optimizer steps are few. More dialogues (data.max_dialogues), "
             "more train.epochs or fewer train.gradient_accumulation_steps make more.",
             flush=True,
+        )
+
+
+def announce_idle(setup: Setup) -> None:
+    """Say which adapters have learned nothing."""
+    if setup.adapters is not None and (names := never_learned(setup.adapters)):
+        print(
+            f"train: the adapters of {', '.join(names)} learned nothing: the model takes these "
+            "layers' weights past them, or no token came to them. train.lora.targets can leave "
+            "them out.",
+            file=sys.stderr,
         )
 
 

@@ -65,9 +65,14 @@ class Bar:
         """End the bar, whatever happened."""
         self.close()
 
-    def update(self, count: int = 1, note: str = "") -> None:
-        """Count more as done; the note stands behind what is left."""
+    def update(self, count: int = 1, note: str = "", *, is_usual: bool = True) -> None:
+        """Count more as done; the note stands behind what is left.
+
+        What is not usual says nothing of how long the rest takes.
+        """
         self._done += count
+        if not is_usual:
+            self._initial, self._start = self._done, time.monotonic()
         if not self._is_line_by_line:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)

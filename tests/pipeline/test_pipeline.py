@@ -97,6 +97,11 @@ class Repository:
         """Run ``dvc repro`` and return the stages that really ran."""
         return stages_that_ran(self.run("dvc", "repro", *arguments).stdout)
 
+    def upcoming(self) -> list[str]:
+        """Return the lines about stages that ``make repro`` prints before it runs them."""
+        command = ("python", "-m", "tools.upcoming", "metrics/timing.json")
+        return self.run(*command).stdout.splitlines()[1:]
+
     def change(self, section: str, **values: Any) -> None:
         """Set keys of a section, or of the top level."""
         yaml = YAML()
@@ -255,7 +260,21 @@ def test_every_token_is_in_one_place(repository: Repository) -> None:
 
 
 def test_a_second_repro_runs_nothing(repository: Repository) -> None:
+    assert repository.upcoming() == []
     assert repository.repro() == []
+
+
+def test_what_is_to_run_is_said_beforehand(repository: Repository, tmp_path: Path) -> None:
+    timing = repository.json("metrics/timing.json")
+    seconds = {name.replace("_", "@"): section["seconds"] for name, section in timing.items()}
+    assert set(seconds) == {*STAGES}
+    shutil.move(repository.path / "models/base", tmp_path / "base")  # as in a clone: its lock stays
+    *lines, together = repository.upcoming()
+    after = {each: seconds[each] for each in STAGES if each not in ("corpus", "prep")}
+    assert lines == [f"  {name:<12} {took / 60:4.1f} min" for name, took in after.items()]
+    assert together == f"  {'together':<12} {sum(after.values()) / 60:4.1f} min"
+    shutil.move(tmp_path / "base", repository.path / "models/base")
+    assert repository.upcoming() == []
 
 
 @pytest.mark.parametrize(
@@ -401,6 +420,9 @@ def test_a_runtime_parameter_reruns_nothing(repository: Repository) -> None:
 
 def test_an_eval_parameter_trains_nothing(repository: Repository) -> None:
     repository.change("eval", bootstrap_resamples=200)
+    lines = repository.upcoming()
+    assert [line.split()[0] for line in lines] == ["eval", "release"]
+    assert all(line.endswith(" min with another eval") for line in lines)
     assert repository.repro() == ["eval", "release"]
     repository.change("eval", bootstrap_resamples=1000)
     repository.change("score", max_turns=8)

@@ -25,7 +25,7 @@ FLOORS = (
     ("progress",),
     ("run", "data_names", "packing", "pages"),
     ("embedded",),
-    ("dialogue", "processes", "sources", "template_record", "timing", "tracking", "windows"),
+    ("dialogue", "processes", "sources", "template_record", "tracking", "windows"),
     ("language_model", "reading", "tokens"),
     ("corpus", "dealing", "encoding", "evaluation_set", "training"),
     ("results",),

@@ -39,7 +39,7 @@ from tuning.processes.group import Processes
 from tuning.run.errors import UserError
 from tuning.training.few_bits import quantization_config
 from tuning.training.finish import replace_model
-from tuning.training.lora import add_adapters, experts, merged
+from tuning.training.lora import add_adapters, experts, merged, never_learned
 from tuning.training.loss import PackedLoss
 from tuning.training.passes import Passes
 from tuning.training.publishing import publish
@@ -153,6 +153,19 @@ def test_every_expert_that_gets_a_token_learns_and_no_other(kind: str, tmp_path:
         num_learning += int((of_expert > 0).sum())
     is_every = kind == "llama4_text"  # it computes all of them, of which it takes one
     assert num_learning < 4 * len(found) or is_every
+
+
+def test_adapters_that_can_learn_nothing_are_named(tmp_path: Path) -> None:
+    """Jamba's own kernels take a layer's weight, whatever is around the layer."""
+    model = loaded(tmp_path, "jamba")
+    adapted = add_adapters(model, LORA, [])
+    loss: Any = PackedLoss(model, CPU)(**rows_of(texts([3]), packing=False))[0]
+    loss.backward()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad)
+    assert never_learned(adapted) == ["dt_proj"]
 
 
 def test_checkpoints_hold_them(start: Start, rows: PackedRows, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from tools.preflight import fit
 from tools.preflight.finding import Finding
 from tools.preflight.fit import check_plan, config_of, this_machine, training_seconds
 from tools.preflight.heap import Heap
-from tools.preflight.memory import Counted, Meter, count_scoring, count_training
+from tools.preflight.memory import Counted, count_scoring, count_training
+from tools.preflight.meter import Meter
 from tools.preflight.plan import (
     CLOSE,
     Machine,
@@ -185,14 +186,14 @@ def test_a_heap_grows_by_more_than_what_is_held_at_once(config: PreTrainedConfig
 
 
 def test_embeddings_that_grow_leave_the_old_ones_mapped(config: PreTrainedConfig) -> None:
-    def replaced(**changes: Any) -> int:
+    def mapped(**changes: Any) -> int:
         train = SMALL_TRAIN.model_copy(update=changes)
         plan = partial(count_training, config, train, max_length=64, device=BF16)
-        assert plan(has_new_tokens=False).replaced == 0
-        return plan(has_new_tokens=True).replaced
+        assert plan(has_new_tokens=False).mapped == 0
+        return plan(has_new_tokens=True).mapped
 
-    assert replaced() == 2 * 4 * config.vocab_size * config.hidden_size, "and the head"
-    assert replaced(weights="bfloat16") == 0, "read into memory of their own"
+    assert mapped() == 2 * 4 * config.vocab_size * config.hidden_size, "and the head"
+    assert mapped(weights="bfloat16") == 0, "read into memory of their own"
 
 
 def test_scoring_takes_float32_weights_and_more_with_more_rows(

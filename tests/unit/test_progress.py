@@ -43,6 +43,20 @@ def test_without_a_total_it_counts(clock: list[float], capfd: pytest.CaptureFixt
     assert (found.err, found.out) == ("prep: 12,345 characters\n", "prep: a word\n")
 
 
+def test_what_says_nothing_of_the_rest_is_left_out_of_the_speed(
+    clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Bar("train", "steps", 9) as bar:
+        for seconds in (45, 10, 10):  # the first step compiles
+            clock[0] += seconds
+            bar.update(1, is_usual=seconds == 10)
+    assert capfd.readouterr().err.splitlines() == [
+        "train: 1 of 9 steps",
+        "train: 2 of 9 steps, 01:10 left",
+        "train: 3 of 9 steps, 01:00 left",
+    ]
+
+
 def test_what_is_left_is_not_said_before_anything_is_done(
     clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:

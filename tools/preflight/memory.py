@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections import Counter
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,17 +17,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 from transformers import (
-    AttentionInterface,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.pytorch_utils import Conv1D
 
-from tools.preflight.heap import Heap
+from tools.preflight.meter import Meter
+from tools.preflight.stand_ins import (
+    FUSED,
+    compile_blocks,
+    fused_nll_to_gradient,
+    in_few_bits,
+    saved_bytes,
+)
 from tuning.language_model.device import TARGETS_PER_CHUNK, Device
 from tuning.language_model.loading import (
     _READS_ALONE,
@@ -42,7 +44,6 @@ from tuning.processes.group import Processes
 from tuning.run.params import ScoreParams, TrainParams
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.scoring.written import ROWS_PER_DIALOGUE
-from tuning.training.attention_cpu import in_product_type
 from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
 from tuning.training.lora import adapts_experts, add_adapters
 from tuning.training.loss import PackedLoss, nll_to_gradient
@@ -51,82 +52,10 @@ from tuning.training.passes import Passes
 from tuning.training.start import embedding_weights
 from tuning.writing.row_cache import SLOTS_AT_ONCE
 
-aten = torch.ops.aten
-FUSED = "counted_as_fused"
-BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
-"""Of linear layers' frozen weights; nf4 has a scale of 8 bits per 64 of them, and one of 32 bits
-per 256 scales."""
 WIDTHS = (128, 256, 512)
 """Tokens of the rows that scoring reads, one width after the other."""
 NUM_NEW_TOKENS = 8
 """Rows that templates other than chat add to the embeddings, at most usually."""
-
-
-class Meter(FakeTensorMode):
-    """A mode in which tensors have no contents, and their bytes are counted.
-
-    What asks for contents gets the answer that costs most: every token is a target, and what is
-    compared is equal if it is one tensor.
-    """
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = 0
-        self.peak = 0
-        self.heap = Heap()
-        self._known: dict[int, weakref.ref[Any]] = {}
-        self._depth = 0  # an operation of a new shape runs others, for its own shape
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run an operation on shapes; count what it allocates."""
-        if func is aten.equal.default:
-            return args[0].untyped_storage()._cdata == args[1].untyped_storage()._cdata
-        if func in (aten._local_scalar_dense.default, aten.allclose.default):
-            return 1
-        if func is aten.nonzero.default:
-            func, args = aten.zeros.default, ([args[0].numel(), args[0].ndim],)
-            kwargs = {"dtype": torch.int64, "device": "cpu"}
-        if func is aten._grouped_mm.default:  # of shapes alone it knows those in bfloat16
-            left, right, offsets = args
-            shape = [len(left), right.shape[-1]]
-            shape = shape if right.ndim == 3 else [len(offsets), *shape]
-            func, args, kwargs = aten.new_empty.default, (left, shape), {}
-        self._depth += 1
-        try:
-            result = super().__torch_dispatch__(func, types, args, kwargs or {})
-        finally:
-            self._depth -= 1
-        self.fake_tensor_converter.tensor_memo.clear()  # its references keep modules from moving
-        for each in tree_leaves(result):
-            if self._depth == 0 and isinstance(each, Tensor):
-                self._count(each.untyped_storage())
-        return result
-
-    def begin(self) -> None:
-        """Count from here on: what there is already lies elsewhere."""
-        self.now = self.peak = 0
-        self.heap = Heap()
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known or not size:
-            return
-
-        heap = self.heap
-        place = heap.allocate(size)
-
-        def forget(_: object) -> None:
-            heap.free(place)
-            if heap is self.heap:
-                self.now -= size
-            del self._known[key]
-
-        self._known[key] = weakref.ref(storage, forget)
-        self.now += size
-        self.peak = max(self.peak, self.now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +77,9 @@ class Counted:
     and the logits."""
     lost: int
     """Of a heap, between the tensors: its end less the most that is held at once."""
-    replaced: int
-    """Of embeddings in the base model's file that stay mapped into memory, though others with rows
-    for new tokens have taken their place."""
+    mapped: int
+    """Of the base model's file, what stays mapped into memory though something else has taken its
+    place: embeddings with rows for new tokens, weights of few bits."""
     unfused: int
     """Of the loss of a chunk of targets, besides its logits, where it is not compiled."""
     flops_per_token: tuple[int, int]
@@ -195,6 +124,8 @@ def count_training(
         model = _empty_model(config, held)
         embeddings = sum(map(_size, embedding_weights(model)))
         num_weights = sum(each.numel() for each in model.parameters())
+        if train.lora.quantization is not None:
+            in_few_bits(model, train.lora.quantization, device.dtype)
         if train.lora.rank is not None:
             last = model.config.get_text_config().vocab_size
             new = range(last - NUM_NEW_TOKENS, last) if has_new_tokens else ()
@@ -205,10 +136,8 @@ def count_training(
         if device.kind == "cuda":
             model.set_attn_implementation(FUSED)
         if compiled:
-            torch.compiler.reset()  # it stops compiling after some models of other shapes
-            objective._nll_to_gradient = _fused_nll_to_gradient
-            for block in decoder_blocks(model):
-                block.compile(dynamic=False, backend="aot_eager_decomp_partition")
+            objective._nll_to_gradient = fused_nll_to_gradient
+            compile_blocks(model, meter)
         optimizer = Optimizer(objective, train)
         trained = [each for each in model.parameters() if each.requires_grad]
         passes = Passes(
@@ -232,7 +161,10 @@ def count_training(
         flops = flops_per_token(model)
         peak, lost = meter.peak, meter.heap.top - meter.peak
         unfused = _count_unfused(meter, len(model.get_output_embeddings().weight), device.dtype)
-    saved, widened = _few_bits(model, train.lora.quantization)
+    saved = saved_bytes(model, train.lora.quantization)
+    mapped = embeddings if has_new_tokens else 0
+    if train.lora.quantization is not None:
+        mapped += num_weights * own.itemsize - embeddings
     weights, of_trained = sum(map(_size, model.parameters())), sum(map(_size, trained))
     blocks = [sum(map(_size, block.parameters())) for block in decoder_blocks(model)]
     return Counted(
@@ -241,9 +173,9 @@ def count_training(
         moments=moments,
         published=num_weights * own.itemsize,
         largest_part=max([*blocks, weights - sum(blocks)]),
-        passing=peak - weights - of_trained - moments + widened,
+        passing=peak - weights - of_trained - moments,
         lost=lost,
-        replaced=embeddings if has_new_tokens and own == held else 0,
+        mapped=mapped if own == held else 0,
         unfused=unfused,
         flops_per_token=flops,
         shapes=shapes,
@@ -316,27 +248,6 @@ def _pass(passes: Passes, device: Device) -> None:
     total.backward()  # type: ignore[no-untyped-call]
 
 
-def _fused_attention(
-    _module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: object,  # noqa: ARG001
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Stand for a GPU's attention: it keeps queries, keys, values and output, and no scores.
-
-    So do the products of linear attention, which this is.
-    """
-    query, key, value = in_product_type(query, key, value)
-    in_groups = torch.unflatten(query, 1, (key.shape[1], -1)).flatten(2, 3)
-    output = (in_groups @ (key.transpose(-1, -2) @ value)).view_as(query)
-    return output.transpose(1, 2), None
-
-
-AttentionInterface.register(FUSED, _fused_attention)
-
-
 def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model as ``load_plain_model`` would, by what its layers look like."""
     make = partial(AutoModelForCausalLM.from_config, dtype=dtype)
@@ -354,8 +265,6 @@ def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMode
 def _held_type(config: PreTrainedConfig, train: TrainParams, device: Device) -> torch.dtype:
     if train.lora.rank is None:
         return torch.bfloat16 if train.weights == "bfloat16" else torch.float32
-    if train.lora.quantization is not None:
-        return device.dtype
     return device.dtype if _own_type(config) == device.dtype else torch.float32
 
 
@@ -364,30 +273,11 @@ def _own_type(config: PreTrainedConfig) -> torch.dtype:
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
-def _few_bits(model: PreTrainedModel, kind: str | None) -> tuple[int, int]:
-    """Return the bytes that fewer bits save of the linear layers, and those of one widened."""
-    if kind is None:
-        return 0, 0
-    frozen = [
-        each
-        for block in decoder_blocks(model)
-        for each in block.parameters()
-        if each.ndim == 2 and not each.requires_grad
-    ]
-    few = sum(BYTES_PER_WEIGHT[kind] * each.numel() for each in frozen)
-    return sum(map(_size, frozen)) - int(few), max(map(_size, frozen))
-
-
 def _count_unfused(meter: Meter, num_tokens: int, dtype: torch.dtype) -> int:
     logits = torch.zeros(TARGETS_PER_CHUNK, num_tokens, dtype=dtype)
     before = meter.peak = meter.now
     nll_to_gradient(logits, torch.zeros(TARGETS_PER_CHUNK, dtype=torch.int64), None)
     return meter.peak - before
-
-
-def _fused_nll_to_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001
-    """As it is compiled: into one kernel that needs no other memory."""
-    return logits.sum(dtype=torch.float32)
 
 
 def _size(tensor: Tensor) -> int:

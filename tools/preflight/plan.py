@@ -21,6 +21,8 @@ from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
 
 PROCESS = {"cpu": 0.4e9, "cuda": 0.6e9}
 """What a process takes before there is a model: libraries, or a GPU's context (assumed)."""
+FEW_BITS = 0.14e9
+"""What the package bitsandbytes takes beside that, where it is loaded."""
 COMPILER = 0.2e9
 """What the compiler leaves in a process that trains on a CPU."""
 LOST_ON_GPU = 0.1
@@ -79,6 +81,8 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
         whole = 0 if train.lora.rank is None else counted.trained + counted.moments
         held = whole + (held - whole) / num_parts + 2 * counted.largest_part  # and its gradient
     needed = PROCESS[device.kind] + held + counted.passing
+    if train.lora.quantization is not None or train.optimizer != "adamw":
+        needed += FEW_BITS
     scoring = count_scoring(config, params.score, kind=device.kind)
     of_model: float = scoring.weights
     if num_parts > 1:
@@ -89,7 +93,7 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
         needed += LOST_ON_GPU * counted.passing
         score += LOST_ON_GPU * scoring.passing
     else:
-        needed += counted.lost + counted.replaced
+        needed += counted.lost + counted.mapped
         # Beside what training's heap keeps, adapters are merged, and the loss is measured where
         # publishing changes weights, uncompiled.
         if train.lora.rank is not None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuning.embedded import EMBEDDED_MODEL
-from tuning.progress import growing
+from tuning.progress import growing, waiting
 from tuning.run.errors import UserError
 from tuning.run.files import disk_errors, write_json
 from tuning.sources.hub import HUB_ID, Repository, checked_commit
@@ -119,7 +119,7 @@ def from_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Its progress bar is a plain tqdm, which none of transformers' switches reach.
-    shown = growing(f"fetch: {gguf.stem} in float32", folder, None)
+    shown = waiting(f"fetch: {gguf.stem} in float32")
     with shown, redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype="float32"

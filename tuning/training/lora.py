@@ -108,6 +108,20 @@ def merged(
     return plain
 
 
+def never_learned(adapted: nn.Module) -> list[str]:
+    """Return the last parts of layers' names of which every adapter is as it began.
+
+    The model takes such a layer's weights without calling it, or no token came by.
+    """
+    learned: dict[str, bool] = {}
+    for name, parameter in adapted.named_parameters():
+        layer, is_second, _ = name.partition(".lora_B.")  # which begins as zeros
+        if is_second:
+            last = layer.rsplit(".", 1)[-1]
+            learned[last] = learned.get(last, False) or bool(parameter.any())
+    return sorted(name for name, has_moved in learned.items() if not has_moved)
+
+
 def adapts_experts(adapted: nn.Module) -> bool:
     """Tell whether experts of one tensor are among what has adapters."""
     return any(is_expert_adapter(module) for module in adapted.modules())

@@ -53,13 +53,14 @@ class Progress:
         if timing.num_steps == 1:
             timing.first_step_seconds = timing.seconds
             self._first_end = now
+            self._bar.update(1, f"loss {loss:.3f}", is_usual=False)  # most of it was compiling
         else:
             self._num_target_tokens += num_target_tokens
             timing.seconds_per_step = (now - self._first_end) / (timing.num_steps - 1)
             self._num_row_tokens += num_row_tokens
             timing.row_tokens_per_second = self._num_row_tokens / (now - self._first_end)
             timing.tokens_per_second = self._num_target_tokens / (now - self._first_end)
-        self._bar.update(1, f"loss {loss:.3f}, {timing.tokens_per_second:.0f} tokens/s")
+            self._bar.update(1, f"loss {loss:.3f}, {timing.tokens_per_second:.0f} tokens/s")
         if timing.num_steps == STEPS_BEFORE_ESTIMATE and self._num_steps_left > timing.num_steps:
             left = self._num_steps_left - timing.num_steps
             self.say(
