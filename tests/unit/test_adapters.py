@@ -232,6 +232,29 @@ def test_what_is_frozen_keeps_the_bases_type_and_what_is_published_has_it(
     assert nll / num_targets(WINDOWS) == pytest.approx(figures["sample_loss_published"], rel=1e-2)
 
 
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_training_begins_as_the_base_whatever_its_type(
+    llama_in_bf16: Start, quantization: Any
+) -> None:
+    few_bits = quantization_config("nf4", torch.bfloat16) if quantization else None
+    model, plain = (
+        load_for_training(
+            llama_in_bf16.base,
+            llama_in_bf16.tokenizer,
+            MAX_LENGTH,
+            dtype=torch.bfloat16,
+            quantization=few_bits,
+        )
+        for _ in range(2)
+    )
+    lora = LORA.model_copy(update={"use_dora": True, "quantization": quantization})
+    add_adapters(model, lora, NEW_TOKENS)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        found, expected = (each(input_ids=ids).logits for each in (model, plain))
+    assert torch.equal(found, expected)
+
+
 def test_full_training_is_rounded_to_the_bases_type_and_says_what_that_cost(
     llama_in_bf16: Start, rows: PackedRows, tmp_path: Path
 ) -> None:

@@ -21,8 +21,8 @@ from tuning.training.checkpoint import NUM_CHECKPOINTS_KEPT
 
 PROCESS = {"cpu": 0.4e9, "cuda": 0.6e9}
 """What a process takes before there is a model: libraries, or a GPU's context (assumed)."""
-FEW_BITS = 0.14e9
-"""What the package bitsandbytes takes beside that, where it is loaded."""
+ADAPTERS = 0.06e9
+"""What PEFT and bitsandbytes take beside that, where they are loaded."""
 COMPILER = 0.2e9
 """What the compiler leaves in a process that trains on a CPU."""
 LOST_ON_GPU = 0.1
@@ -81,8 +81,8 @@ def make_plan(config: PreTrainedConfig, params: Params, machine: Machine) -> Pla
         whole = 0 if train.lora.rank is None else counted.trained + counted.moments
         held = whole + (held - whole) / num_parts + 2 * counted.largest_part  # and its gradient
     needed = PROCESS[device.kind] + held + counted.passing
-    if train.lora.quantization is not None or train.optimizer != "adamw":
-        needed += FEW_BITS
+    if train.lora.rank is not None or train.optimizer != "adamw":
+        needed += ADAPTERS
     scoring = count_scoring(config, params.score, kind=device.kind)
     of_model: float = scoring.weights
     if num_parts > 1:
