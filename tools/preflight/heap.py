@@ -36,11 +36,14 @@ class Heap:
         self._kept: dict[int, list[int]] = {size: [] for size in SMALL}
         """Small blocks that are free, by size: kept for the next tensors."""
         self._num_tensors = 0
+        self.has_small_blocks = True
+        """Whether they come beside tensors; compiled code makes none from step to step."""
 
     def allocate(self, num_bytes: int) -> list[int]:
         """Find a place for a tensor; return its block and the small ones beside it."""
         self._num_tensors += 1
         sizes = SMALL if self._num_tensors % EVERY == 0 else SMALL[:1]
+        sizes = sizes if self.has_small_blocks else ()
         small = [kept.pop() if (kept := self._kept[size]) else self._take(size) for size in sizes]
         size = _block_size(num_bytes)
         start = self._take(size + ALIGNMENT + LEAST)

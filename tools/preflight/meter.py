@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ class Meter(FakeTensorMode):
         self.peak = 0
         self.heap = Heap()
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._counts = True
         self._depth = 0  # an operation of a new shape runs others, for its own shape
 
     def __torch_dispatch__(
@@ -66,21 +64,9 @@ class Meter(FakeTensorMode):
         self.now = self.peak = 0
         self.heap = Heap()
 
-    @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Take what is made meanwhile for nothing: a kernel keeps it in registers."""
-        self._counts = False
-        try:
-            yield
-        finally:
-            self._counts = True
-
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key in self._known or not size:
-            return
-        if not self._counts:
-            self._known[key] = weakref.ref(storage, lambda _: self._known.pop(key))
             return
 
         heap = self.heap

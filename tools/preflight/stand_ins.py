@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._inductor.decomposition import select_decomp_table
-from torch.fx import GraphModule, Interpreter, Node
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -79,71 +72,9 @@ def saved_bytes(model: PreTrainedModel, kind: str | None) -> int:
 def compile_blocks(model: PreTrainedModel, meter: Meter) -> None:
     """Let the decoder's blocks hold what they would if they were compiled."""
     torch.compiler.reset()  # it stops compiling after some models of other shapes
-    backend = partial(_compile, meter)  # the same for all of them: it goes by that, too
     for block in decoder_blocks(model):
-        block.compile(dynamic=False, backend=backend)
-
-
-class _Kernels(Interpreter):
-    """Runs the steps of a graph as if they were compiled.
-
-    Steps that go number by number are one kernel with what reads them. So what they make is
-    nowhere, unless a product or another graph reads it.
-    """
-
-    def __init__(self, graph: GraphModule, meter: Meter) -> None:
-        """Take a graph, whose tensors the meter counts."""
-        super().__init__(graph)
-        self._meter = meter
-        self._inside = {
-            node
-            for node in graph.graph.nodes
-            if _has_tag(node, torch.Tag.pointwise) and all(map(_goes_on, _readers(node)))
-        }
-
-    def run_node(self, n: Node) -> Any:
-        """Run a step."""
-        with self._meter.uncounted() if n in self._inside else nullcontext():
-            return super().run_node(n)
-
-
-def _has_tag(node: Node, tag: torch.Tag) -> bool:
-    return tag in getattr(node.target, "tags", ())
-
-
-def _is_view(node: Node) -> bool:
-    return getattr(node.target, "is_view", False) or node.target is operator.getitem
-
-
-def _readers(node: Node) -> Iterator[Node]:
-    """Yield the steps that read what a step makes, itself or as a view."""
-    for reader in node.users:
-        yield from _readers(reader) if _is_view(reader) else (reader,)
-
-
-def _goes_on(node: Node) -> bool:
-    """Tell whether a step is one of a kernel that its inputs are made in."""
-    return _has_tag(node, torch.Tag.pointwise) or _has_tag(node, torch.Tag.reduction)
-
-
-def _compile(meter: Meter, graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Compile a graph, forward and backward, into what is counted as kernels would hold it."""
-
-    def compiler(part: GraphModule, _inputs: object) -> Callable[..., Any]:
-        kernels = _Kernels(part, meter)
-
-        def run(inputs: list[Any]) -> Any:
-            return kernels.boxed_run(inputs)
-
-        vars(run)["_boxed_call"] = True  # it empties the list, so that inputs end with their use
-        return run
-
-    return aot_autograd(
-        fw_compiler=compiler,
-        bw_compiler=compiler,
-        decompositions=select_decomp_table,
-        partition_fn=partial(min_cut_rematerialization_partition, compiler="inductor"),
-    )(graph, inputs)
+        block.compile(dynamic=False, backend="aot_eager_decomp_partition")
+    meter.heap.has_small_blocks = False
 
 
 def fused_nll_to_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001

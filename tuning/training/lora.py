@@ -75,7 +75,9 @@ def add_adapters(model: PreTrainedModel, lora: LoraParams, new_tokens: Sequence[
     assert isinstance(adapted, PeftModel)
     _measure_magnitudes(adapted)
     # PEFT takes an embedding for a lookup, and a head for a product without a bias.
-    if new_tokens and not torch.allclose(_some_logits(model), before, rtol=1e-2, atol=1e-2 * float(before.std())):
+    if new_tokens and not torch.allclose(
+        _some_logits(model), before, rtol=1e-2, atol=1e-2 * float(before.std())
+    ):
         raise UserError(
             "train.lora.rank: the rows of new tokens cannot be trained beside this model's "
             "frozen ones. Set encoding.template: chat, which adds no tokens, or "
