@@ -3,8 +3,8 @@
     python -m benchmarks.families --out families.md
 
 Each model is saved and loaded as a base model is. "Yes" means: what training and scoring compute of
-several texts is what transformers computes of each alone, unmasked (loss, gradients and nats); and
-that ``tools.export_gguf`` writes a GGUF file.
+several texts is what transformers computes of each alone, unmasked (loss, gradients and nats); that
+replies are written side by side; and that ``tools.export_gguf`` writes a GGUF file.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from tuning.run.errors import UserError
 from tuning.run.process import die_with_parent
 from tuning.scoring.nats import TokenSequence, token_nll
 from tuning.training.loss import PackedLoss
+from tuning.writing.row_cache import writes_side_by_side
 
 NUM_TOKENS = 300
 """The vocabulary's."""
@@ -224,9 +225,10 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     lines = [
-        "| family | model_type | trains packed | trains unpacked | scores | exports | why not |"
+        "| family | model_type | trains packed | trains unpacked | scores | writes side by side "
+        "| exports | why not |"
     ]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|")
     for kind in args.families or FAMILIES:
         lines.append(row(kind))
         print(lines[-1], flush=True)
@@ -242,11 +244,12 @@ def row(kind: str) -> str:
             model = load_plain_model(folder)
         except UserError as error:
             why, _, _ = str(error).removeprefix("model.name: ").partition(". ")
-            cells, reasons = ["no"] * 4, [why]
+            cells, reasons = ["no"] * 5, [why]
         else:
             is_alone = reads_alone(model)
             packed = "no" if is_alone else said(trains(model, packing=True))
             cells = [packed, said(trains(model, packing=False)), said(scores(model))]
+            cells.append("yes" if writes_side_by_side(model) else "no")
             reasons = ["its layers do not keep texts in one row apart"] * is_alone
             refusal = refused_export(folder)
             cells.append("yes" if refusal is None else "no")

@@ -38,6 +38,8 @@ DIALOGUES = [
     for size in range(1, 6)
 ]
 SAMPLED = Sampling(temperature=1.0, top_p=0.95, seed=5)
+ONE_BY_ONE = "recurrent_gemma"
+"""A kind whose state is not in the cache."""
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +181,18 @@ def test_a_model_without_further_positions_stops(speakers: SpeakerTokens, tiny_b
     params=[
         *("gemma3_text", "gemma2", "mistral", "gpt_oss", "llama4_text"),
         *("qwen3_5_text", "lfm2", "granitemoehybrid", "falcon_h1", "bamba", "falcon_mamba"),
+        *("bloom", ONE_BY_ONE),
+        *(
+            pytest.param(kind, marks=pytest.mark.thorough)
+            for kind in ("gptj", "qwen3_next", "olmo_hybrid", "lfm2_moe", "jamba", "zamba2")
+            + ("nemotron_h", "mamba2")
+        ),
     ]
 )
 def other_model(
     request: pytest.FixtureRequest, speakers: SpeakerTokens, tmp_path: Path
 ) -> PreTrainedModel:
-    """Of layers that look back 8 tokens, or that read a row from left to right."""
+    """Of layers that look back 8 tokens, that read a row from left to right, or with own masks."""
     made = small_model(
         request.param, vocab_size=len(speakers.tokenizer), max_position_embeddings=MAX_POSITIONS
     )
@@ -195,7 +203,11 @@ def other_model(
 def test_other_models_write_what_their_whole_text_says(
     other_model: PreTrainedModel, speakers: SpeakerTokens
 ) -> None:
-    """Every token is the likeliest behind all before it, read anew, alone, without a cache."""
+    """Every token is the likeliest behind all before it, read anew, alone, without a cache.
+
+    Token by token Zamba 2 computes otherwise than all at once: its nats differ by up to 5e-4.
+    """
+    tolerance = 1e-3 if other_model.config.model_type == "zamba2" else 1e-4
     requests = [one for one in requests_for(speakers, 2) if one.sampling == GREEDY]
     written = write(other_model, speakers, requests)
     assert max(request.length for request in requests) > 2 * WINDOW
@@ -207,7 +219,7 @@ def test_other_models_write_what_their_whole_text_says(
                 with torch.inference_mode():
                     logits = other_model(torch.tensor([ids]), use_cache=False).logits[0, -1]
                 assert logits.argmax() == token
-                assert nats == pytest.approx(-logits.log_softmax(-1)[token].item(), abs=1e-4)
+                assert nats == pytest.approx(-logits.log_softmax(-1)[token].item(), abs=tolerance)
                 ids.append(token)
             ids += speakers.end
 
@@ -215,8 +227,16 @@ def test_other_models_write_what_their_whole_text_says(
 def test_company_changes_nothing_that_other_models_write(
     other_model: PreTrainedModel, speakers: SpeakerTokens
 ) -> None:
-    requests = requests_for(speakers, 2)
-    written = [[one.ids for one in replies] for replies in write(other_model, speakers, requests)]
+    """Nor do places that rows leave, or a row that is moved into one: some end before others."""
+    requests = [*requests_for(speakers, 2)[:15], *requests_for(speakers, 1)[::4]]
+    widths = set[int]()
+
+    def note(_: object, __: object, inputs: dict[str, Any]) -> None:
+        widths.add(len(inputs["input_ids"]))
+
+    with other_model.register_forward_pre_hook(note, with_kwargs=True):
+        written = [[one.ids for one in each] for each in write(other_model, speakers, requests)]
+    assert max(widths) == (1 if other_model.config.model_type == ONE_BY_ONE else 4)
     alone = [write(other_model, speakers, [one], 1)[0] for one in requests]
     assert written == [[one.ids for one in replies] for replies in alone]
 
@@ -232,7 +252,7 @@ def test_other_models_stop_without_further_positions(
     for request, expected, replies in zip(
         requests, unlimited, write(model, speakers, requests), strict=True
     ):
-        assert replies == expected[: len(replies)]
+        assert [one.ids for one in replies] == [one.ids for one in expected[: len(replies)]]
         read = request.length + sum(len(one.ids) + 2 for one in replies)
         assert read <= 40 + 2 or not replies
 

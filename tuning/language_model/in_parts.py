@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 
-def read_part(
-    model: PreTrainedModel, ids: Sequence[int], cache: DynamicCache, start: int
-) -> Tensor:
+def read_part(model: PreTrainedModel, ids: Sequence[int], cache: Cache, start: int) -> Tensor:
     """Read tokens behind those in the cache; return the logits ``[1, V]`` of the one to come.
 
     Args:
@@ -22,17 +21,29 @@ def read_part(
         cache: Made for the model's configuration.
         start: The number of tokens that were read before.
     """
+    tokens = torch.tensor([list(ids)], device=model.device)
+    positions = torch.arange(start, start + len(ids), device=model.device)
+    return read_rows(model, tokens, cache, positions[None])
+
+
+def read_rows(
+    model: PreTrainedModel,
+    ids: Tensor,
+    cache: Cache,
+    positions: Tensor,
+    attention_mask: Tensor | dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Read ``ids[B, T]`` at ``positions[B, T]``; return the logits ``[B, V]`` of those to come.
+
+    The mask is in the form that the model takes; None: each row sees all that is in the cache.
+    """
     taken = signature(model.forward).parameters
     inputs: dict[str, Any] = {
         "cache_params" if "cache_params" in taken else "past_key_values": cache
     }
     if "position_ids" in taken:  # not every model counts what was read (Bamba)
-        positions = torch.arange(start, start + len(ids), device=model.device)
-        inputs["position_ids"] = positions[None]
+        inputs["position_ids"] = positions
     logits: Tensor = model(
-        input_ids=torch.tensor([list(ids)], device=model.device),
-        **inputs,
-        use_cache=True,
-        logits_to_keep=1,
+        input_ids=ids, attention_mask=attention_mask, **inputs, use_cache=True, logits_to_keep=1
     ).logits[:, -1]
     return logits

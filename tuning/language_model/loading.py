@@ -133,27 +133,27 @@ def keeps_apart(model: PreTrainedModel) -> bool:
 
     Layers that do not see everything before see so little meanwhile that the texts exceed it.
     """
-    texts = _texts(model)
+    texts = two_texts(model)
     positions = torch.cat([torch.arange(len(text)) for text in texts])[None].to(model.device)
     owner = torch.arange(len(texts)).repeat_interleave(torch.tensor(LENGTHS)).to(model.device)
     visible = (owner[:, None] == owner).tril()[None, None]
-    with _short_reach(model.config.get_text_config()):
-        alone = [_logits(model, text[None])[0] for text in texts]
+    with short_reach(model.config.get_text_config()):
+        alone = [logits_of(model, text[None])[0] for text in texts]
         if not has_plain_attention(model) and not model._supports_attention_backend:
             return False  # a mask of its own
         one, other = texts
         try:
             masks = attention_masks(model, visible, positions, positions)
             together, beside_another = (
-                _logits(model, torch.cat(row)[None], position_ids=positions, attention_mask=masks)[
-                    0
-                ]
+                logits_of(
+                    model, torch.cat(row)[None], position_ids=positions, attention_mask=masks
+                )[0]
                 for row in ((one, other), (one.flip(0), other))
             )
         except Exception:  # whatever layers make of a mask that is not for them
             return False
     error = (together - beside_another)[len(one) :].abs().max() / together.std()
-    return not error > TOLERANCE and _is_same(model, together, torch.cat(alone))
+    return not error > TOLERANCE and is_same(model, together, torch.cat(alone))
 
 
 @torch.no_grad()
@@ -162,16 +162,16 @@ def keeps_rows_apart(model: PreTrainedModel) -> bool:
 
     And whether a text does that is read in two parts, as it is while it is written.
     """
-    texts = _texts(model)
-    alone = torch.cat([_logits(model, text[None])[0] for text in texts])
+    texts = two_texts(model)
+    alone = torch.cat([logits_of(model, text[None])[0] for text in texts])
     rows = pad_sequence(texts, batch_first=True)
     is_text = torch.arange(rows.shape[1]) < torch.tensor(LENGTHS)[:, None]
-    found = _logits(model, rows, logits_to_keep=is_text.to(model.device))
+    found = logits_of(model, rows, logits_to_keep=is_text.to(model.device))
     ids = texts[-1].tolist()
     cache = DynamicCache(config=model.config)
     bounds = [0, *range(LENGTHS[0], LENGTHS[-1] + 1)]
     in_parts = [read_part(model, ids[a:b], cache, a) for a, b in pairwise(bounds)]
-    return _is_same(model, found.view_as(alone), alone) and _is_same(
+    return is_same(model, found.view_as(alone), alone) and is_same(
         model, torch.cat(in_parts), alone[-len(in_parts) :]
     )
 
@@ -205,17 +205,20 @@ def num_visible(config: PreTrainedConfig) -> int:
     return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
-def _texts(model: PreTrainedModel) -> list[Tensor]:
+def two_texts(model: PreTrainedModel) -> list[Tensor]:
+    """Token ids of two texts of ``LENGTHS``, of which a model is asked."""
     num_ids = model.config.get_text_config().vocab_size
     return [(torch.arange(1, length + 1) * 97 % num_ids).to(model.device) for length in LENGTHS]
 
 
-def _logits(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> Tensor:
+def logits_of(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> Tensor:
+    """Return the logits ``[B, T, V]`` of whole rows."""
     result: Tensor = model(input_ids=input_ids, **inputs, use_cache=False).logits
     return result
 
 
-def _is_same(model: PreTrainedModel, found: Tensor, expected: Tensor) -> bool:
+def is_same(model: PreTrainedModel, found: Tensor, expected: Tensor) -> bool:
+    """Tell whether logits ``[N, V]`` differ by no more than rounding in a model of its type."""
     errors = (found - expected).abs().amax(dim=-1) / expected.std()
     is_exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     is_other = errors.max() > TOLERANCE if is_exact else errors.median() > LOW_TOLERANCE
@@ -223,7 +226,7 @@ def _is_same(model: PreTrainedModel, found: Tensor, expected: Tensor) -> bool:
 
 
 @contextmanager
-def _short_reach(config: PreTrainedConfig) -> Iterator[None]:
+def short_reach(config: PreTrainedConfig) -> Iterator[None]:
     """Let layers that do not see everything before see ``NEAREST`` tokens."""
     names = ("sliding_window", "attention_chunk_size")
     found = {name: far for name in names if (far := getattr(config, name, None))}

@@ -5,7 +5,7 @@ of its name, so neither the order of the rows nor the batch size changes what is
 continue the same dialogue share its pass, at whatever turn they leave it; the place of a row that
 has finished is taken by the next request.
 
-A model that ``reads_alone`` writes one reply after the other.
+A model that does not keep rows apart (``writes_side_by_side``) writes one reply after the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +25,7 @@ from tuning.language_model.in_parts import read_part
 from tuning.language_model.loading import num_visible, reads_alone
 from tuning.progress import Bar
 from tuning.tokens.template import Ending, Template
-from tuning.writing.row_cache import RowCache
+from tuning.writing.row_cache import OneRow, RowCache, writes_side_by_side
 
 FIRST_TRY = 256
 """Likeliest tokens among which the nucleus is looked for first: sorting all of them is slow."""
@@ -113,19 +112,13 @@ def write_replies(
         ``[N]`` The replies of each request, one per speaker that it names; fewer where the model
         has no positions left.
     """
-    num_positions = num_visible(model.config)
-    in_order = _in_order(requests, num_positions)
+    in_order = _in_order(model, requests)
     mine = deal(model, in_order, by=lambda number: requests[number].context)
-    if reads_alone(model):
-        written = _write_alone(model, template, [requests[i] for i in mine], max_new_tokens)
-        replies = dict(zip(mine, written, strict=True))
-    else:
-        replies = _write_side_by_side(model, template, requests, mine, max_new_tokens, batch_size)
-    everything = collect(model, replies)
+    everything = collect(model, _write(model, template, requests, mine, max_new_tokens, batch_size))
     return [everything.get(number, []) for number in range(len(requests))]
 
 
-def _write_side_by_side(
+def _write(
     model: PreTrainedModel,
     template: Template,
     requests: Sequence[Request],
@@ -137,24 +130,20 @@ def _write_side_by_side(
     num_positions = num_visible(model.config)
     replies: dict[int, list[Reply]] = {}
     waiting = deque(numbers)
-    cache = RowCache(min(batch_size, len(waiting)))
+    num_rows = min(batch_size, len(waiting)) if writes_side_by_side(model) else 1
+    cache = RowCache(num_rows) if writes_side_by_side(model) else OneRow()
     contexts = _Contexts(model, [requests[number] for number in waiting])
     rows: list[_Row] = []
     bar = _bar(model, len(waiting))
     while waiting or rows:
-        while waiting and len(rows) < batch_size:
+        while waiting and len(rows) < num_rows:
             number = waiting.popleft()
             request = requests[number]
-            cache.put(len(rows), contexts.read(request.context), request.length)
+            cache.put(len(rows), contexts.read(request), request.length)
             first = list(request.tags[0])
             rows.append(_Row(number, request, pending=first, position=request.length))
-        logits = model(
-            input_ids=torch.tensor([[row.pending.pop(0)] for row in rows], device=model.device),
-            attention_mask=cache.expect(model, [row.position for row in rows]),
-            position_ids=torch.tensor([[row.position] for row in rows], device=model.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+        ids = [row.pending.pop(0) for row in rows]
+        logits = cache.read(model, ids, [row.position for row in rows])
         writing = [index for index, row in enumerate(rows) if not row.pending]
         if writing:
             chosen, nats = choose_tokens(logits[writing].float(), [rows[i] for i in writing])
@@ -174,77 +163,47 @@ def _write_side_by_side(
     return replies
 
 
-def _write_alone(
-    model: PreTrainedModel, template: Template, requests: Sequence[Request], max_new_tokens: int
-) -> list[list[Reply]]:
-    """Write one reply after the other; what neighbours read before the first token is read once."""
-    num_positions = num_visible(model.config)
-    rows: list[_Row] = []
-    before: list[int] = []
-    bar = _bar(model, len(requests))
-    for request in requests:
-        bar.update()
-        start = [*request.context[: request.length], *request.tags[0]]
-        row = _Row(len(rows), request, pending=[], position=len(start))
-        rows.append(row)
-        if len(start) > num_positions:
-            continue
-        if start != before:
-            before, read = start, DynamicCache(config=model.config)
-            first = read_part(model, start, read, 0)
-        cache, logits = deepcopy(read), first
-        while True:
-            [token], [nat] = choose_tokens(logits.float(), [row])
-            _take(row, token, nat, template, max_new_tokens)
-            if row.is_done or row.position + len(row.pending) > num_positions:
-                break
-            for pending in row.pending:
-                logits = read_part(model, [pending], cache, row.position)
-                row.position += 1
-    bar.close()
-    return [row.replies for row in rows]
-
-
 def _bar(model: PreTrainedModel, num_replies: int) -> Bar:
     is_shown = num_replies > 1 and processes_of(model).is_main
     return Bar("score", "responses written", num_replies, shown=is_shown)
 
 
-def _in_order(requests: Sequence[Request], num_positions: int) -> list[int]:
-    """Order the requests: most turns first, as they take longest; those of one context together.
+def _in_order(model: PreTrainedModel, requests: Sequence[Request]) -> list[int]:
+    """Order the requests: most turns first, as they take longest; those of one reading together.
 
     Neighbours have contexts of nearly one length, and so see few slots that are not their own.
     """
+    num_positions = num_visible(model.config)
     possible = (i for i, request in enumerate(requests) if request.length < num_positions)
     keys = {i: (-len(requests[i].tags), len(requests[i].context)) for i in possible}
-    return sorted(keys, key=lambda i: (keys[i], requests[i].context))
+    return sorted(
+        keys,
+        key=lambda i: (keys[i], requests[i].context, reads_alone(model) and requests[i].length),
+    )
 
 
 class _Contexts:
-    """Reads each context once, as far as any request sees it."""
+    """Reads each context once, as far as any request sees it; where states follow, as each does."""
 
     def __init__(self, model: PreTrainedModel, requests: Sequence[Request]) -> None:
         """Take all requests, in the order in which they begin."""
         self._model = model
         self._lengths: dict[tuple[int, ...], int] = {}
-        for request in requests:
-            seen = self._lengths.get(request.context, 0)
-            self._lengths[request.context] = max(seen, request.length)
-        self._context: tuple[int, ...] = ()
+        if not reads_alone(model):
+            for request in requests:
+                seen = self._lengths.get(request.context, 0)
+                self._lengths[request.context] = max(seen, request.length)
+        self._ids: tuple[int, ...] = ()
 
-    def read(self, context: tuple[int, ...]) -> DynamicCache:
-        """Return a context's keys and values; those of the last context are kept."""
-        if context != self._context:
-            self._context = context
-            self._cache = DynamicCache()  # keeps what layers that look back less far see no more
-            self._model(
-                input_ids=torch.tensor(
-                    [context[: self._lengths[context]]], device=self._model.device
-                ),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+    def read(self, request: Request) -> DynamicCache:
+        """Return what layers keep of a context; that of the last one is kept, if it is all."""
+        ids = request.context[: self._lengths.get(request.context, request.length)]
+        if ids != self._ids or not writes_side_by_side(self._model):
+            self._ids = ids
+            # Without it, layers that look back less far keep what they see no more.
+            config = self._model.config if reads_alone(self._model) else None
+            self._cache = DynamicCache(config=config)
+            read_part(self._model, ids, self._cache, 0)
         return self._cache
 
 
