@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 from benchmarks.families import FAMILIES, small_model
 from tests.conftest import TEXTS
@@ -244,9 +244,16 @@ def test_the_change_that_is_advised_fits_by_the_plan(
         here = machine(1.001 * needed / CLOSE)
         assert make_plan(config, asked, here).train > CLOSE * here.memory
         assert smallest_change(config, asked, here) == wanted
+    larger = LlamaConfig(  # of which the weights weigh more than the library for adapters
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        vocab_size=400,
+    )
     adapters = with_values(asked, smallest | {"train.lora.rank": 16})
-    here = machine(1.0001 * make_plan(config, adapters, machine(1)).train / CLOSE)
-    found = smallest_change(config, asked, here)
+    here = machine(1.0001 * make_plan(larger, adapters, machine(1)).train / CLOSE)
+    found = smallest_change(larger, asked, here)
     assert found is not None and found["train.lora.rank"] == 16
     assert make_plan(config, with_values(asked, found), here).train < CLOSE * here.memory
     assert smallest_change(config, asked, machine(1e8)) is None

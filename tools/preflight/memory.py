@@ -201,13 +201,13 @@ def count_scoring(
         ids = torch.zeros(1, TREE_TOKENS, dtype=torch.int64)
         before = meter.now
         output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        cache = getattr(output, "past_key_values", None)  # a state space's has one size
+        cache = getattr(output, "past_key_values", None) or getattr(output, "cache_params", None)
         del output
         per_token = (meter.now - before) / TREE_TOKENS if cache else 0
         packed = _packed(model, is_mapped=_own_type(config) == torch.float32)
     slots = SLOTS_AT_ONCE * math.ceil((TREE_TOKENS + score.max_new_tokens) / SLOTS_AT_ONCE)
-    num_rows = 1 if reads_alone(model) else ROWS_PER_DIALOGUE * score.batch_size
-    written = int(per_token * slots * num_rows)
+    # States have one size, and are counted as if they grew: by a half too high at most.
+    written = int(per_token * slots * ROWS_PER_DIALOGUE * score.batch_size)
     if score.dtype == "bfloat16":
         passing = max(passing, weights // 2)
     elif kind == "cpu":
