@@ -25,6 +25,7 @@ from tuning.run.files import (
     write_json,
     write_text,
 )
+from tuning.run.timing import read_timing, record_timing
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,3 +216,12 @@ def test_a_stage_that_has_ended_well_is_not_stopped(number: int) -> None:
     # In naps: Python calls no handler of a signal that comes just before one until that one ends.
     at_exit = "lambda: [print('started', flush=True), [time.sleep(0.01) for _ in range(6000)]]"
     assert run_main(f"import atexit; atexit.register({at_exit})", kill_with=number) == (0, "", "")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"train": 3}', "<<<<<<< HEAD\n{}\n=======\n{}\n"])
+def test_broken_figures_of_time_stop_no_run(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "timing.json"
+    path.write_text(content)
+    assert read_timing(path) == {}
+    record_timing(path, "train", {"seconds": 1.5})
+    assert read_timing(path) == {"train": {"seconds": 1.5}}

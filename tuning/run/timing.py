@@ -14,11 +14,13 @@ from tuning.run.files import write_json
 
 
 def read_timing(path: Path) -> dict[str, dict[str, Any]]:
-    """Read all sections; there are none where there is no file yet."""
-    if not path.exists():
+    """Read all sections; none of a file that is not there yet, or that git could not merge."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # figures of earlier runs are worth no run of now
         return {}
-    content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    sections = content.items() if isinstance(content, dict) else ()
+    return {name: figures for name, figures in sections if isinstance(figures, dict)}
 
 
 def record_timing(path: Path, stage: str, figures: Mapping[str, Any]) -> None:
