@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 import shutil
 import signal
@@ -204,6 +205,26 @@ def test_a_stopped_stage_does_not_exit_with_0(number: int, code: int) -> None:
     assert (returned, out) == (code, "")
     assert "run the same command again to continue" in err
     assert "Traceback" not in err
+
+
+def test_an_interrupted_import_is_one_message(tmp_path: Path) -> None:
+    lines = [
+        "import os, signal",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "import tuning",
+        "os.kill(os.getpid(), signal.SIGINT)",
+    ]
+    (tmp_path / "interrupted").mkdir()
+    (tmp_path / "interrupted/__init__.py").write_text("\n".join(lines))
+    ended = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    message = "\ninterrupted; run the same command again to continue.\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", message)
 
 
 def test_a_stage_that_ends_well_exits_with_0() -> None:

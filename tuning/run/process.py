@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from tuning import PARENT
+from tuning import PARENT, stop_importing
 from tuning.run.errors import UserError
 from tuning.run.files import failure_of, told
 from tuning.run.visible import visible
@@ -33,6 +33,8 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     die_with_parent()
     if os.getppid() != PARENT:  # dvc has ended while this process was importing
         sys.exit(1)
+    if signal.getsignal(signal.SIGINT) is stop_importing:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _exit_on_signal)
     # A name that the terminal cannot show is no failure; dvc puts another stream before its own.
     for stream in (sys.__stdout__, sys.__stderr__):
