@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,17 @@ def test_a_layer_computes_the_same(bias: bool) -> None:
         expected = model(rows)
         pack_weights(model)
         torch.testing.assert_close(model(rows), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(48, 80), Conv1D(80, 48)], ids=["linear", "conv1d"])
+def test_a_layers_weights_can_still_be_read(layer: nn.Linear | Conv1D) -> None:
+    """Jamba and Falcon Mamba multiply by those of ``dt_proj`` and add its bias themselves."""
+    model = nn.Sequential(layer)
+    pack_weights(model)
+    packed: Any = model[0]
+    assert packed is not layer
+    assert torch.equal(packed.weight, layer.weight)
+    assert torch.equal(packed.bias, layer.bias)
 
 
 def test_what_is_not_float32_stays() -> None:

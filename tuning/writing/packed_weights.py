@@ -26,11 +26,18 @@ class _PackedLinear(nn.Module):
         if isinstance(layer, Conv1D):  # [in, out]
             weight = weight.T.contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, NUM_ROWS)
-        self._bias = None if layer.bias is None else layer.bias.detach()
+        self._is_transposed = isinstance(layer, Conv1D)
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own, made anew: some state spaces multiply by it without a call."""
+        weight: Tensor = self._weight.to_dense()
+        return weight.T if self._is_transposed else weight
 
     def forward(self, rows: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, self._weight, self._bias, "none", [], ""
+            rows, self._weight, self.bias, "none", [], ""
         )
         return product
 
