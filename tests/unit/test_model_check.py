@@ -248,6 +248,11 @@ def mixture(folder: Path) -> None:
     save_kind(folder, "mixtral", num_local_experts=3)
 
 
+def with_sinks(folder: Path) -> None:
+    """Attention that PyTorch has no function for."""
+    save_kind(folder, "gpt_oss", head_dim=8, num_local_experts=3, num_experts_per_tok=2)
+
+
 def with_buffers(folder: Path) -> None:
     """Buffers that GPT-2's own repository holds, and no prefix."""
 
@@ -277,6 +282,7 @@ SOUND: dict[str, Callable[[Path], None]] = {
     "Llama": lambda folder: make_tiny_llama(folder, TEXTS),
     "Qwen": qwen,
     "mixture of experts": mixture,
+    "GPT-OSS": with_sinks,
 }
 
 

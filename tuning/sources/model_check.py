@@ -174,14 +174,14 @@ def _compare(config: PreTrainedConfig, shapes: Shapes) -> tuple[int, list[str]]:
         if isinstance(number, int) and number < 1:
             raise ValueError(f"{count} is {number}")
     with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        built = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     model, report = type(built).from_pretrained(
         None,
         config=built.config,
         state_dict=weights,
         dtype=torch.float32,
-        attn_implementation="sdpa",
+        attn_implementation="eager",  # which every model has
         device_map="meta",
         ignore_mismatched_sizes=True,  # they are in the report
         output_loading_info=True,
