@@ -61,6 +61,16 @@ def test_rounding_is_not_taken_for_another_text(tmp_path: Path, kind: str) -> No
     assert reads_alone(load_plain_model(folder, dtype=torch.bfloat16)) == is_alone
 
 
+@pytest.mark.parametrize("kind", ["llama", "lfm2"])
+def test_a_model_with_weights_that_are_no_numbers_is_refused(tmp_path: Path, kind: str) -> None:
+    model = small_model(kind)
+    with torch.no_grad():
+        [each for each in model.model.layers.parameters() if each.ndim == 2][-1][0, 0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is not a number.*Download or save it again"):
+        load_plain_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [("rwkv", {}), ("gemma3_text", {"use_bidirectional_attention": True})],

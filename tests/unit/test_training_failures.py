@@ -185,7 +185,9 @@ CASES = {
         limits="ulimit -f 20",
     ),
     "fewer rows than a batch": Case(few_rows, "11 target tokens in 1 rows", succeeds=True),
-    "a loss that is not a number": Case(broken_weight(math.nan), "step 1: the loss is nan"),
+    "a loss that is not a number": Case(
+        broken_weight(math.nan), "is not a number, as if weights were damaged"
+    ),
     "a loss that grows beyond bounds": Case(
         lambda project: change(project, learning_rate=0.5, weight_decay=1e20),
         "the loss is nan",

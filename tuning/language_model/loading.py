@@ -218,11 +218,17 @@ def logits_of(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> Tenso
 
 
 def is_same(model: PreTrainedModel, found: Tensor, expected: Tensor) -> bool:
-    """Tell whether logits ``[N, V]`` differ by no more than rounding in a model of its type."""
+    """Tell whether logits ``[N, V]`` differ by no more than rounding in a model of its type.
+
+    Raises:
+        ValueError: what is expected is not a number.
+    """
+    if expected.isnan().any():
+        raise ValueError("what it says of a text is not a number, as if weights were damaged")
     errors = (found - expected).abs().amax(dim=-1) / expected.std()
     is_exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     is_other = errors.max() > TOLERANCE if is_exact else errors.median() > LOW_TOLERANCE
-    return not is_other  # not a number: for the loss to find
+    return not is_other
 
 
 @contextmanager
