@@ -42,6 +42,7 @@ from tuning.training.passes import Passes
 from tuning.training.publishing import publish
 from tuning.training.rows import PackedRows
 from tuning.training.schedule import Schedule
+from tuning.training.setup import make_model
 from tuning.training.start import load_for_training
 
 
@@ -336,3 +337,39 @@ def test_the_merged_model_is_the_adapted_one_without_a_trace(
 def test_adapters_for_a_layer_that_is_not_there_are_refused(llama: Start) -> None:
     with pytest.raises(UserError, match=r"train\.lora\.targets: found 'q_prj'.*k_proj.*q_proj"):
         load(llama, LORA.model_copy(update={"targets": "q_prj"}))
+
+
+@pytest.mark.parametrize("base", ["gpt2", "llama"])
+@pytest.mark.parametrize("new_tokens", [[], NEW_TOKENS], ids=["chat", "speakers"])
+def test_embeddings_and_head_are_no_targets(
+    base: str, new_tokens: list[int], request: pytest.FixtureRequest
+) -> None:
+    """They may be tied, and the loss multiplies by the head's weights without calling it."""
+    model, _ = load(request.getfixturevalue(base))
+    embedding = {"gpt2": "wte", "llama": "embed_tokens"}[base]
+    for name in ("lm_head", embedding):
+        lora = LORA.model_copy(update={"targets": f"q_proj,{name}"})
+        with pytest.raises(UserError, match=rf"no layer .*{name} that .*; (?!.*{name})"):
+            add_adapters(model, lora, new_tokens)
+
+
+@pytest.mark.parametrize("new_tokens", [[], NEW_TOKENS], ids=["chat", "speakers"])
+def test_directions_and_lengths_are_trained_beside_a_base_of_bfloat16(
+    llama_in_bf16: Start, new_tokens: list[int]
+) -> None:
+    """DoRA multiplies its weights anew, so that bfloat16 rounds them otherwise from the start."""
+    start = llama_in_bf16
+    model = load_for_training(start.base, start.tokenizer, MAX_LENGTH, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 if parameter.ndim == 1 else 5)  # sharp, as a trained one is
+    adapted = add_adapters(model, LORA.model_copy(update={"use_dora": True}), new_tokens)
+    trained = [name for name, each in adapted.named_parameters() if each.requires_grad]
+    assert sum("lora_magnitude_vector" in name for name in trained) == 14
+
+
+def test_directions_beside_weights_of_8_bits_need_a_gpu(llama: Start) -> None:
+    lora = LORA.model_copy(update={"use_dora": True, "quantization": "int8"})
+    train = DEFAULTS.model_copy(update={"lora": lora})
+    with pytest.raises(UserError, match="int8 it needs a GPU"):
+        make_model(llama.tokenizer, llama.base, train, CPU, max_length=MAX_LENGTH, is_moved=True)

@@ -191,12 +191,14 @@ def _targets(
     adapted = linear
     if modules != "all-linear":
         names = lora.targets.replace(" ", "").split(",")
-        every = [name for name, _ in model.named_modules() if name not in routers]
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())  # perhaps tied
+        inner = [name for name, each in model.named_modules() if each not in ends]
+        every = [name for name in inner if name not in routers]
         unknown = [name for name in names if not _named([*every, *tensors], [name])]
         if unknown:
             raise UserError(
                 f"train.lora.targets: found {lora.targets!r}, and the model has no layer "
-                f"{' and no '.join(unknown)}; wanted all-linear, or some of "
+                f"{' and no '.join(unknown)} that can be adapted; wanted all-linear, or some of "
                 f"{', '.join(_last_parts([*linear, *tensors]))}."
             )
         modules = [name for name in names if _named(every, [name])]
@@ -219,8 +221,14 @@ def _targets(
     return modules, tensors
 
 
-def _linear(model: nn.Module) -> list[str]:
-    return [name for name, each in model.named_modules() if isinstance(each, nn.Linear | Conv1D)]
+def _linear(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers but for the head, whose weights the loss reads by itself."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, each in model.named_modules()
+        if isinstance(each, nn.Linear | Conv1D) and each is not head
+    ]
 
 
 def _routers(model: PreTrainedModel) -> list[str]:

@@ -147,6 +147,11 @@ def make_model(
         UserError: the model or two settings do not go together.
     """
     few_bits = None
+    if train.lora.quantization == "int8" and train.lora.use_dora and device.kind == "cpu":
+        raise UserError(  # PEFT loses the scales there when it reads the weights
+            "train.lora.use_dora: beside train.lora.quantization: int8 it needs a GPU, and none "
+            "was found. Set quantization to nf4 or null, or use_dora to false."
+        )
     if train.lora.quantization is not None:
         few_bits = quantization_config(train.lora.quantization, device.dtype)
     model = load_for_training(
