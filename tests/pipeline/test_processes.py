@@ -150,9 +150,10 @@ CASES: dict[str, dict[str, Any]] = {
         "lora": LORA | {"use_dora": True},
         "shard_model": True,
     },
-    "experts": {"data": "mixture"},
-    "adapters of experts, sharded": {"data": "mixture", "lora": LORA, "shard_model": True},
+    # The first of its kind, as in a stage: the other processes have made no such model before.
     "experts, sharded": {"data": "mixture", "shard_model": True},
+    "adapters of experts, sharded": {"data": "mixture", "lora": LORA, "shard_model": True},
+    "experts": {"data": "mixture"},
     "bfloat16": {"data": "bfloat16", "mixed_precision": "bf16"},
     "bfloat16, sharded": {"data": "bfloat16", "mixed_precision": "bf16", "shard_model": True},
     "adapters beside bfloat16, sharded": {

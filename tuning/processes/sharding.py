@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
@@ -45,6 +46,9 @@ class Spread(Generic[Beside]):
         received = pickle.loads(processes.share(sent))  # noqa: S301 - from a process of this run
         self.model: PreTrainedModel = received[0]
         self.beside: Beside = received[1]
+        if self.made is None:  # transformers notes by class, as one is made, what it can put out
+            with torch.device("meta"):
+                type(self.model)(deepcopy(self.model.config))
 
     def fill(self, whole: nn.Module, device: str) -> None:
         """Give the model its contents; each process takes its part.
