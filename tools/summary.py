@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.report.headlines import (
+    HEADLINES,
     PRIMARY,
     WHAT_A_VERDICT_SAYS,
     headline_rows,
@@ -49,7 +50,13 @@ def format_table(metrics: Mapping[str, Any], side: str = "validation") -> str:
     notes = explained(marks)
     if metrics["set"].get("primary", PRIMARY) != PRIMARY:
         notes.append(what_was_declared(metrics))
-    notes.append(WHAT_A_VERDICT_SAYS)
+    if missing := [one.title for one in HEADLINES if one.name not in metrics["change"]]:
+        notes.append(
+            f"Not measured here: {', '.join(missing)} (score.profile: "
+            f"{metrics['set'].get('profile', 'default')}, or too few turns and dialogues)."
+        )
+    if "differ" in marks:
+        notes.append(WHAT_A_VERDICT_SAYS)
     over = f"over {what_was_scored(metrics['set'], side)}, resampled whole; n: those with a share."
     return "\n".join([*lines, *(line for note in [over, *notes] for line in wrapped(note))])
 

@@ -268,12 +268,24 @@ def test_what_is_to_run_is_said_beforehand(repository: Repository, tmp_path: Pat
     timing = repository.json("metrics/timing.json")
     seconds = {name.replace("_", "@"): section["seconds"] for name, section in timing.items()}
     assert set(seconds) == {*STAGES}
-    shutil.move(repository.path / "models/base", tmp_path / "base")  # as in a clone: its lock stays
+    missing = {"fetch": "models/base", "train": "models/trained"}  # as in a clone: the lock stays
+    for stage, folder in missing.items():
+        shutil.move(repository.path / folder, tmp_path / stage)
     *lines, together = repository.upcoming()
-    after = {each: seconds[each] for each in STAGES if each not in ("corpus", "prep")}
-    assert lines == [f"  {name:<12} {took / 60:4.1f} min" for name, took in after.items()]
-    assert together == f"  {'together':<12} {sum(after.values()) / 60:4.1f} min"
-    shutil.move(tmp_path / "base", repository.path / "models/base")
+    took = {stage: seconds[stage] / 60 for stage in missing}
+    assert lines == [f"  {stage:<12} {minutes:4.1f} min" for stage, minutes in took.items()]
+    assert together == f"  {'together':<12} {sum(took.values()):4.1f} min"
+    for stage, folder in missing.items():
+        shutil.move(tmp_path / stage, repository.path / folder)
+    code = (ROOT / "stages/encode.py").read_text(encoding="utf-8")
+    (repository.path / "stages/encode.py").write_text(f"{code}# another\n", encoding="utf-8")
+    lines = repository.upcoming()
+    after_encode = STAGES[STAGES.index("encode") :]
+    assert [line.split()[0] for line in lines] == [
+        *(name for name in after_encode if name != "score@base"),
+        "together",
+    ]
+    shutil.copy(ROOT / "stages/encode.py", repository.path / "stages")
     assert repository.upcoming() == []
 
 
@@ -422,7 +434,7 @@ def test_an_eval_parameter_trains_nothing(repository: Repository) -> None:
     repository.change("eval", bootstrap_resamples=200)
     lines = repository.upcoming()
     assert [line.split()[0] for line in lines] == ["eval", "release"]
-    assert all(line.endswith(" min with another eval") for line in lines)
+    assert all(line.endswith(" min with another eval.bootstrap_resamples") for line in lines)
     assert repository.repro() == ["eval", "release"]
     repository.change("eval", bootstrap_resamples=1000)
     repository.change("score", max_turns=8)

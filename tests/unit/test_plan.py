@@ -245,9 +245,9 @@ def test_the_change_that_is_advised_fits_by_the_plan(
         assert make_plan(config, asked, here).train > CLOSE * here.memory
         assert smallest_change(config, asked, here) == wanted
     larger = LlamaConfig(  # of which the weights weigh more than the library for adapters
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=6,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=2,
         num_attention_heads=8,
         vocab_size=400,
     )

@@ -50,7 +50,7 @@ def main() -> None:
     for finding in findings:
         print(f"{finding.kind}: {visible(finding.text, keep=chr(10))}")
     if all(finding.kind == "plan" for finding in findings):
-        print("preflight: nothing is in the way.")
+        print("preflight: nothing is in the way of what can be told before prep reads the data.")
     sys.exit(any(finding.kind == "error" for finding in findings))
 
 

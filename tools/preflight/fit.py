@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
 
 from tools.preflight.finding import Finding
 from tools.preflight.last_run import is_fetched
@@ -49,6 +50,7 @@ NOTHING_FITS = "No change of train.* would fit: take a smaller model, or a large
 
 def check_plan(runs: Sequence[Params], base: Path | None) -> Iterator[Finding]:
     """Plan each run on this machine; find those that do not fit, and what would."""
+    transformers_logging.set_verbosity_error()
     planned: list[Params] = []
     for params in runs:
         alike = with_values(params, CHANGES_NOTHING)

@@ -42,9 +42,11 @@ class Heap:
     def allocate(self, num_bytes: int) -> list[int]:
         """Find a place for a tensor; return its block and the small ones beside it."""
         self._num_tensors += 1
-        sizes = SMALL if self._num_tensors % EVERY == 0 else SMALL[:1]
-        sizes = sizes if self.has_small_blocks else ()
-        small = [kept.pop() if (kept := self._kept[size]) else self._take(size) for size in sizes]
+        num_small = (1 + (self._num_tensors % EVERY == 0)) if self.has_small_blocks else 0
+        small = [
+            kept.pop() if (kept := self._kept[size]) else self._take(size)
+            for size in SMALL[:num_small]
+        ]
         size = _block_size(num_bytes)
         start = self._take(size + ALIGNMENT + LEAST)
         whole = self._sizes.pop(start)

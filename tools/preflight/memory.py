@@ -123,13 +123,11 @@ def count_training(
     with Meter() as meter:
         model = _empty_model(config, held)
         embeddings = sum(map(_size, embedding_weights(model)))
-        num_weights = sum(each.numel() for each in model.parameters())
+        published = sum(each.numel() for each in model.parameters()) * own.itemsize
         if train.lora.quantization is not None:
             in_few_bits(model, train.lora.quantization, device.dtype)
         if train.lora.rank is not None:
-            last = model.config.get_text_config().vocab_size
-            new = range(last - NUM_NEW_TOKENS, last) if has_new_tokens else ()
-            add_adapters(model, train.lora, new)
+            add_adapters(model, train.lora, range(NUM_NEW_TOKENS if has_new_tokens else 0))
         compiled = device.compiled and not reads_alone(model) and not adapts_experts(model)
         objective = PackedLoss(model, here, gradient_checkpointing=train.gradient_checkpointing)
         objective.train()
@@ -161,17 +159,16 @@ def count_training(
         flops = flops_per_token(model)
         peak, lost = meter.peak, meter.heap.top - meter.peak
         unfused = _count_unfused(meter, len(model.get_output_embeddings().weight), device.dtype)
-    saved = saved_bytes(model, train.lora.quantization)
     mapped = embeddings if has_new_tokens else 0
     if train.lora.quantization is not None:
-        mapped += num_weights * own.itemsize - embeddings
+        mapped += published - embeddings
     weights, of_trained = sum(map(_size, model.parameters())), sum(map(_size, trained))
     blocks = [sum(map(_size, block.parameters())) for block in decoder_blocks(model)]
     return Counted(
-        weights=weights - saved,
+        weights=weights - saved_bytes(model, train.lora.quantization),
         trained=of_trained,
         moments=moments,
-        published=num_weights * own.itemsize,
+        published=published,
         largest_part=max([*blocks, weights - sum(blocks)]),
         passing=peak - weights - of_trained - moments,
         lost=lost,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -38,21 +37,38 @@ class _Widened(torch.autograd.Function):
         return gradient @ ctx.weight.to(gradient.dtype, copy=True).T, None, None
 
 
-def in_few_bits(model: PreTrainedModel, kind: str, compute: torch.dtype) -> None:
-    """Let the blocks' linear layers hold what they would in few bits, but for the weights."""
+class _FewBits(nn.Module):
+    """What a linear layer is in few bits. A class, for layers of one class are compiled once."""
 
-    def forward(layer: nn.Linear | Conv1D, inputs: Tensor) -> Tensor:
-        weight = layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
-        if kind == "int8":
+    weight: Tensor
+    kind: str
+    compute: torch.dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.weight.T if isinstance(self, nn.Linear) else self.weight
+        if self.kind == "int8":
             product: Tensor = _Widened.apply(inputs, weight, True)  # type: ignore[no-untyped-call]
             return product
-        product = _Widened.apply(inputs.to(compute), weight, False)  # type: ignore[no-untyped-call]
+        product = _Widened.apply(inputs.to(self.compute), weight, False)  # type: ignore[no-untyped-call]
         return product.to(inputs.dtype).clone()  # PEFT's copy
 
+
+class _FewBitsLinear(_FewBits, nn.Linear):
+    pass
+
+
+class _FewBitsConv1D(_FewBits, Conv1D):  # type: ignore[misc]
+    pass
+
+
+def in_few_bits(model: PreTrainedModel, kind: str, compute: torch.dtype) -> None:
+    """Let the blocks' linear layers hold what they would in few bits, but for the weights."""
+    classes = {nn.Linear: _FewBitsLinear, Conv1D: _FewBitsConv1D}
     for block in decoder_blocks(model):
         for layer in block.modules():
-            if isinstance(layer, nn.Linear | Conv1D):
-                vars(layer)["forward"] = partial(forward, layer)
+            if type(layer) in classes:
+                layer.__class__ = classes[type(layer)]
+                layer.kind, layer.compute = kind, compute  # type: ignore[assignment]
 
 
 def saved_bytes(model: PreTrainedModel, kind: str | None) -> int:

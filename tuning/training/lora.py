@@ -112,7 +112,7 @@ def merged(
 
 
 def never_learned(adapted: nn.Module) -> list[str]:
-    """Return the last parts of layers' names of which every adapter is as it began.
+    """Return the last parts of layers' names of which every adapter is as it began, if some moved.
 
     The model takes such a layer's weights without calling it, or no token came by.
     """
@@ -122,7 +122,8 @@ def never_learned(adapted: nn.Module) -> list[str]:
         if is_second:
             last = layer.rsplit(".", 1)[-1]
             learned[last] = learned.get(last, False) or bool(parameter.any())
-    return sorted(name for name, has_moved in learned.items() if not has_moved)
+    idle = sorted(name for name, has_moved in learned.items() if not has_moved)
+    return idle if len(idle) < len(learned) else []  # else no step had a learning rate
 
 
 def adapts_experts(adapted: nn.Module) -> bool:
@@ -280,9 +281,12 @@ def _measure_magnitudes(adapted: PeftModel) -> None:
 
     Of bfloat16 weights those are wrong by up to 0.4 %, and no model would begin as its base.
     """
-    for module in adapted.modules():
-        for name, magnitude in getattr(module, "lora_magnitude_vector", {}).items():
-            down, up = (getattr(module, part)[name].weight for part in ("lora_A", "lora_B"))
+    from peft.tuners.lora.layer import LoraLayer
+
+    layers: list[Any] = [each for each in adapted.modules() if isinstance(each, LoraLayer)]
+    for module in layers:
+        for name, magnitude in module.lora_magnitude_vector.items():
+            down, up = module.lora_A[name].weight, module.lora_B[name].weight
             magnitude.update_layer(
                 base_layer=module.get_base_layer(),
                 lora_A=down,
