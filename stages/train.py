@@ -76,8 +76,6 @@ def main(processes: Processes) -> None:
     device = setup.passes.device
     if processes.is_main:
         announce(setup, params, device, processes.size)
-    measure_peak = partial(matmul_peak, linear_shapes(setup.objective.model), device)
-    peak = measure_peak() if processes.is_main else 0.0
     with ExitStack() as stack:
         checkpoints, run = None, None
         if processes.is_main:
@@ -117,7 +115,9 @@ def main(processes: Processes) -> None:
         if checkpoints is None or run is None:
             return
         inputs.check_unchanged()
-        peak = processes.size * max(peak, measure_peak())  # other work may disturb one of the two
+        shapes = linear_shapes(setup.objective.model)
+        # Other work may disturb one of the two.
+        peak = processes.size * max(matmul_peak(shapes, device) for _ in range(2))
         with waiting("train: writing the model"):
             publish(model, tokenizer, args.model)
         record(args.log, args.metrics, result, setup.rows, device, changes)

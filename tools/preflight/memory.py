@@ -44,7 +44,7 @@ from tuning.processes.group import Processes
 from tuning.run.params import ScoreParams, TrainParams
 from tuning.scoring.nats import TREE_TOKENS
 from tuning.scoring.written import ROWS_PER_DIALOGUE
-from tuning.training.flops import flops_per_token, linear_shapes, matmul_peak
+from tuning.training.flops import flops_per_token, linear_shapes
 from tuning.training.lora import adapts_experts, add_adapters
 from tuning.training.loss import PackedLoss, nll_to_gradient
 from tuning.training.optimizer import Optimizer
@@ -148,7 +148,6 @@ def count_training(
         rows_per_step = train.batch_size * train.gradient_accumulation_steps
         adds_up = passes.rows_per_pass * num_processes < rows_per_step
         shapes = linear_shapes(model)
-        matmul_peak(shapes, here)  # as training does: what it leaves is the first room for passes
         meter.peak = before = meter.now
         for _ in range(2):
             for _ in range(2 if adds_up else 1):
