@@ -844,7 +844,10 @@ class Stage:
         self.outputs = folder / "out"
         command = [sys.executable, "-u", "-m", "stages.prep", "--lock", "requirements.lock"]
         self.process = subprocess.Popen(
-            [*command, "--hub", "hub", "--prepared", "out/prepared", "--metrics", "out/prep.json"],
+            [
+                *(*command, "--hub", "hub", "--prepared", "out/prepared"),
+                *("--metrics", "out/prep.json", "--timing", "out/timing.json"),
+            ],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT), "TUNING_WORKERS": "1"} | environment,
             stdout=subprocess.PIPE,

@@ -88,6 +88,7 @@ def run_stage(
     )
     arguments = {"prepared": "prepared", "ledger": "prep.json", "base": str(base)}
     arguments |= {"lock": "params.yaml", "encoded": "encoded", "metrics": "encode.json"}
+    arguments |= {"timing": "timing.json"}
     pairs = [(f"--{name}", value) for name, value in arguments.items()]
     monkeypatch.setattr(sys, "argv", ["encode", *chain(*pairs), "--preview", "preview.html"])
     main()

@@ -92,7 +92,8 @@ def run_stage_of(
         YAML(typ="safe").dump(params, file)
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANS"))}
     ours |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(project.parent / "hf"), "NO_PROXY": "*"}
-    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
+    timing = ("--timing", str(project.parent / "timing.json"))
+    command = [sys.executable, "-m", f"stages.{stage}", *arguments, *timing]
     return subprocess.run(
         command, cwd=project, env=ours | environment, capture_output=True, text=True, timeout=60
     )

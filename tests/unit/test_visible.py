@@ -140,7 +140,7 @@ def run_prep(folder: Path, **data: object) -> subprocess.CompletedProcess[str]:
     yaml.dump(params, folder / "params.yaml")
     write_text(folder / "requirements.lock", "")
     flags = ("--lock", "requirements.lock", "--hub", "hub")
-    outputs = ("--prepared", "prepared", "--metrics", "prep.json")
+    outputs = ("--prepared", "prepared", "--metrics", "prep.json", "--timing", "timing.json")
     return subprocess.run(
         [sys.executable, "-m", "stages.prep", *flags, *outputs],
         cwd=folder,
