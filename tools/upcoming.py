@@ -113,8 +113,8 @@ def _lines(stages: Sequence[Upcoming], timing: Mapping[str, Mapping[str, Any]]) 
         took = f"{seconds / 60:4.1f} min" if isinstance(seconds, float) else "   ?    "
         known += [seconds] if isinstance(seconds, float) else []
         named = ", ".join(stage.others[:NUM_NAMED])
-        if more := len(stage.others) - NUM_NAMED:
-            named += f" and {more} more" if more > 0 else ""
+        if len(stage.others) > NUM_NAMED:
+            named += f" and {len(stage.others) - NUM_NAMED} more"
         why = f" with another {named}" if named else ""
         if is_other and stage.may_differ and not why:
             why = " after that"
