@@ -62,7 +62,12 @@ def _differs(change: Any, written: Collection[str]) -> bool:
     if not isinstance(change, Mapping):
         return True
     deps = change.get("changed deps", {})
-    return any(how != "deleted" or path not in written for path, how in deps.items())
+    return any(how != "deleted" or not _is_in(path, written) for path, how in deps.items())
+
+
+def _is_in(path: str, written: Collection[str]) -> bool:
+    """Tell whether a path is an output, or a file of one that is a folder."""
+    return any(Path(path).is_relative_to(out) for out in written)
 
 
 def _lacks_outputs(change: Any) -> bool:
